@@ -1,0 +1,193 @@
+"""Settings: typed globals on top of a script, changed by config files and by --key=value.
+
+    python train.py config/shakespeare_char.py --max_iters=100 --eval_only
+
+Every script says `config = override(globals())` once, below its settings. The idea is nanoGPT's configurator
+(Karpathy, 2022); here nothing is executed inside the script, types are kept, and a misspelt name is an error.
+"""
+
+import ast
+import difflib
+import io
+import math
+import os
+import runpy
+import sys
+import tokenize
+from pathlib import Path
+from types import ModuleType
+
+ROOT = (
+    Path(__file__).resolve().parent.parent
+)  # datasets/ and out-*/ live here, whatever the working directory
+given: set[str] = (
+    set()
+)  # names that a config file or the command line has set: they beat what a checkpoint holds
+
+
+def override(script: dict) -> dict:
+    """Apply config files, then --key=value, to the settings of a script; return all settings as a dict.
+
+    script: the script's globals(). Its settings are the lower-case globals of type bool, int, float or str
+    that are assigned above the first function or the call of override(). They are changed in place. Raises
+    ValueError (one line: name, value, what was expected) for anything that does not fit.
+    """
+    sys.excepthook = one_line_errors
+    comments = read_comments(script["__file__"])
+    settings = {name: script[name] for name in comments}
+    defaults = dict(settings)
+    given.clear()
+    arguments = sys.argv[1:]
+    if "-h" in arguments or "--help" in arguments:
+        print_help(script, defaults, comments)
+        sys.exit(0)
+
+    files = [argument for argument in arguments if not argument.startswith("-")]
+    flags = dict(parse_flag(argument, defaults) for argument in arguments if argument.startswith("-"))
+    settings.update(flags)  # a config file sees the command line's values (device, say) ...
+    for file in files:
+        changes = read_config_file(file, settings, defaults)
+        settings.update(changes)
+        given.update(changes)
+    settings.update(flags)  # ... and the command line has the last word
+    given.update(flags)
+
+    script.update(settings)
+    changed = [f"{name}={settings[name]}" for name in settings if settings[name] != defaults[name]]
+    if changed and os.environ.get("RANK", "0") == "0":
+        print("settings: " + " ".join(changed))
+    return settings
+
+
+def adopt(script: dict, config: dict, saved: dict) -> list[str]:
+    """Continue with a saved run's settings: each one that was not given now takes its saved value.
+
+    Changes `script` (globals) and `config` in place; returns one "name: old -> new" for every setting that
+    was given now and differs from the saved run.
+    """
+    for name in config.keys() - given:
+        config[name] = saved.get(name, config[name])
+    script.update(config)
+    return [
+        f"{name}: {saved[name]} -> {config[name]}"
+        for name in sorted(given)
+        if name in saved and saved[name] != config[name]
+    ]
+
+
+def read_comments(path: str) -> dict[str, str]:
+    """The settings of a script and their trailing comments, read from its source: {name: comment}."""
+    source = Path(path).read_text(encoding="utf-8")
+    comment_of_line = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    comments = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) or "override(" in ast.unparse(node):
+            break
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+            if name.islower() and not name.startswith("_"):
+                comments[name] = comment_of_line.get(node.lineno, "")
+    return comments
+
+
+def parse_flag(argument: str, defaults: dict) -> tuple[str, object]:
+    """'--learning_rate=1e-3' -> ('learning_rate', 0.001); the type of the default decides."""
+    name, equals, text = argument.removeprefix("--").partition("=")
+    if not argument.startswith("--") or not name:
+        raise ValueError(
+            f"{argument} is not understood; settings are written --name=value, -h lists them all"
+        )
+    check_name(name, defaults, "--")
+    default = defaults[name]
+    if not equals:
+        if isinstance(default, bool):
+            return name, True
+        raise ValueError(f"--{name} needs a value: --{name}={default}")
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise ValueError(f"--{name}={text} is not understood; expected True or False")
+        return name, text.lower() in ("true", "1")
+    if isinstance(default, str):
+        return name, text
+    kind, example = (
+        (int, "a whole number such as 100") if isinstance(default, int) else (float, "a number such as 1e-3")
+    )
+    try:
+        value = kind(text)
+    except ValueError:
+        raise ValueError(f"--{name}={text} is not understood; expected {example}") from None
+    if not math.isfinite(value):
+        raise ValueError(f"--{name}={text} is not finite; expected {example}")
+    return name, value
+
+
+def read_config_file(file: str, settings: dict, defaults: dict) -> dict:
+    """Run a config file in a namespace that holds the settings; return the settings that it changes."""
+    path = next((p for p in (Path(file), ROOT / file) if p.is_file()), None)
+    if path is None:
+        known = " ".join(sorted(f"config/{p.name}" for p in (ROOT / "config").glob("[a-z]*.py")))
+        raise ValueError(f"config file {file} does not exist; there are: {known}")
+    try:
+        names = runpy.run_path(str(path), init_globals=dict(settings))
+    except SyntaxError as error:
+        raise ValueError(f"{file} line {error.lineno}: {error.msg}") from None
+    except Exception as error:
+        raise ValueError(f"{file} does not run: {type(error).__name__}: {error}") from None
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    assigned = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    changes = {}
+    for name in assigned & names.keys():
+        value = names[name]
+        if name.startswith("_") or isinstance(value, ModuleType) or callable(value):
+            continue  # helpers: names with an underscore, imports
+        check_name(name, defaults, f"{file}: ")
+        default = defaults[name]
+        if isinstance(default, float) and type(value) is int:
+            value = float(value)
+        if type(value) is not type(default):
+            expected = type(default).__name__
+            raise ValueError(
+                f"{file}: {name} = {value!r} is a {type(value).__name__}; expected {expected}, as {default!r}"
+            )
+        changes[name] = value
+    return changes
+
+
+def at_least(minimum: int, settings: dict, names: str) -> None:
+    """Refuse the first of these settings (names with blanks between) that is below the minimum."""
+    for name in names.split():
+        if settings[name] < minimum:
+            raise ValueError(f"{name}={settings[name]} makes no sense; expected {minimum} or more")
+
+
+def check_name(name: str, defaults: dict, where: str) -> None:
+    if name not in defaults:
+        near = difflib.get_close_matches(name, defaults, n=1)
+        advice = f"did you mean {near[0]}? (-h lists them all)" if near else "-h lists them all"
+        raise ValueError(f"{where}{name} is no setting; {advice}")
+
+
+def print_help(script: dict, defaults: dict, comments: dict) -> None:
+    print((script.get("__doc__") or "").strip())
+    print(f"\nusage: python {Path(script['__file__']).name} [config/file.py ...] [--name=value ...]\n")
+    width = max(len(f"--{name}={value}") for name, value in defaults.items())
+    for name, value in defaults.items():
+        print(f"  {f'--{name}={value}':<{width}}  {comments[name]}")
+
+
+def one_line_errors(kind, error, traceback) -> None:
+    """sys.excepthook: people's mistakes (ValueErrors raised in our files) end in one line, exit code 2."""
+    frame = traceback
+    while frame and frame.tb_next:
+        frame = frame.tb_next
+    path = Path(frame.tb_frame.f_code.co_filename).resolve() if frame else Path()
+    ours = path.is_relative_to(ROOT) and "site-packages" not in path.parts
+    if issubclass(kind, ValueError) and ours:
+        sys.stdout.flush()
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+    sys.__excepthook__(kind, error, traceback)

@@ -1,0 +1,20 @@
+# The yardstick: nanoGPT's laptop recipe for Tiny Shakespeare, a small GPT-2 with AdamW and a cosine schedule.
+#     python train.py config/classic.py
+# 804,096 parameters; MINUTES on 2 CPU cores; val loss VALLOSS.
+# config/shakespeare_char.py is what to beat it with: the same text, a similar size, a newer recipe.
+out_dir = "out-classic"
+dataset = "shakespeare_char"
+arch = "gpt2"
+n_layer, n_head, n_embd, block_size = 4, 4, 128, 64
+batch_size = 12  # 12 x 64 = 768 tokens per update
+max_iters = 2000  # x 768 = 1.5 passes over the training text
+optimizer = "adamw"
+learning_rate = 1e-3
+lr_schedule = "cosine"
+warmup_iters = 100
+min_lr = 1e-4
+beta1, beta2 = 0.9, 0.99
+weight_decay = 0.1
+eval_iters = 0  # the whole val split
+eval_interval = 250
+dtype = "float32"

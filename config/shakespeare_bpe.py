@@ -1,0 +1,13 @@
+# Tiny Shakespeare in 1,024 byte-pair tokens instead of 65 characters. Compare bits per byte, not losses.
+#     python train.py config/shakespeare_bpe.py && python evaluate.py --out_dir=out-shakespeare-bpe
+# PARAMS parameters; MINUTES on 2 CPU cores; val loss VALLOSS, BPB bits per byte.
+out_dir = "out-shakespeare-bpe"
+dataset = "shakespeare_bpe"
+n_layer, n_head, n_embd, block_size = 4, 4, 128, 128
+batch_size = 16  # 16 x 128 = 2,048 tokens per update, about 5,000 characters
+max_iters = 500
+eval_interval = 100
+eval_iters = 0
+muon_lr = 0.03
+dropout = 0.1
+min_lr = 0.0

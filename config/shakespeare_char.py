@@ -1,0 +1,31 @@
+# Tiny Shakespeare by characters: the first run for everyone.
+#     python train.py config/shakespeare_char.py
+# Laptop, 2 CPU cores: 824,320 parameters, MINUTES, val loss VALLOSS (nats per character, whole val split).
+# GPU: the 10-million-parameter shape that nanoGPT trains on it (val 1.47 there); not measured here.
+# Without network and without the text, a generated play stands in, with a floor of its own.
+import torch
+
+out_dir = "out-shakespeare-char"
+dataset = "shakespeare_char"
+eval_iters = 0  # the whole val split, each time
+eval_interval = 150
+log_interval = 10
+
+_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())  # noqa: F821 (a setting)
+if _cuda:
+    print("config/shakespeare_char.py: a GPU is there, so this is the 10M-parameter recipe")
+    n_layer, n_head, n_embd, block_size = 6, 6, 384, 256
+    batch_size = 64  # 64 x 256 = 16,384 tokens per update
+    max_iters = 2000  # x 16,384 = 33 passes over the 1.0M training tokens
+    eval_interval = 250
+    dropout = 0.2  # so many passes would be learnt by heart without it
+    compile = True
+else:
+    n_layer, n_head, n_embd, block_size = 4, 4, 128, 128
+    batch_size = 20  # 20 x 128 = 2,560 tokens per update
+    max_iters = 900  # x 2,560 = 2.3 passes over the 1.0M training tokens
+    # the schedule of DESIGN: constant, then linear to 0 over the second half; Muon on the matrices
+    learning_rate = 3e-3
+    muon_lr = 0.03
+    beta1, beta2 = 0.8, 0.95
+    min_lr = 0.0

@@ -1,0 +1,10 @@
+# One size up from tiny: an evening coffee on a laptop.
+#     python train.py config/small.py
+# PARAMS parameters; MINUTES on 2 CPU cores; val loss VALLOSS on Tiny Shakespeare.
+out_dir = "out-small"
+dataset = "shakespeare_char"
+n_layer, n_head, n_embd, block_size = 4, 6, 192, 256
+batch_size = 16  # 16 x 256 = 4,096 tokens per update
+max_iters = 1000  # 4.1 passes over the training text
+muon_lr = 0.02
+min_lr = 0.0

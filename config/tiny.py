@@ -1,0 +1,9 @@
+# For trying things out: seconds, not minutes.
+#     python train.py config/tiny.py
+# PARAMS parameters; SECONDS on 2 CPU cores; val loss VALLOSS on Tiny Shakespeare.
+out_dir = "out-tiny"
+dataset = "shakespeare_char"
+n_layer, n_head, n_embd, block_size = 2, 4, 128, 64
+batch_size = 16  # 16 x 64 = 1,024 tokens per update
+max_iters = 200
+eval_interval = 50

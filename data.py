@@ -1,0 +1,318 @@
+"""Text to token files on disk, token files to batches: a batch is a pure function of (seed, split, step).
+
+    python data.py --input=my.txt --name=mine --tokenizer=bpe --vocab_size=2048
+    python data.py --input=rows.jsonl --name=chat --format=jsonl --tokenizer=out-base
+    python data.py --name=verse                        a known dataset; train.py prepares these by itself
+
+Makes datasets/NAME/: {train,val,test}.bin (ids, one after the other), *_mask.bin (1: learned, 0: context;
+only if some text is not learned), tokenizer.json and meta.json.
+"""
+
+import atexit
+import contextlib
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from config import given, override
+from corpora import open_corpus, stand_in_notice
+from formats import Source, encode
+from tokenizer import END, gpt2, load_any, train_tokenizer
+
+# -----------------------------------------------------------------------------
+input = ""  # a file, a folder (.txt .md .py .jsonl) or a source: shakespeare | verse | python | sums
+name = ""  # the dataset's name: it is written to datasets/NAME
+tokenizer = "char"  # char | bpe | gpt2 | PATH of a tokenizer.json, a dataset or a run
+vocab_size = 0  # bpe: how many tokens; 0 = 1024
+format = "text"  # text | lines (each is a sample) | jsonl (rows: text, prompt and response, or messages)
+val_ratio = 0.1  # share for validation: text behind the training text, or samples drawn by seed
+test_ratio = 0.0  # share for testing, behind validation
+val_input = ""  # a file or source for validation, instead of val_ratio
+seed = 1337  # draws samples and generates text
+dedup = False  # drop samples, or lines of a text, that were there before
+clean = False  # drop control characters, runs of blanks, and lines or samples shorter than 3 characters
+skip_bad = False  # jsonl: count bad rows and go on
+# -----------------------------------------------------------------------------
+
+DATASETS = Path(__file__).resolve().parent / "datasets"
+KNOWN = {
+    "shakespeare_char": {"source": "shakespeare", "tokenizer": "char"},
+    "shakespeare_bpe": {"source": "shakespeare", "tokenizer": "bpe", "vocab_size": 1024},
+    "verse": {"source": "verse", "tokenizer": "char"},
+    "python": {"source": "python", "tokenizer": "bpe", "vocab_size": 4096},
+    "sums": {"source": "sums", "tokenizer": "char", "format": "jsonl"},
+}
+FILES = [f"{split}{kind}.bin" for split in ("train", "val", "test") for kind in ("", "_mask")]
+FILES += ["tokenizer.json", "meta.json"]
+
+
+def prepare(
+    name: str, source: str, tokenizer: str = "char", vocab_size: int = 0, format: str = "text",
+    val_ratio: float = 0.1, test_ratio: float = 0.0, val_input: str = "", seed: int = 1337,
+    dedup: bool = False, clean: bool = False, skip_bad: bool = False,
+) -> dict:  # fmt: skip
+    """Make datasets/NAME and return its meta; the settings on top say what the arguments are.
+
+    Three passes, none of which holds the text in memory: count and hash; train the tokenizer (bpe) on the
+    training split only; encode. Whatever interrupts this, an older dataset of that name stays as it was.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", name) or name == "downloads":
+        raise ValueError(f"--name={name} is no name for a dataset; expected letters, digits and _ - .")
+    if format not in ("text", "lines", "jsonl"):
+        raise ValueError(f"--format={format} is unknown; expected text, lines or jsonl")
+    if min(val_ratio, test_ratio) < 0 or val_ratio + test_ratio >= 1:
+        raise ValueError(f"{val_ratio=} and {test_ratio=} leave nothing to train on; try 0.1 and 0.0")
+    if vocab_size and tokenizer != "bpe":
+        raise ValueError(f"--vocab_size={vocab_size} is for --tokenizer=bpe, not {tokenizer}; leave it out")
+    if seed < 0:
+        raise ValueError(f"--seed={seed} is negative; expected 0 or more")
+    corpora = [open_corpus(path, seed + i) for i, path in enumerate((source, val_input)) if path]
+    if "stand_in_for" in corpora[0].info:
+        print(stand_in_notice(corpora[0].info))
+    sources = [Source(corpus, format, clean, dedup, skip_bad) for corpus in corpora]
+    alphabet = set() if tokenizer == "char" else None
+    totals = [each.count(alphabet) for each in sources]
+    hashes = [each.sha256.hexdigest() for each in sources]
+    ratios = {"val": 0 if val_input else val_ratio, "test": test_ratio}
+    shares = {split: math.ceil(round(totals[0] * ratio, 6)) for split, ratio in ratios.items() if ratio}
+    if sum(shares.values()) >= totals[0]:
+        raise ValueError(f"{source} is too short to be split: {totals[0]} characters or samples in all")
+    sources[0].shares = {"train": totals[0] - sum(shares.values()), **shares}
+    sources[-1].shares = {"val": totals[1]} if val_input else sources[0].shares
+
+    end = format != "text" or any(corpus.many for corpus in corpora)  # the end token closes each document
+    special = [END] if end else []
+    if tokenizer == "char":  # of all splits: an alphabet is no statistic, and val is unwritable without it
+        text_tokenizer = train_tokenizer("char", sorted(alphabet), 0, special)
+    elif tokenizer == "bpe":
+        training = (segments for split, segments, _ in sources[0].parts(seed) if split == "train")
+        texts = (text for segments in training for text, _ in segments)
+        text_tokenizer = train_tokenizer("bpe", texts, vocab_size or 1024, special)
+    else:
+        text_tokenizer = gpt2() if tokenizer == "gpt2" else load_any(tokenizer)
+
+    DATASETS.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=DATASETS))
+    try:
+        parts = (part for each in sources for part in each.parts(seed))
+        meta = {
+            **corpora[0].info,
+            **dict(name=name, source=source, val_input=val_input, sha256=hashes[0], seed=seed, format=format),
+            "dropped": dict(sum((each.dropped for each in sources), Counter())),
+            "tokenizer": json.loads(text_tokenizer.to_json())["type"],
+            "tokenizer_hash": text_tokenizer.hash,
+            "vocab_size": text_tokenizer.vocab_size,
+            **encode(parts, text_tokenizer, temporary, end, masks=format == "jsonl"),
+        }
+        if [each.sha256.hexdigest() for each in sources] != hashes:
+            raise ValueError(f"{source} was changed while it was read; prepare it again")
+        text_tokenizer.save(temporary / "tokenizer.json")
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        folder = DATASETS / name
+        folder.mkdir(exist_ok=True)
+        for file in reversed(FILES):  # meta.json goes first and comes last: old and new are never mixed
+            (folder / file).unlink(missing_ok=True)
+        for file in FILES:
+            if (temporary / file).exists():
+                os.replace(temporary / file, folder / file)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    dropped = "".join(f", {n:,} {what} dropped" for what, n in meta["dropped"].items())
+    print(f"datasets/{name}: {source}, {meta['vocab_size']:,} different tokens{dropped}")
+    for split, n in meta["splits"].items():
+        per_token, learned = n["characters"] / n["tokens"], n["learned"] / n["tokens"]
+        what = f"{n['tokens']:,} tokens, {n['documents']:,} documents"
+        print(f"  {split}: {what}, {per_token:.2f} characters per token, {learned:.1%} of the tokens learned")
+    return meta
+
+
+def folder_of(name: str | Path) -> Path:
+    """The folder of a prepared dataset, by its name or path; ValueError with the command that makes it."""
+    for folder in (DATASETS / name, Path(name)):
+        if (folder / "meta.json").is_file():
+            return folder
+    command = f"--name={name}" if name in KNOWN else f"--input=FILE --name={Path(name).name or 'NAME'}"
+    raise ValueError(f"dataset {str(name)!r} is not prepared; run: python data.py {command}")
+
+
+def read_meta(folder: Path) -> dict:
+    try:
+        return json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(f"{folder / 'meta.json'} is damaged; prepare the dataset again") from None
+
+
+def ensure(name: str) -> dict:
+    """The meta of a dataset; a KNOWN one is prepared first. ValueError with the command for any other."""
+    if name in KNOWN and not (DATASETS / name / "meta.json").is_file():
+        return prepare(name, **KNOWN[name])
+    return read_meta(folder_of(name))
+
+
+def floor_per_token(meta: dict, split: str) -> float:
+    """Nats per token of a split that no model can beat on average; 0.0 where the entropy is not known."""
+    per_char = 0.0 if meta["dropped"] else meta.get("nats_per_char", 0.0)
+    return per_char * meta["splits"][split]["characters"] / meta["splits"][split]["tokens"]
+
+
+class Windows:
+    """One split as windows of block_size tokens; a batch is a pure function of (seed, split, step).
+
+    Text: ceil(targets / block_size) windows, cut at a random offset in each epoch. A window that would stick
+    out at either end is moved inward and scores only its own targets (y = -1 elsewhere): an epoch scores each
+    target once. Masked samples: packed whole into rows of block_size + 1 ids, filled up with end tokens that
+    are not scored; a sample sees those before it in its row, as text does. pack=False: one sample a row (if
+    masked or not), like lengths together, batches as wide as their longest. A sample's first id is context;
+    samples longer than block_size + 1 are left out and counted in n_dropped.
+
+    Memory: token files are mapped anew for each batch (30 microseconds). Pages once read count as memory of
+    the process while the mapping lives: in a long run, one mapping grows to the file's size (nanoGPT #287).
+    """
+
+    def __init__(self, name: str | Path, split: str, block_size: int, seed: int = 1337, pack: bool = True):
+        folder = folder_of(name)
+        meta = read_meta(folder)
+        what = f"the {split} split of {meta['name']}"
+        if split not in meta["splits"]:
+            raise ValueError(f"there is no such thing as {what}; prepare it with --{split}_ratio=0.1")
+        if not pack and meta["format"] == "text":
+            raise ValueError(f"pack=False is for --format=lines or jsonl, and {what} is text; use pack=True")
+        self.path, self.mask_path = folder / f"{split}.bin", folder / f"{split}_mask.bin"
+        self.dtype, self.masked, self.end_id = np.dtype(meta["dtype"]), meta["masked"], meta["end_id"]
+        self.block_size, self.seed, self.pack = block_size, seed, pack
+        self.n_tokens, self.n_dropped = meta["splits"][split]["tokens"], 0
+        self.in_rows = self.masked or not pack
+        self._epochs: dict[int, tuple[np.ndarray, int]] = {}  # epoch -> (order of the windows, offset)
+        if not self.path.is_file() or self.path.stat().st_size != self.n_tokens * self.dtype.itemsize:
+            raise ValueError(f"{self.path} is not what meta.json says; prepare the dataset again")
+        if self.in_rows:
+            self._make_rows(what)
+        elif self.n_tokens < block_size + 1:
+            raise ValueError(
+                f"{what} has {self.n_tokens} tokens, block_size={block_size} needs {block_size + 1}; "
+                f"use --block_size={max(1, self.n_tokens - 1)} or less, or prepare more text"
+            )
+        else:
+            self.n_windows = -(-(self.n_tokens - 1) // block_size)
+
+    def _make_rows(self, what: str) -> None:
+        """Find the samples by the end tokens that close them; pack them first-fit, into 256 open rows."""
+        at = range(0, self.n_tokens, 2**20)
+        parts = (np.fromfile(self.path, self.dtype, 2**20, offset=i * self.dtype.itemsize) for i in at)
+        ends = [np.flatnonzero(part == self.end_id) + i + 1 for i, part in zip(at, parts, strict=True)]
+        ends = np.concatenate(ends)
+        starts = np.concatenate([[0], ends[:-1]])
+        room = self.block_size + 1
+        fits = ends - starts <= room
+        if not fits.any():
+            shortest = (ends - starts).min() - 1
+            raise ValueError(f"{what}: no sample fits into a window; use --block_size={shortest} or more")
+        self.n_dropped = int((~fits).sum())
+        self.starts, self.lengths = starts[fits], (ends - starts)[fits]
+        rows = np.arange(len(self.starts))
+        free, number, n_rows = np.zeros(256, np.int64), np.zeros(256, np.int64), 0  # room left; of which row
+        for i, length in enumerate(self.lengths.tolist() if self.pack else ()):
+            place = int((free >= length).argmax())
+            if free[place] < length:  # none has room: a new row takes the place of the fullest
+                place = int(free.argmin())
+                free[place], number[place], n_rows = room, n_rows, n_rows + 1
+            rows[i] = number[place]
+            free[place] -= length
+        self.order = np.argsort(rows, kind="stable")  # samples row by row; those of row i begin at bounds[i]
+        self.bounds = np.searchsorted(rows[self.order], np.arange(rows.max() + 2))
+        self.n_windows = len(self.bounds) - 1
+        self.filled = self.lengths.sum() / (self.n_windows * room)
+
+    def batch(self, step: int, batch_size: int, micro_step=0, n_micro_steps=1, rank=0, world_size=1):
+        """x, y: (B, T) int64; y is x one token later, -1 where nothing is scored.
+
+        A step reads the next n_micro_steps x world_size x batch_size windows of an endless series of epochs,
+        and (micro_step, rank) its slice of them: the same windows however the work is divided.
+        """
+        first = ((step * n_micro_steps + micro_step) * world_size + rank) * batch_size
+        windows, offsets = [], []
+        for i in range(first, first + batch_size):
+            order, offset = self._epoch(i // self.n_windows)
+            windows.append(order[i % self.n_windows])
+            offsets.append(offset)
+        return self._read(np.array(windows), np.array(offsets))
+
+    def window_batch(self, indices) -> tuple[torch.Tensor, torch.Tensor]:
+        """x, y of the windows with these numbers, at offset 0: always the same, for evaluation."""
+        return self._read(np.asarray(indices), np.zeros(len(indices), dtype=np.int64))
+
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, int]:
+        if epoch not in self._epochs:
+            rng = np.random.default_rng([self.seed, epoch])
+            order = rng.permutation(self.n_windows)
+            spare = 0 if self.in_rows else self.n_windows * self.block_size - (self.n_tokens - 1)
+            if not self.pack:  # runs of 32 rows of like length, in random order
+                order = order[np.argsort(self.lengths[order], kind="stable")]
+                runs = np.array_split(order, -(-len(order) // 32))
+                order = np.concatenate([runs[i] for i in rng.permutation(len(runs))])
+            self._epochs = {k: self._epochs[k] for k in self._epochs if k == epoch - 1}
+            self._epochs[epoch] = order, int(rng.integers(spare + 1))
+        return self._epochs[epoch]
+
+    def _read(self, windows: np.ndarray, offsets: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """x, y of windows (B,), each with the offset of its epoch (B,)."""
+        tokens = np.memmap(str(self.path), self.dtype, mode="r")
+        if not self.in_rows:
+            first = (windows * self.block_size - offsets + 1)[
+                :, None
+            ]  # (B, 1) place of a window's first target
+            start = np.clip(first - 1, 0, self.n_tokens - 1 - self.block_size)
+            places = start + np.arange(self.block_size + 1)  # (B, T + 1)
+            ids = tokens[places].astype(np.int64)
+            scored = (first <= places) & (places < first + self.block_size)
+        else:
+            mask = np.memmap(str(self.mask_path), np.uint8, mode="r") if self.masked else None
+            rows = [self.order[self.bounds[i] : self.bounds[i + 1]] for i in windows]
+            width = self.block_size + 1 if self.pack else max(self.lengths[row[0]] for row in rows)
+            ids = np.full((len(rows), width), self.end_id, dtype=np.int64)  # (B, T + 1)
+            scored = np.zeros(ids.shape, dtype=bool)
+            for b, row in enumerate(rows):
+                at = 0
+                for start, n in zip(self.starts[row].tolist(), self.lengths[row].tolist(), strict=True):
+                    ids[b, at : at + n] = tokens[start : start + n]
+                    scored[b, at + 1 : at + n] = mask[start + 1 : start + n] if self.masked else True
+                    at += n
+        y = np.where(scored, ids, -1)[:, 1:]  # (B, T)
+        return torch.from_numpy(ids[:, :-1].copy()), torch.from_numpy(y.copy())
+
+
+def windows_of_text(source: str, tokenizer, block_size: int) -> Windows:
+    """A whole file (.jsonl: rows with masks) or source as windows, in a temporary folder removed at exit."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    corpus = open_corpus(source)
+    format = "jsonl" if str(source).endswith(".jsonl") else "text"
+    parts = (("test", segments, ends) for segments, ends in Source(corpus, format))
+    end = format == "jsonl" or (corpus.many and tokenizer.end_id >= 0)
+    meta = encode(parts, tokenizer, folder, end, masks=format == "jsonl")
+    meta.update(name=corpus.name, format=format)
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    return Windows(folder, "test", block_size)
+
+
+if __name__ == "__main__":
+    config = override(globals())
+    source = config.pop("input")
+    if not source:
+        if name not in KNOWN:
+            raise ValueError(f"--input is empty; expected a file, a folder, or --name={' | '.join(KNOWN)}")
+        config.update({key: value for key, value in KNOWN[name].items() if key not in given})
+        source = config.pop("source")
+    if prepare(source=source, **config)["masked"]:
+        for block_size in (64, 128, 256, 512, 1024):
+            with contextlib.suppress(ValueError):  # every sample is longer
+                w = Windows(name, "train", block_size)
+                print(f"  rows of {block_size}: {w.filled:.1%} full, {w.n_dropped} samples too long")

@@ -1,0 +1,126 @@
+"""How good is a model: loss, perplexity and bits per byte, on fixed windows of a split or of any text file.
+
+    python evaluate.py --out_dir=out-shakespeare-char
+    python evaluate.py --out_dir=out-shakespeare-char --split=train
+    python evaluate.py --out_dir=out-shakespeare-char --input=my.txt --plot
+
+The loss is a mean over targets: nats are summed, targets are counted, and the division happens once. So it
+does not depend on the batch size, on the number of processes or on how long the last window is.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import checkpoint
+import distributed
+from config import override
+from data import Windows, windows_of_text
+
+# -----------------------------------------------------------------------------
+out_dir = "out-shakespeare-char"  # folder of the run
+file = "best.pt"  # which checkpoint in it: best.pt | ckpt.pt | ckpt_000500.pt
+split = "val"  # train | val | test of the dataset that the run was trained on
+input = ""  # a text file to evaluate instead of a split
+batch_size = 0  # windows per batch; 0 = as many as fit in 256 MB of logits
+device = "auto"  # auto | cpu | cuda | cuda:N | mps
+dtype = "auto"  # auto | float32 | bfloat16 | float16
+plot = False  # save loss_by_position.png: how much does longer context help?
+# -----------------------------------------------------------------------------
+
+
+def spread(windows: Windows, count: int) -> np.ndarray:
+    """The numbers of `count` windows spread evenly over a split, or of all of them if there are fewer."""
+    count = min(count, windows.n_windows)
+    return np.linspace(0, windows.n_windows - 1, count).round().astype(np.int64)
+
+
+@torch.no_grad()
+def evaluate(
+    model, windows, indices, device, autocast, rank=0, world_size=1, batch_size=0, token_bytes=None
+) -> dict:
+    """Loss of a model on the given fixed windows; all ranks share the work and get the same answer.
+
+    model: (B, T) ids -> (B, T, V) logits. indices: window numbers. token_bytes: (V,) UTF-8 bytes of each
+    token. Returns loss (nats per target), standard_error (of that mean, windows taken as independent),
+    targets, perplexity, bits_per_byte (0 without token_bytes) and by_position, a (T,) array: the mean loss at
+    each position of a window.
+    """
+    was_training = model.training
+    model.eval()
+    # A batch's size is fixed by memory, not by training's batch_size: 256 MB of float32 logits, at most 8,192
+    # tokens.
+    config = checkpoint.plain_model(model).config
+    tokens = max(config.block_size, min(8192, 2**26 // config.vocab_size))
+    batch_size = batch_size or tokens // config.block_size
+    batches = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+    sums = np.zeros(6)  # over windows: nats, targets, bytes; nats^2, nats x targets, targets^2
+    nats_at, targets_at = np.zeros(config.block_size), np.zeros(config.block_size)
+    for batch in batches[rank::world_size]:
+        x, y = windows.window_batch(batch)
+        with autocast:
+            logits = model(x.to(device))
+        nats = F.cross_entropy(
+            logits.float().transpose(1, 2), y.to(device), ignore_index=-1, reduction="none"
+        )
+        nats, scored = nats.cpu().double().numpy(), (y != -1).numpy()  # (B, T), 0 where masked
+        bytes_ = token_bytes[y.numpy()[scored]].sum() if token_bytes is not None else 0
+        n, t = nats.sum(1), scored.sum(1)  # (B,): one number per window
+        sums += [n.sum(), t.sum(), bytes_, n @ n, n @ t, t @ t]
+        nats_at[: nats.shape[1]] += nats.sum(0)
+        targets_at[: nats.shape[1]] += scored.sum(0)
+    sums = distributed.sum_over_ranks(sums.tolist(), device)
+    n, t, bytes_, nn, nt, tt = sums
+    loss = n / t
+    model.train(was_training)
+    return dict(
+        loss=loss,
+        standard_error=math.sqrt(max(0.0, nn - 2 * loss * nt + loss * loss * tt)) / t,
+        targets=int(t),
+        perplexity=math.exp(min(loss, 700)),
+        bits_per_byte=n / math.log(2) / bytes_ if bytes_ else 0.0,
+        by_position=nats_at / np.maximum(targets_at, 1),
+    )
+
+
+def plot_by_position(losses: np.ndarray, path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    pyplot.figure(figsize=(8, 4))
+    pyplot.plot(np.arange(1, len(losses) + 1), losses)
+    pyplot.xlabel("tokens of context")
+    pyplot.ylabel("loss (nats per token)")
+    pyplot.tight_layout()
+    pyplot.savefig(path, dpi=100)
+    pyplot.close()
+
+
+if __name__ == "__main__":
+    config = override(globals())
+    rank, world_size, device = distributed.start(device)
+    folder = checkpoint.run_folder(out_dir)
+    model, text_tokenizer, saved = checkpoint.load_model(folder / file, device)
+    autocast, _ = distributed.choose_precision(dtype, device)
+    block_size, name = model.config.block_size, saved["dataset"]["name"]
+    if input:
+        windows, what = windows_of_text(input, text_tokenizer, block_size), input
+    else:
+        windows, what = Windows(name, split, block_size), f"{split} split of {name}"
+    indices = spread(windows, windows.n_windows)
+    found = evaluate(
+        model, windows, indices, device, autocast, rank, world_size, batch_size, text_tokenizer.token_bytes()
+    )
+    if rank == 0:
+        print(
+            f"{what}: loss {found['loss']:.4f} +- {found['standard_error']:.4f} nats per token, "
+            f"perplexity {found['perplexity']:.3f}, {found['bits_per_byte']:.4f} bits per byte, "
+            f"{found['targets']:,} targets ({out_dir}/{file}, step {saved['step']})"
+        )
+        if plot:
+            plot_by_position(found["by_position"], folder / "loss_by_position.png")
+            print(f"saved {folder / 'loss_by_position.png'}")

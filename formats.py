@@ -1,0 +1,273 @@
+"""A corpus as items (stretches of text, or samples and what is to be learned of them); items as token files.
+
+    text    chunks of about 1 MB, as corpora.py yields them
+    lines   one sample a line
+    jsonl   one sample a row: {"text"}, {"prompt", "response"} or {"messages": [{"role", "content"}, ...]}
+
+Everything streams: a pass over a Source reads the corpus anew, sees the same as the pass before, and holds no
+more than a chunk, a line or (JSON lists only) a document. Cleaning, dropping and splitting happen on the way.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from corpora import Corpus
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")  # all but tab and newline: no \r either
+BLANKS = re.compile(r"[ \t]{2,}")
+LINE = re.compile(r"(?=\r\n)|(?<!\r)(?=\n)")  # lines are cut before their newline: it begins the next one
+SHORTEST = 3  # visible characters of a line or sample, for --clean
+CHUNK = 2**20  # characters: lines that were cleaned or compared are joined to chunks of this size again
+Segments = list[tuple[str, bool]]  # (text, learned): one stretch of a text, or one whole sample
+
+
+def segments_of(row) -> Segments:
+    r"""One JSON row as [(text, learned), ...]; ValueError if it is none of the three kinds.
+
+    {"text"}: all is learned. {"prompt", "response"}: the response is. {"messages"}: "role: content", with a
+    newline between two ("user: 2+2?\nassistant: 4"); what the assistant says is learned. Segments are encoded
+    one by one: no token spans their border, so the mask is exact and a prompt has the same ids when text is
+    generated. The end token that closes each sample is learned as well.
+    """
+    match row:
+        case {"messages": [*_, {"role": "assistant"}]}:
+            segments, context = [], ""
+            for message in row["messages"]:
+                match message:
+                    case {"role": "assistant", "content": str(content)}:
+                        segments += [(f"{context}assistant: ", False), (content, True)]
+                        context = "\n"
+                    case {"role": "system" | "user" as role, "content": str(content)}:
+                        context += f"{role}: {content}\n"
+                    case _:
+                        raise ValueError(f"expected system, user or assistant with content: {message!r:.60}")
+        case {"messages": _}:
+            raise ValueError(f"expected a list of messages that ends with the assistant's: {row!r:.60}")
+        case {"prompt": str(prompt), "response": str(response)}:
+            segments = [(prompt, False), (response, True)]
+        case {"text": str(text)}:
+            segments = [(text, True)]
+        case _:
+            raise ValueError(f"expected text, prompt and response, or messages: {row!r:.60}")
+    if ("", True) in segments:
+        raise ValueError(f"there is nothing to learn: {row!r:.60}")
+    for text, _ in segments:
+        text.encode("utf-8")  # half a surrogate pair ("\ud83d") is a UnicodeEncodeError, so a ValueError
+    return segments
+
+
+class Source:
+    """A corpus as a stream of (segments, ends_document). Iterate as often as needed.
+
+    After a pass, dropped counts what was left out of it and sha256 is the hash of the text as it was read.
+    """
+
+    def __init__(self, corpus: Corpus, format="text", clean=False, dedup=False, skip_bad=False):
+        self.corpus, self.format, self.clean, self.skip_bad = corpus, format, clean, skip_bad
+        self.dropped: Counter = Counter()
+        self.shares: dict[str, int] = {}  # split -> characters of a text, or samples; in this order
+        self.first = None  # with dedup: is a sample, or a visible line, the first of its kind?
+        if dedup:  # 8 bytes each; of 10 million different lines, two look equal once in 370,000 corpora
+            hashes = array("Q", (digest(unit) for unit, _ in self.units() if self.countable(unit)))
+            self.first = np.zeros(len(hashes), dtype=bool)
+            self.first[np.unique(np.array(hashes, dtype=np.uint64), return_index=True)[1]] = True
+
+    def __iter__(self) -> Iterator[tuple[Segments, bool]]:
+        if self.format == "text" and not self.clean and self.first is None:
+            return (([(text, True)], ends) for text, ends in self.chunks())
+        return joined(self.kept()) if self.format == "text" else self.kept()
+
+    def count(self, alphabet: set[str] | None = None) -> int:
+        """One pass: the number of characters (text) or samples; all characters go into alphabet."""
+        total = 0
+        for segments, _ in self:
+            total += len(segments[0][0]) if self.format == "text" else 1
+            if alphabet is not None:
+                alphabet.update(*(text for text, _ in segments))
+        if not total:
+            raise ValueError(f"{self.corpus.name} holds no text; dropped from it: {dict(self.dropped)}")
+        return total
+
+    def parts(self, seed: int) -> Iterator[tuple[str, Segments, bool]]:
+        """(split, segments, ends_document): a text is cut at characters, samples are drawn whole, by seed."""
+        names, sizes = list(self.shares), list(self.shares.values())
+        if self.format != "text":
+            labels = np.repeat(np.arange(len(names), dtype=np.uint8), sizes)
+            np.random.default_rng(seed).shuffle(labels)
+            for (segments, ends), label in zip(self, labels, strict=False):
+                yield names[label], segments, ends
+            return
+        split = 0
+        for segments, ends in self:
+            text = segments[0][0]
+            while len(text) > sizes[split] and split < len(names) - 1:
+                if sizes[split]:
+                    yield names[split], [(text[: sizes[split]], True)], False
+                text = text[sizes[split] :]
+                split += 1
+            sizes[split] -= len(text)
+            yield names[split], [(text, True)], ends
+
+    def chunks(self) -> Iterator[tuple[str, bool]]:
+        self.dropped.clear()
+        self.sha256 = hashlib.sha256()
+        for text, ends in self.corpus.chunks():
+            self.sha256.update(text.encode("utf-8"))
+            yield text, ends
+
+    def lines(self) -> Iterator[tuple[str, bool]]:
+        """The text of the chunks, cut before every newline."""
+        rest = ""
+        for text, ends in self.chunks():
+            *lines, rest = LINE.split(rest + text)
+            for line in filter(None, lines):
+                yield line, False
+            if ends:
+                yield rest, True
+                rest = ""
+
+    def samples(self) -> Iterator[Segments]:
+        """One per visible line or JSON row. A document that begins with "[" is read whole, as a list."""
+        files = itertools.chain(self.corpus.files, itertools.repeat(self.corpus.name))
+        file, number, begun, document = next(files), 1, False, []
+        for line, ends in self.lines():
+            number += line.startswith(("\n", "\r\n"))
+            visible = line.strip("\ufeff \t\r\n")
+            if self.format == "lines":
+                if visible:
+                    yield [(line.strip("\r\n"), True)]
+            elif document or (visible.startswith("[") and not begun):
+                document.append(line)
+            elif visible:
+                yield from self.row(visible, f"{file} line {number}")
+            begun = begun or bool(visible)
+            if ends:
+                for i, row in enumerate(parse_list("".join(document), file), 1):
+                    yield from self.row(json.dumps(row), f"{file} row {i}")
+                file, number, begun, document = next(files), 1, False, []
+
+    def row(self, text: str, where: str) -> Iterator[Segments]:
+        try:
+            yield segments_of(json.loads(text))
+        except ValueError as error:
+            if not self.skip_bad:
+                what = f"no JSON ({error.msg})" if isinstance(error, json.JSONDecodeError) else error
+                raise ValueError(f"{where}: {what}; repair it, or leave out such rows: --skip_bad") from None
+            self.dropped["bad rows"] += 1
+
+    def units(self) -> Iterator[tuple[Segments, bool]]:
+        """What is cleaned and compared: samples, or the lines of a text. A line cleaned away is empty."""
+        if self.format != "text":
+            for segments in self.samples():
+                if self.clean:
+                    segments = [(self.tidy(text), learned) for text, learned in segments]
+                    visible = "".join(text for text, _ in segments).strip()
+                    if len(visible) < SHORTEST or ("", True) in segments:
+                        self.dropped["short samples"] += 1
+                        continue
+                yield segments, True
+            return
+        before = ""  # the line kept last: one of several blank lines is kept, none at a document's beginning
+        for line, ends in self.lines():
+            if self.clean:
+                line = self.tidy(line if before else line.lstrip("\r\n"))
+                length = len(line.strip())
+                if 0 < length < SHORTEST or (line and not length and not before.strip()):
+                    self.dropped["short lines" if length else "blank lines"] += 1
+                    line = ""
+                before = "" if ends else line or before
+            yield [(line, True)], ends
+
+    def tidy(self, text: str) -> str:
+        for what, pattern, new in (("control characters", CONTROL, ""), ("runs of blanks", BLANKS, " ")):
+            text, n = pattern.subn(new, text)
+            self.dropped[what] += n
+        return text
+
+    def countable(self, segments: Segments) -> bool:
+        """Blank lines of a text are never repeats."""
+        return self.format != "text" or bool(segments[0][0].strip())
+
+    def kept(self) -> Iterator[tuple[Segments, bool]]:
+        """units() without repeats. A line dropped is left empty: it may mark the end of a document."""
+        number = -1
+        for segments, ends in self.units():
+            if self.first is not None and self.countable(segments):
+                number += 1
+                if not self.first[number]:
+                    self.dropped["repeats"] += 1
+                    segments = [("", True)]
+            if self.format == "text" or segments != [("", True)]:
+                yield segments, ends
+
+
+def digest(segments: Segments) -> int:
+    text = "\0".join(text for text, _ in segments).strip("\r\n")
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")
+
+
+def joined(lines: Iterator[tuple[Segments, bool]]) -> Iterator[tuple[Segments, bool]]:
+    """Lines as chunks again, cut where corpora.py cuts: between a visible character and a newline."""
+    parts, length = [], 0
+    for segments, ends in lines:
+        parts.append(segments[0][0])
+        length += len(parts[-1])
+        if ends or (length > CHUNK and parts[-1][-1:].strip()):
+            yield [("".join(parts), True)], ends
+            parts, length = [], 0
+
+
+def parse_list(document: str, file) -> list:
+    try:
+        return json.loads(document.removeprefix("\ufeff")) if document else []
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} line {error.lineno}: no JSON ({error.msg}); expected a list") from None
+
+
+def encode(parts, tokenizer, folder: Path, end: bool, masks: bool) -> dict:
+    """Write the ids of (split, segments, ends_document) to folder/*.bin; return what meta.json says of them.
+
+    end: the end token closes every document. masks: some text may be there as context only.
+    """
+    if end and tokenizer.end_id < 0:
+        raise ValueError(
+            "the tokenizer has no end token to close samples or documents; use char, bpe or gpt2"
+        )
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
+    splits, files, hashes, is_open = {}, {}, {}, {}
+    with contextlib.ExitStack() as stack:
+        for split, segments, ends in parts:
+            if split not in splits:
+                splits[split] = dict.fromkeys(("tokens", "learned", "bytes", "characters", "documents"), 0)
+                names = [f"{split}.bin", f"{split}_mask.bin"][: 1 + masks]
+                files[split] = [stack.enter_context(open(folder / name, "wb")) for name in names]
+                hashes[split] = hashlib.sha256()
+            counts = splits[split]
+            closing = [(np.array([tokenizer.end_id]), True)] if ends and end else []
+            for ids, learned in [(tokenizer.encode(text), learned) for text, learned in segments] + closing:
+                files[split][0].write(data := ids.astype(dtype).tobytes())
+                hashes[split].update(data)
+                if masks:
+                    files[split][1].write(bytes([learned]) * len(ids))
+                counts["tokens"] += len(ids)
+                counts["learned"] += len(ids) * learned
+            counts["bytes"] += sum(len(text.encode("utf-8")) for text, _ in segments)
+            counts["characters"] += sum(len(text) for text, _ in segments)
+            counts["documents"] += ends
+            is_open[split] = not ends
+    for split, counts in splits.items():
+        counts["documents"] += is_open[split]  # one that goes on in the next split counts in both
+        counts["sha256"] = hashes[split].hexdigest()
+    masked = any(counts["learned"] < counts["tokens"] for counts in splits.values())
+    for split in splits if masks and not masked else ():
+        (folder / f"{split}_mask.bin").unlink()
+    return {"dtype": dtype.name, "masked": masked, "end_id": tokenizer.end_id, "splits": splits}

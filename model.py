@@ -1,0 +1,355 @@
+"""ids -> logits: the GPT, its variants, and generation with a key/value cache.
+
+    idx (B,T) -> wte (B,T,C) -> n_layer times: x += attn(norm(x)), x += mlp(norm(x)) -> norm -> head (B,T,V)
+
+B rows, T tokens, C = n_embd, V = vocab_size, H = n_head, K = n_kv_head, hs = head_size = C / H.
+The decoder-only transformer: Vaswani et al., 2017; Radford et al., 2018. The loss is train.py's.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+# An architecture is a set of switches; what it does not name is off (0). Each can also be set alone, to any
+# value that stands here. modern: what small models learn fastest with (modded-nanogpt, nanochat; 2025).
+ARCHS = {
+    "modern": dict(norm="rmsnorm", position="rope", activation="relu2", qk_norm=1, zero_init=1, logit_cap=15),
+    "gpt2": dict(
+        norm="layernorm", position="learned", activation="gelu", tie_weights=1
+    ),  # Radford et al.: 2019
+    "llama": dict(norm="rmsnorm", position="rope", activation="swiglu"),  # Touvron et al. 2023
+}
+
+
+def require(condition: bool, message: str):
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass
+class GPTConfig:
+    """The shape of a model, completed and checked on creation. ValueErrors name the nearest value that works."""
+
+    vocab_size: int = 65
+    block_size: int = 128  # longest context, in tokens
+    n_layer: int = 4
+    n_head: int = 4
+    n_embd: int = 128
+    dropout: float = 0.0  # of embeddings, attention weights and what is added to the residual stream
+    bias: bool = False  # in linear layers and LayerNorm; RMSNorm and head have none
+    arch: str = "modern"  # modern | gpt2 | llama
+    norm: str = ""  # layernorm | rmsnorm; "" and -1, here and below: as arch says
+    position: str = ""  # learned | rope
+    activation: str = ""  # relu2 | gelu | swiglu
+    n_kv_head: int = 0  # 0: n_head, or half of it for llama if n_head is even
+    n_ff: int = 0  # width inside the MLP; 0: 4 * n_embd, or for swiglu 8/3 of it to a multiple of 8
+    qk_norm: int = -1  # 1: queries and keys are normalised
+    tie_weights: int = -1  # 1: wte and head share one matrix
+    zero_init: int = -1  # 1: attn.o and mlp.down start at zero, so each block begins as the identity
+    rope_theta: float = 10000.0
+    logit_cap: float = -1.0  # logits = cap * tanh(logits / cap); 0 = off
+    gradient_checkpointing: bool = False  # recompute each block in the backward pass, keep only its input
+
+    def __post_init__(self):
+        require(self.arch in ARCHS, f"unknown arch={self.arch!r}; choose one of {', '.join(ARCHS)}")
+        for name in ("norm", "position", "activation", "qk_norm", "tie_weights", "zero_init"):
+            if getattr(self, name) in ("", -1):
+                setattr(self, name, ARCHS[self.arch].get(name, 0))
+            value, choices = getattr(self, name), sorted({arch.get(name, 0) for arch in ARCHS.values()})
+            require(value in choices, f"unknown {name}={value!r}; choose one of {str(choices)[1:-1]}")
+        if self.logit_cap == -1:
+            self.logit_cap = float(ARCHS[self.arch].get("logit_cap", 0))
+        if self.n_kv_head == 0:
+            self.n_kv_head = self.n_head // (2 if self.arch == "llama" and self.n_head % 2 == 0 else 1)
+        if self.n_ff == 0:
+            self.n_ff = 8 * max(1, round(self.n_embd / 3)) if self.activation == "swiglu" else 4 * self.n_embd
+        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_kv_head", "n_ff"):
+            require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")
+        pair = 2 if self.position == "rope" else 1  # rope turns pairs, so each head needs an even size
+        nearest = pair * self.n_head * max(1, round(self.n_embd / (pair * self.n_head)))
+        require(self.n_embd % pair == 0, f"n_embd={self.n_embd} is odd, rope needs pairs; {nearest} works")
+        for whole, part, unit in (("n_embd", "n_head", pair), ("n_head", "n_kv_head", 1)):
+            a, b = getattr(self, whole), getattr(self, part)
+            nearest = min((d for d in range(1, a + 1) if a % (d * unit) == 0), key=lambda d: abs(d - b))
+            how = " into even sizes for rope" if a % b == 0 else ""
+            require(a % (b * unit) == 0, f"{whole}={a} is not divisible by {part}={b}{how}; {nearest} works")
+        require(0 <= self.dropout < 1, f"dropout={self.dropout} must be at least 0 and below 1")
+        require(self.rope_theta > 0, f"rope_theta={self.rope_theta} must be above 0; 10000.0 is usual")
+        require(self.logit_cap >= 0, f"logit_cap={self.logit_cap} must be above 0, or 0 to switch it off")
+
+
+def rope_tables(positions: Tensor, head_size: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Rotary positions (Su et al., 2021): positions (B or 1, T) -> cos and sin (B or 1, T, 1, hs).
+
+    Pair i turns by position * theta^(-2i / hs). Always in float32: bfloat16 has no number 1001. Made in each
+    forward pass (30 us): there is no buffer to save, to cast, or to lose on the meta device.
+    """
+    even = torch.arange(0, head_size, 2, device=positions.device, dtype=torch.float32)
+    angles = positions[:, :, None, None] * theta ** (-even / head_size)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs a, b = x[i], x[i + hs/2] of x (B,T,H,hs) to a cos - b sin, b cos + a sin.
+
+    Then q·k depends on the distance of two tokens alone. Pairs of halves are the convention of the public Llama
+    ports; the paper pairs neighbours: as good, but weights trained with one are wrong in the other.
+    """
+    return x * cos + x.roll(x.size(-1) // 2, dims=-1) * sin  # roll: b, a; the minus sign is in the table
+
+
+def build_norm(config: GPTConfig) -> nn.Module:
+    """LayerNorm (Ba et al., 2016) or RMSNorm (Zhang and Sennrich, 2019); both compute in float32 inside."""
+    if config.norm == "layernorm":
+        return nn.LayerNorm(config.n_embd, eps=1e-5, bias=config.bias)
+    return nn.RMSNorm(config.n_embd, eps=1e-5)
+
+
+@dataclass
+class Cache:
+    """The keys and values that one layer has computed so far: a static tensor, filled from the left."""
+
+    block_size: int
+    length: int = 0
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """k and v (B,K,T,hs) of T new tokens -> those of all tokens so far, (B,K,length,hs)."""
+        B, K, T, hs = k.shape
+        if self.length == 0:
+            self.kv = k.new_empty(2, B, K, self.block_size, hs)
+        self.kv[:, :, :, self.length : self.length + T] = torch.stack((k, v))
+        self.length += T
+        return self.kv[0, :, :, : self.length], self.kv[1, :, :, : self.length]
+
+
+class Attention(nn.Module):
+    """Causal self-attention. If K < H, H / K query heads share a key/value head (Ainslie et al., 2023)."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.config = config
+        kv_size = config.n_kv_head * (config.n_embd // config.n_head)
+        self.q = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.k = nn.Linear(config.n_embd, kv_size, bias=config.bias)
+        self.v = nn.Linear(config.n_embd, kv_size, bias=config.bias)
+        self.o = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.drop = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+
+    def forward(self, x: Tensor, rope=None, mask=None, cache=None) -> Tensor:
+        """x (B,T,C) -> (B,T,C). mask: bool (B,1,T,keys), True where a query may look; None: causal."""
+        (B, T, C), H, K = x.shape, self.config.n_head, self.config.n_kv_head
+        hs = C // H
+        q = self.q(x).view(B, T, H, hs)  # (B,T,C) -> (B,T,H,hs)
+        k = self.k(x).view(B, T, K, hs)  # (B,T,K*hs) -> (B,T,K,hs)
+        v = self.v(x).view(B, T, K, hs)  # (B,T,K*hs) -> (B,T,K,hs)
+        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            # On CPUs the backward pass of bf16 attention is about 5 times slower than fp32's.
+            q, k, v = q.float(), k.float(), v.float()
+        if self.config.qk_norm:  # bounds the scores (Henry et al., 2020); before rope, which keeps lengths
+            q, k = F.rms_norm(q, (hs,), eps=1e-5), F.rms_norm(k, (hs,), eps=1e-5)
+        if rope is not None:
+            q, k = rotate(q, *rope).to(v.dtype), rotate(k, *rope).to(v.dtype)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B,T,heads,hs) -> (B,heads,T,hs)
+        if cache is not None:
+            k, v = cache.append(k, v)  # (B,K,T,hs) -> (B,K,keys,hs)
+        causal = mask is None and T > 1  # one new token may see all that the cache holds
+        dropout = self.config.dropout if self.training else 0.0
+        # softmax(q k' / sqrt(hs)) v without storing T x T scores (Dao et al., 2022); only CPUs with dropout do.
+        # enable_gqa is 10% faster than repeating k and v, forward and backward, and 2x for one token.
+        with torch.autocast("cpu", enabled=False):
+            y = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal, enable_gqa=K < H)
+        y = y.transpose(1, 2).reshape(B, T, C)  # (B,H,T,hs) -> (B,T,H,hs) -> (B,T,C)
+        return self.drop(self.o(y))
+
+
+class MLP(nn.Module):
+    """Each token by itself: (B,T,C) -> (B,T,n_ff) -> (B,T,C)."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.activation = config.activation
+        self.up = nn.Linear(config.n_embd, config.n_ff, bias=config.bias)
+        if config.activation == "swiglu":
+            self.gate = nn.Linear(config.n_embd, config.n_ff, bias=config.bias)
+        self.down = nn.Linear(config.n_ff, config.n_embd, bias=config.bias)
+        self.drop = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(x)
+        if self.activation == "swiglu":
+            h = F.silu(self.gate(x)) * h  # Shazeer, 2020
+        elif self.activation == "gelu":
+            h = F.gelu(h, approximate="tanh")  # Hendrycks and Gimpel, 2016, in GPT-2's form
+        else:
+            h = F.relu(h)
+            h = h * h  # So et al., 2021; CUDA's autocast would do square() in float32
+        return self.drop(self.down(h))
+
+
+class Block(nn.Module):
+    """Tokens look at each other, then each thinks for itself: (B,T,C) -> (B,T,C)."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.attn_norm = build_norm(config)
+        self.attn = Attention(config)
+        self.mlp_norm = build_norm(config)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, rope=None, mask=None, cache=None) -> Tensor:
+        x = x + self.attn(self.attn_norm(x), rope, mask, cache)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class GPT(nn.Module):
+    """A language model: model(idx) gives logits, generate() and stream() give new tokens."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        if config.position == "learned":
+            self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.drop = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = build_norm(config)
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self):
+        """Set every parameter. A model built on the meta device needs to_empty(device=...) and then this."""
+        if self.config.tie_weights:
+            self.head.weight = self.wte.weight  # Press and Wolf, 2017
+        # 2 * n_layer outputs add up in the residual stream; divided by the root of that, it keeps its size.
+        residual_std = 0.0 if self.config.zero_init else 0.02 / math.sqrt(2 * self.config.n_layer)
+        for name, parameter in self.named_parameters():
+            if name.endswith(("attn.o.weight", "mlp.down.weight")):
+                parameter.normal_(std=residual_std)
+            elif parameter.dim() == 2:
+                parameter.normal_(std=0.02)
+            else:
+                parameter.fill_(1.0 if name.endswith("norm.weight") else 0.0)  # else it is a bias
+
+    def forward(self, idx: Tensor) -> Tensor:
+        """Token ids (B,T) -> float32 logits (B,T,V) of each next token. T > block_size: ValueError."""
+        return self.to_logits(self.trunk(idx))
+
+    def trunk(self, idx: Tensor, caches: list[Cache] | None = None, pad: list[int] | None = None) -> Tensor:
+        """Token ids (B,T) -> normalised hidden states (B,T,C).
+
+        caches: one a layer; idx then holds what they have not read yet: the whole prompt, or one token.
+        pad: for each row, how many columns at its left are no tokens. None: all columns are tokens.
+        """
+        config, T, start = self.config, idx.size(1), caches[0].length if caches else 0
+        if start + T > config.block_size:
+            raise ValueError(f"{start + T} tokens do not fit into block_size={config.block_size}")
+        assert start == 0 or T == 1, "between a whole prompt and one token, is_causal would be wrong"
+        positions = torch.arange(start, start + T, device=idx.device)[None]  # (1,T)
+        mask = rope = None
+        if pad is not None:
+            first = torch.tensor(pad, device=idx.device)[:, None]  # (B,1), column of each row's first token
+            query, key = positions[..., None], torch.arange(start + T, device=idx.device)  # (1,T,1), (keys)
+            seen = key >= torch.minimum(first[..., None], query)  # (B,T,keys); padding sees itself, else: NaN
+            mask = (seen & (key <= query))[:, None]  # (B,T,keys) -> (B,1,T,keys)
+            positions = (positions - first).clamp(min=0)  # (B,T)
+        x = self.wte(idx)  # (B,T) -> (B,T,C)
+        if config.position == "learned":
+            x = x + self.wpe(positions)
+        else:
+            rope = rope_tables(positions, config.n_embd // config.n_head, config.rope_theta)
+        x = self.drop(x)
+        for i, block in enumerate(self.blocks):
+            if config.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, rope, use_reentrant=False)  # Chen et al., 2016
+            else:
+                x = block(x, rope, mask, caches[i] if caches else None)
+        return self.norm(x)
+
+    def to_logits(self, x: Tensor) -> Tensor:
+        """(...,C) -> (...,V), in float32 like the losses and probabilities made of them."""
+        logits, cap = self.head(x).float(), self.config.logit_cap
+        return cap * torch.tanh(logits / cap) if cap else logits  # Gemma 2, 2024
+
+    @torch.inference_mode()
+    def stream(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        stop_tokens: Sequence[int] = (),
+        seed: int = 1337,
+    ) -> Iterator[list[int]]:
+        """Yield, step by step, one new id for each prompt; -1 for those that have met a stop token.
+
+        Row i draws from its own generator, seeded seed + i: its text does not depend on its company. When the
+        context is full, each token shifts all positions, and the last block_size tokens are read anew.
+        """
+        V, block_size, device = self.config.vocab_size, self.config.block_size, self.wte.weight.device
+        unknown = [i for row in prompts for i in row if not 0 <= i < V]
+        require(not unknown, f"token ids {unknown[:5]} are outside the vocabulary of {V}; wrong tokenizer?")
+        require(min(map(len, prompts), default=0) > 0, "a prompt is empty; it needs at least one token")
+        require(temperature >= 0, f"temperature={temperature} is below 0, which takes the likeliest token")
+        require(top_k >= 0, f"top_k={top_k} is below 0, which keeps all tokens")
+        require(0 < top_p <= 1, f"top_p={top_p} must be above 0 and at most 1; 1 keeps all tokens")
+        pad = [max(map(len, prompts)) - len(row) for row in prompts]
+        idx = torch.tensor([[0] * n + list(row) for n, row in zip(pad, prompts, strict=True)], device=device)
+        generators = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
+        caches = [Cache(block_size) for _ in self.blocks]
+        running = [True] * len(prompts)
+        was_training = self.training
+        self.eval()
+        try:
+            for _ in range(max_new_tokens):
+                overflow = idx.size(1) - block_size
+                if overflow > 0:
+                    idx, caches = idx[:, overflow:], None
+                    pad = [max(0, n - overflow) for n in pad]
+                unread = idx[:, caches[0].length :] if caches else idx  # (B,T)
+                x = self.trunk(unread, caches, pad if any(pad) else None)
+                probs = token_probs(self.to_logits(x[:, -1]), temperature, top_k, top_p)  # (B,V)
+                # The first token at which the sum of the probabilities exceeds a number drawn from 0 to 1.
+                drawn = torch.stack([torch.rand(1, generator=g) for g in generators]).to(device)  # (B,1)
+                sums = probs.cumsum(dim=-1)
+                new = torch.searchsorted(sums, drawn * sums[:, -1:], right=True)  # (B,1)
+                idx = torch.cat((idx, new), dim=1)
+                ids = new[:, 0].tolist()  # here, and only here, the program waits for the device
+                require(max(ids) < V, "the logits are NaN or infinite; use a checkpoint from before that")
+                running = [r and i not in stop_tokens for r, i in zip(running, ids, strict=True)]
+                if not any(running):
+                    return
+                yield [i if r else -1 for r, i in zip(running, ids, strict=True)]
+        finally:
+            self.train(was_training)
+
+    def generate(self, prompts: Sequence[Sequence[int]], *args, **kwargs) -> list[list[int]]:
+        """The prompts with their continuations, without the stop tokens. Takes the arguments of stream()."""
+        steps = list(self.stream(prompts, *args, **kwargs))
+        return [list(row) + [ids[i] for ids in steps if ids[i] >= 0] for i, row in enumerate(prompts)]
+
+
+def token_probs(logits: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """Float32 logits (B,V) -> probabilities (B,V) to draw with, up to a factor: not yet divided by their sum.
+
+    top_k keeps the k likeliest tokens (Fan et al., 2018), top_p the likeliest ones that together reach p, the
+    one that crosses p included (Holtzman et al., 2019). temperature 0 and top_k 1 keep the likeliest only.
+    """
+    if temperature == 0 or top_k == 1:
+        return torch.zeros_like(logits).scatter(-1, logits.argmax(dim=-1, keepdim=True), 1.0)
+    if 0 < top_k < logits.size(-1):
+        values, tokens = logits.topk(top_k)  # (B,k)
+        logits = torch.full_like(logits, -math.inf).scatter(-1, tokens, values)
+    probs = torch.softmax(logits / temperature, dim=-1)
+    if top_p < 1:
+        ordered, tokens = probs.sort(dim=-1, descending=True)
+        likelier = ordered.cumsum(dim=-1) - ordered  # the sum of all likelier tokens
+        probs = probs.scatter(-1, tokens, ordered.masked_fill(likelier >= top_p, 0.0))
+    return probs

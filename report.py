@@ -1,0 +1,272 @@
+"""What a run tells: lines on the screen, metrics.jsonl, loss.png, result.json; TensorBoard and W&B by flag.
+
+metrics.jsonl holds one JSON object a line. Every log_interval: step, tokens, seconds (of training), loss, lr,
+grad_norm, tokens_per_second, memory_mb, cpu_percent, data_ms. Every evaluation: step, tokens, seconds,
+train_loss, val_loss.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from corpora import stand_in_notice
+
+try:
+    import resource  # not on Windows
+except ImportError:
+    resource = None
+
+MOMENTS = {"muon": 1, "sgd": 1, "adam": 2, "adamw": 2}  # numbers that an optimizer keeps for each parameter
+# Dense bf16 matrix peak in TFLOP/s, from NVIDIA's data sheets. MFU is printed for these and for no other
+# device.
+BF16_PEAK = {"A100": 312, "H100": 989, "H200": 989, "L40S": 362, "L4": 121, "RTX 4090": 165, "RTX 3090": 71}
+
+
+class Report:
+    """The lines and files of one run. Ranks above 0 say and write nothing; with eval_only rank 0 only says.
+
+    floor: nats per token that no model can beat (0 where the entropy of the text is not known).
+    """
+
+    def __init__(self, folder: Path, config: dict, step: int, main: bool, model, device, floor: float):
+        self.folder, self.main, self.model, self.device, self.floor = folder, main, model, device, floor
+        self.rows = []
+        self.overwrite = sys.stdout.isatty()  # on a terminal each progress line replaces the one before
+        self.updates, self.update_seconds, self.data_seconds = 0, 0.0, 0.0  # since the last progress line
+        self.clocks = (time.perf_counter(), time.process_time())
+        self.tensorboard = self.wandb = None
+        self.write = main and not config["eval_only"]
+        if not self.write:
+            return
+        if config["tensorboard"]:
+            self.tensorboard = open_tensorboard(folder)
+        if config["wandb_log"]:
+            self.wandb = open_wandb(config)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        self.path = folder / "metrics.jsonl"
+        if step:  # a resumed run: rows after the checkpoint belong to updates that are done again
+            self.rows = [row for row in read_rows(self.path) if row["step"] <= step]
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+
+    def say(self, line: str = "") -> None:
+        """Print a line on rank 0."""
+        if self.main:
+            print(("\033[K" if self.overwrite else "") + line, flush=True)
+
+    def start(self, meta: dict, optimizer, train, val, dtype: str) -> None:
+        """What is trained on what, and the memory it takes."""
+        if "stand_in_for" in meta:
+            self.say(stand_in_notice(meta))
+        threads = torch.get_num_threads()
+        self.say(f"device {self.device}, dtype {dtype}, {threads} threads, torch {torch.__version__}")
+        self.say(
+            f"data: {meta['name']} (source {meta['source']}, sha256 {meta['sha256'][:12]}), "
+            f"{train.n_tokens:,} train and {val.n_tokens:,} val tokens, vocabulary {meta['vocab_size']:,}"
+        )
+        for split, windows in (("train", train), ("val", val)):
+            if windows.n_dropped:
+                self.say(f"{windows.n_dropped} {split} examples are longer than a window and are left out")
+        parameters = sum(p.numel() for p in self.model.parameters())
+        trained = [(p, group) for group in optimizer.param_groups for p in group["params"]]
+        gradients = 4 * sum(p.numel() for p, _ in trained)
+        moments = 4 * sum(MOMENTS[group["kind"]] * p.numel() for p, group in trained)
+        self.say(
+            f"model: {parameters:,} parameters, {train.n_tokens / parameters:.2f} training tokens for each"
+        )
+        if train.n_tokens < parameters:
+            self.say("WARNING: fewer training tokens than parameters: the model can learn the text by heart")
+        self.say(
+            f"memory: {4 * parameters:,} bytes of weights, {gradients:,} of gradients, {moments:,} of "
+            "optimizer state, and activations"
+        )
+
+    def length(self, max_iters: int, batch_size: int, micro_steps: int, world_size: int, train) -> None:
+        """How much is trained: tokens per update with their factors, and how many passes over the data."""
+        self.max_iters, windows = max_iters, batch_size * micro_steps * world_size
+        self.tokens_per_iter = windows * train.block_size
+        self.say(
+            f"tokens/iter: {self.tokens_per_iter:,} = {batch_size} windows x {train.block_size} tokens "
+            f"x {micro_steps} micro-steps x {world_size} processes"
+        )
+        tokens, epochs = max_iters * self.tokens_per_iter, max_iters * windows / train.n_windows
+        self.say(f"{max_iters:,} updates: {tokens:,} tokens, {epochs:.2f} epochs")
+
+    def count_update(self, seconds: float, data_seconds: float) -> None:
+        """Note the time of one update, and how much of it went into its batches."""
+        self.updates += 1
+        self.update_seconds += seconds
+        self.data_seconds += data_seconds
+
+    def iteration(self, step, tokens, seconds, loss, lr, grad_norm, skipped) -> None:
+        """`iter 10: loss 2.5528, time 44.79ms, ...` and a row of metrics.jsonl; times are means."""
+        each = self.update_seconds / self.updates
+        row = dict(step=step, tokens=tokens, seconds=round(seconds, 4), loss=loss, lr=lr, grad_norm=grad_norm)
+        row["tokens_per_second"] = round(self.tokens_per_iter / each, 1)
+        row["memory_mb"] = memory_mb(self.device)
+        row["cpu_percent"] = self.cpu_percent()
+        row["data_ms"] = round(1000 * self.data_seconds / self.updates, 3)
+        self.updates, self.update_seconds, self.data_seconds = 0, 0.0, 0.0
+        self.record(row)
+        mfu = flops_utilisation(self.model, row["tokens_per_second"], self.device)
+        line = (
+            f"iter {step}: loss {loss:.4f}, time {1000 * each:.2f}ms, {row['tokens_per_second']:,.0f} tok/s, "
+            f"lr {lr:.2e}, grad norm {grad_norm:.2f}{f', mfu {mfu:.1%}' if mfu else ''}"
+            f"{f', {skipped} skipped' if skipped else ''}, {clock((self.max_iters - step) * each)} left"
+        )
+        if self.main and self.overwrite:
+            print("\033[K" + line, end="\r", flush=True)
+        else:
+            self.say(line)
+
+    def evaluation(self, step, tokens, seconds, train_loss, val_loss, standard_error) -> None:
+        """`step 250: train loss 1.9612, val loss 2.0647`, what is suspicious, a row of metrics.jsonl."""
+        row = dict(step=step, tokens=tokens, seconds=seconds, train_loss=train_loss, val_loss=val_loss)
+        line = f"step {step}: train loss {train_loss:.4f}, val loss {val_loss:.4f}"
+        if self.floor:
+            line += f", source floor {self.floor:.4f}, gap {val_loss - self.floor:.4f}"
+        if self.floor and val_loss < self.floor - 3 * standard_error:
+            line += "  BELOW THE FLOOR by over 3 standard errors: val text has leaked into training"
+        if self.overfitting(row):
+            line += "  (overfitting: val rises while train falls)"
+        self.record(row)
+        self.say(line)
+
+    def overfitting(self, row: dict) -> bool:
+        """True where val loss is above the evaluation before it and train loss is below it."""
+        before = next((old for old in reversed(self.rows) if "val_loss" in old), row)
+        return row["val_loss"] > before["val_loss"] and row["train_loss"] < before["train_loss"]
+
+    def record(self, row: dict) -> None:
+        if not self.write:
+            return
+        self.rows.append(row)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        numbers = {key: value for key, value in row.items() if key != "step"}
+        if self.tensorboard:
+            for key, value in numbers.items():
+                self.tensorboard.add_scalar(key, value, row["step"])
+        if self.wandb:
+            self.wandb.log(numbers, step=row["step"])
+
+    def cpu_percent(self) -> float:
+        """Processor time of this process over wall time since the last call; 200 means two cores busy."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        before, self.clocks = self.clocks, (wall, cpu)
+        return round(100 * (cpu - before[1]) / max(wall - before[0], 1e-9), 1)
+
+    def finish(self, **result) -> None:
+        """Write result.json, draw loss.png, close what is open, and say which file holds what."""
+        self.plot()
+        if self.write:
+            (self.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        if self.tensorboard:
+            self.tensorboard.close()
+        if self.wandb:
+            self.wandb.finish()
+        self.say(f"trained for {clock(result['training_time'])}, not counting evaluation; in {self.folder}:")
+        self.say(f"  best.pt  val loss {result['best_val_loss']:.4f} (step {result['best_step']})")
+        self.say(
+            f"  ckpt.pt  val loss {result['final_val_loss']:.4f}, train loss {result['final_train_loss']:.4f}"
+        )
+        self.say("  loss.png metrics.jsonl result.json config.json")
+
+    def plot(self) -> None:
+        """loss.png: train and val loss on one axis, the source's floor if known, the learning rate below."""
+        if self.write and self.rows:
+            plot_loss(self.rows, self.floor, self.folder / "loss.png")
+
+
+def plot_loss(rows: list[dict], floor: float, path: Path) -> None:
+    import matplotlib  # here, because it takes half a second that a short run should not wait for
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    updates = [row for row in rows if "loss" in row]
+    evaluations = [row for row in rows if "val_loss" in row]
+    figure, (upper, lower) = pyplot.subplots(2, sharex=True, height_ratios=(3, 1), figsize=(8, 6))
+    upper.plot(
+        [r["step"] for r in updates], [r["loss"] for r in updates], color="0.75", lw=1, label="each update"
+    )
+    for key, label in (("train_loss", "train"), ("val_loss", "val")):
+        upper.plot([r["step"] for r in evaluations], [r[key] for r in evaluations], marker=".", label=label)
+    if floor:
+        upper.axhline(floor, color="black", linestyle=":", label="entropy of the source")
+    upper.set_ylabel("loss (nats per token)")
+    upper.legend()
+    lower.plot([r["step"] for r in updates], [r["lr"] for r in updates], color="tab:green")
+    lower.set_ylabel("learning rate")
+    lower.set_xlabel("updates")
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a metrics.jsonl; none if there is no such file. A half-written last line is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def memory_mb(device: torch.device) -> float:
+    """Peak memory in MB: allocated on the GPU if the run is there, else resident (RSS) of this process."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    if resource is None:
+        return 0.0
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is bytes on macOS, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+
+
+def flops_utilisation(model, tokens_per_second: float, device: torch.device) -> float:
+    """MFU: arithmetic that the model needs over what the device can do, 0 where that is not known.
+
+    6 operations per weight of a matrix and token (2 forward, 4 backward), and 12 n_layer n_embd T for
+    attention (Chowdhery et al. 2022, PaLM, appendix B).
+    """
+    if device.type != "cuda":
+        return 0.0
+    name = torch.cuda.get_device_name(device)
+    peak = next((tera * 1e12 for chip, tera in BF16_PEAK.items() if chip in name), math.inf)
+    config = model.config
+    weights = sum(p.numel() for p in model.parameters()) - model.wte.weight.numel() * (not config.tie_weights)
+    per_token = 6 * weights + 12 * config.n_layer * config.n_embd * config.block_size
+    return per_token * tokens_per_second / peak
+
+
+def clock(seconds: float) -> str:
+    """95 -> '1:35', 4000 -> '1:06:40'."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def open_tensorboard(folder: Path):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError(
+            "--tensorboard=True needs a package that is not installed: pip install tensorboard"
+        ) from None
+    return SummaryWriter(str(folder))
+
+
+def open_wandb(config: dict):
+    try:
+        import wandb
+    except ImportError:
+        raise ValueError(
+            "--wandb_log=True needs a package that is not installed: pip install wandb"
+        ) from None
+    name = config["wandb_run_name"] or os.path.basename(config["out_dir"])
+    wandb.init(project=config["wandb_project"], name=name, config=config)
+    return wandb

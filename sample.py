@@ -1,0 +1,124 @@
+"""Text out of a trained model. The run's folder is enough: the tokenizer is in the checkpoint.
+
+    python sample.py --out_dir=out-shakespeare-char --start="ROMEO:" --num_samples=3
+    python sample.py --out_dir=out-shakespeare-char --interactive
+    python sample.py --start=FILE:prompt.txt --temperature=0
+
+temperature, top_k, top_p and max_new_tokens are the ones that the run was trained with, unless given here.
+"""
+
+import codecs
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import checkpoint
+import distributed
+from config import adopt, given, override
+
+# -----------------------------------------------------------------------------
+out_dir = "out-shakespeare-char"  # folder of the run
+file = "best.pt"  # which checkpoint in it: best.pt | ckpt.pt | ckpt_000500.pt
+start = "\n"  # the prompt, or FILE:prompt.txt
+num_samples = 1  # how many texts; each has its own random numbers, seed + 0, 1, ...
+max_new_tokens = 500  # length of each; not given: as the run was trained with
+temperature = 0.8  # below 1 bolder, above 1 wilder; 0 = always the likeliest token; not given: as the run
+top_k = 0  # choose among the k likeliest tokens; 0 = all; not given: as the run
+top_p = 1.0  # choose among the likeliest tokens that make up this probability; 1 = all; not given: as the run
+stop = ""  # end a text where it has written this
+seed = 1337  # the same seed gives the same text
+unknown = "error"  # characters that the tokenizer never saw: error | skip
+stream = True  # show the text while it is written; False: when it is complete
+interactive = False  # ask for prompts until the end of input (Ctrl-D)
+device = "auto"  # auto | cpu | cuda | cuda:N | mps
+dtype = "auto"  # auto | float32 | bfloat16 | float16
+# -----------------------------------------------------------------------------
+
+
+def prompt_ids(tokenizer, text: str, unknown: str = "error") -> list[int]:
+    """The ids of a prompt; if there are none, the end token (a new document begins) or id 0.
+
+    unknown: "error" raises ValueError naming each character that the tokenizer never saw and its place;
+    "skip" drops it.
+    """
+    if unknown not in ("error", "skip"):
+        raise ValueError(f"unknown={unknown} is not understood; expected error or skip")
+    ids = tokenizer.encode(text, unknown=unknown).tolist()
+    return ids or [max(tokenizer.end_id, 0)]
+
+
+def stream_text(
+    model, tokenizer, prompt, max_new_tokens, temperature, top_k, top_p, seed, stop=""
+) -> Iterator[str]:
+    """Yield the text that follows a prompt (a list of ids), piece by piece, in whole characters.
+
+    Ends after max_new_tokens, at the tokenizer's end token, or before the text `stop`.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")(
+        "replace"
+    )  # a character may be spread over several tokens
+    held = ""  # what could still be the beginning of `stop`
+    ends = [tokenizer.end_id] if tokenizer.end_id >= 0 else []
+    for (token,) in model.stream([prompt], max_new_tokens, temperature, top_k, top_p, ends, seed):
+        if token < 0:
+            break
+        held += decoder.decode(tokenizer.decode_bytes([token]))
+        if stop and stop in held:
+            yield held[: held.index(stop)]
+            return
+        safe = max(0, len(held) - max(0, len(stop) - 1))
+        yield held[:safe]
+        held = held[safe:]
+    if held := held + decoder.decode(b"", final=True):
+        yield held
+
+
+def read_start(start: str) -> str:
+    """The prompt itself, or the text of the file behind FILE:."""
+    if not start.startswith("FILE:"):
+        return start
+    path = Path(start.removeprefix("FILE:"))
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the prompt file {path} cannot be read as UTF-8 text: {error}") from None
+
+
+def prompts() -> Iterator[str]:
+    """The prompts to answer: one, or with --interactive each line of the input."""
+    if not interactive:
+        yield read_start(start)
+        return
+    while True:
+        try:
+            yield input("prompt> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+
+
+if __name__ == "__main__":
+    config = override(globals())
+    _, _, device = distributed.start(device)
+    autocast, _ = distributed.choose_precision(dtype, device)
+    folder = checkpoint.run_folder(out_dir)
+    model, tokenizer, saved = checkpoint.load_model(folder / file, device)
+    stored = ("start", "max_new_tokens", "temperature", "top_k", "top_p")
+    adopt(globals(), config, {name: saved["config"][name] for name in stored})
+    meta = saved["dataset"]
+    source = meta["source"] + (" standing in for the real text" if "stand_in_for" in meta else "")
+    print(f"--- {folder / file}: step {saved['step']}, val loss {saved['val_loss']:.4f}")
+    print(f"--- data: {meta['name']} ({source}), sha256 {meta['sha256'][:12]}")
+    for text in prompts():
+        prompt = prompt_ids(tokenizer, text, unknown if interactive or "start" in given else "skip")
+        began, tokens = time.perf_counter(), 0
+        for i in range(num_samples):
+            print(tokenizer.decode(prompt), end="", flush=True)
+            with autocast:
+                for piece in stream_text(
+                    model, tokenizer, prompt, max_new_tokens, temperature, top_k, top_p, seed + i, stop
+                ):
+                    print(piece, end="", flush=stream)
+                    tokens += 1
+            print("\n---")
+        print(f"{tokens / (time.perf_counter() - began):,.0f} tokens/s", file=sys.stderr)

@@ -1,0 +1,83 @@
+"""What every test shares: one thread, no network, and ways to run the scripts as people do, on a small text."""
+
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import corpora
+import data
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = (
+    "--device=cpu --dtype=float32 --n_layer=2 --n_head=2 --n_embd=32 --block_size=32 --batch_size=4 --max_iters=20 "
+    "--eval_interval=10 --eval_iters=1 --log_interval=5 --max_new_tokens=20"
+).split()
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Any socket beyond the loopback interface raises: the whole suite is proved to work offline."""
+    connect = socket.socket.connect
+
+    def loopback_only(self, address):
+        inet = self.family in (socket.AF_INET, socket.AF_INET6)
+        if inet and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"network is blocked in tests: {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", loopback_only)
+
+
+@pytest.fixture(scope="session")
+def datasets(tmp_path_factory) -> Path:
+    """A datasets folder with `small`: 60,000 characters of verse. (Session-wide: preparing it takes a moment.)"""
+    folder = tmp_path_factory.mktemp("datasets")
+    text = next(corpora.open_corpus("python").chunks())[0][:60000]
+    (folder / "small.txt").write_text(text, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "DATASETS", folder)
+        data.prepare("small", str(folder / "small.txt"))
+    return folder
+
+
+@pytest.fixture
+def run_script(datasets, tmp_path, monkeypatch):
+    """run("train.py", "--flag=1") runs a script in this process and returns its globals; out_dir is tmp_path/out."""
+    monkeypatch.setattr(data, "DATASETS", datasets)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(script: str, *flags: str) -> dict:
+        monkeypatch.setattr(sys, "argv", [script, f"--out_dir={tmp_path / 'out'}", *flags])
+        return runpy.run_path(str(ROOT / script), run_name="__main__")
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def train(run_script):
+    """train("--flag=1") runs train.py on the small text with a tiny model; returns its globals."""
+    return lambda *flags: run_script("train.py", "--dataset=small", *TINY, *flags)
+
+
+@pytest.fixture
+def shell(datasets):
+    """shell("train.py", ...) runs a script in a process of its own, as people do; returns the CompletedProcess."""
+
+    def run(*command: str, cwd=ROOT, timeout=120, **kwargs) -> subprocess.CompletedProcess:
+        command = [sys.executable, *command]
+        return subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, encoding="utf-8", timeout=timeout, **kwargs
+        )
+
+    return run

@@ -1,0 +1,210 @@
+"""Settings: defaults < config file < command line, typed, and every mistake is one line."""
+
+import dataclasses
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import config
+from config import ROOT, override, read_comments
+from model import GPT, GPTConfig
+
+CONFIGS = sorted(path.name for path in (ROOT / "config").glob("[a-z]*.py"))
+SCRIPT = '''"""A script for these tests."""
+out_dir = "out"  # where to
+max_iters = 100  # how many
+learning_rate = 1e-3  # how fast
+eval_only = False  # look, do not touch
+start = "x"  # first text
+_hidden = 1
+UPPER = 2
+other = override(globals())
+not_a_setting = 3
+'''
+
+
+def run(tmp_path, monkeypatch, *arguments):
+    """The settings of SCRIPT under these arguments."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    names = runpy.run_path(str(script), {"override": override})
+    return {name: names[name] for name in ("out_dir", "max_iters", "learning_rate", "eval_only", "start")}
+
+
+GOOD = [
+    ("--learning_rate=5e-4", "learning_rate", 0.0005),
+    ("--learning_rate=1", "learning_rate", 1.0),
+    ("--learning_rate=-1", "learning_rate", -1.0),
+    ("--max_iters=1_000", "max_iters", 1000),
+    ("--max_iters=-3", "max_iters", -3),
+    ("--eval_only", "eval_only", True),
+    ("--eval_only=True", "eval_only", True),
+    ("--eval_only=false", "eval_only", False),
+    ("--eval_only=0", "eval_only", False),
+    ("--start=a=b", "start", "a=b"),
+    ("--start=", "start", ""),
+    ("--start=None", "start", "None"),
+    ("--out_dir=123", "out_dir", "123"),
+    ("--out_dir=__import__('os')", "out_dir", "__import__('os')"),
+]
+BAD = [
+    ("--max_iters=ten", "--max_iters=ten is not understood; expected a whole number"),
+    ("--max_iters=1.5", "expected a whole number"),
+    ("--max_iters=True", "expected a whole number"),
+    ("--max_iters", "--max_iters needs a value: --max_iters=100"),
+    ("--learning_rate=fast", "expected a number such as 1e-3"),
+    ("--learning_rate=nan", "is not finite"),
+    ("--learning_rate=inf", "is not finite"),
+    ("--eval_only=maybe", "expected True or False"),
+    ("--max_itres=5", "did you mean max_iters?"),
+    ("--_hidden=5", "_hidden is no setting"),
+    ("--UPPER=5", "UPPER is no setting"),
+    ("--not_a_setting=5", "not_a_setting is no setting"),
+    ("-max_iters=5", "settings are written --name=value"),
+    ("--", "settings are written --name=value"),
+    ("nowhere.py", "config file nowhere.py does not exist; there are: config/base.py"),
+]
+
+
+@pytest.mark.parametrize(("argument", "name", "value"), GOOD)
+def test_an_override_keeps_the_type_of_the_default(tmp_path, monkeypatch, argument, name, value):
+    settings = run(tmp_path, monkeypatch, argument)
+    assert settings[name] == value
+    assert type(settings[name]) is type(value)
+
+
+@pytest.mark.parametrize(("argument", "message"), BAD)
+def test_a_bad_override_names_value_and_remedy(tmp_path, monkeypatch, argument, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        run(tmp_path, monkeypatch, argument)
+    assert "\n" not in str(error.value)
+
+
+def test_defaults_then_files_in_order_then_flags(tmp_path, monkeypatch):
+    first, second = tmp_path / "first.py", tmp_path / "second.py"
+    first.write_text("max_iters = 1\nlearning_rate = 2\nstart = 'file'\n", encoding="utf-8")
+    second.write_text("import math\n_half = 0.5\nmax_iters = max_iters + int(4 * _half)\n", encoding="utf-8")
+    settings = run(tmp_path, monkeypatch, "--start=flag", str(first), str(second))
+    assert settings["max_iters"] == 3  # 1 from the first file, + 2 in the second
+    assert settings["learning_rate"] == 2.0
+    assert isinstance(settings["learning_rate"], float)
+    assert settings["start"] == "flag"
+    assert config.given == {"max_iters", "learning_rate", "start"}
+
+
+def test_a_file_that_sets_a_default_value_has_still_given_it(tmp_path, monkeypatch):
+    file = tmp_path / "file.py"
+    file.write_text("max_iters = 100\n", encoding="utf-8")
+    run(tmp_path, monkeypatch, str(file))
+    assert config.given == {"max_iters"}
+
+
+def test_a_config_file_sees_the_command_line(tmp_path, monkeypatch):
+    file = tmp_path / "file.py"
+    file.write_text("max_iters = 7 if start == 'gpu' else 8\n", encoding="utf-8")
+    assert run(tmp_path, monkeypatch, str(file), "--start=gpu")["max_iters"] == 7
+    assert run(tmp_path, monkeypatch, str(file))["max_iters"] == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_itres = 5\n", "max_itres is no setting; did you mean max_iters?"),
+        ("max_iters = True\n", "max_iters = True is a bool; expected int"),
+        ("max_iters = 1e3\n", "max_iters = 1000.0 is a float; expected int"),
+        ("eval_only = 1\n", "eval_only = 1 is a int; expected bool"),
+        ("learning_rate = '5e-4'\n", "learning_rate = '5e-4' is a str; expected float"),
+        ("start = None\n", "start = None is a NoneType; expected str"),
+        ("max_iters = = 3\n", "line 1: invalid syntax"),
+        ("max_iters = 1 // 0\n", "does not run: ZeroDivisionError"),
+        ("from nowhere import x\n", "does not run: ModuleNotFoundError"),
+    ],
+)
+def test_a_bad_config_file_is_one_line(tmp_path, monkeypatch, text, message):
+    file = tmp_path / "bad.py"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        run(tmp_path, monkeypatch, str(file))
+    assert "bad.py" in str(error.value)
+
+
+def test_help_lists_every_setting_with_default_and_comment(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(tmp_path, monkeypatch, "-h")
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert "A script for these tests." in text
+    assert re.search(r"--learning_rate=0\.001 +how fast", text)
+    assert "_hidden" not in text
+
+
+def test_changed_settings_are_printed_by_rank_0_only(tmp_path, monkeypatch, capsys):
+    run(tmp_path, monkeypatch, "--max_iters=5", "--start=x")
+    assert capsys.readouterr().out == "settings: max_iters=5\n"
+    monkeypatch.setenv("RANK", "1")
+    run(tmp_path, monkeypatch, "--max_iters=5")
+    assert capsys.readouterr().out == ""
+
+
+def test_every_setting_has_a_comment_and_a_default_that_is_not_none():
+    for script in ("train.py", "data.py", "sample.py", "evaluate.py"):
+        for name, comment in read_comments(str(ROOT / script)).items():
+            assert comment, f"{script}: {name}"
+
+
+# ---- the shipped configs
+def settings_of(monkeypatch, name, *flags) -> dict:
+    """train.py's settings under a config of config/, without running train.py."""
+    source = (ROOT / "train.py").read_text(encoding="utf-8")
+    head = source[: source.index("config = override(globals())")]
+    names = {"__file__": str(ROOT / "train.py")}
+    exec(compile(head, "train.py", "exec"), names)
+    monkeypatch.setattr(sys, "argv", ["train.py", f"config/{name}", *flags])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    return override(names)
+
+
+def test_the_configs_that_were_promised_are_there():
+    promised = (
+        "tiny shakespeare_char shakespeare_bpe python_code verse cpu_small small medium large base classic"
+    )
+    assert {f"{name}.py" for name in [*promised.split(), "finetune"]} <= set(CONFIGS)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_loads_and_builds_with_the_parameters_in_its_header(monkeypatch, name):
+    settings = settings_of(monkeypatch, name, "--device=cpu")
+    text = (ROOT / "config" / name).read_text(encoding="utf-8")
+    header = text[: re.search(r"^[^#]", text, re.MULTILINE).start()]
+    assert f"config/{name}" in header
+    vocab_size = {"base.py": 50257, "shakespeare_bpe.py": 1024, "python_code.py": 4096}.get(name, 65)
+    if name == "verse.py":
+        import corpora
+
+        vocab_size = len(set("".join(text for text, _ in corpora.open_corpus("verse", size=20_000).chunks())))
+    if name == "finetune.py":  # its shape is its base's
+        settings |= {k: v for k, v in settings_of(monkeypatch, "shakespeare_char.py", "--device=cpu").items()}
+    shape = {f.name: settings[f.name] for f in dataclasses.fields(GPTConfig) if f.name in settings}
+    with torch.device("meta"):
+        model = GPT(GPTConfig(vocab_size, **shape))
+    count = sum(p.numel() for p in model.parameters())
+    assert f"{count:,} parameters" in header
+
+
+def test_the_gpu_branch_of_the_first_config_loads_too(monkeypatch, capsys):
+    settings = settings_of(monkeypatch, "shakespeare_char.py", "--device=cuda")
+    assert settings["n_embd"] == 384
+    assert "10M-parameter recipe" in capsys.readouterr().out
+
+
+def test_sizes_differ_in_the_config_name_only():
+    for name in ("tiny", "small", "medium", "large"):
+        assert f"python train.py config/{name}.py" in Path(ROOT / f"config/{name}.py").read_text(
+            encoding="utf-8"
+        )

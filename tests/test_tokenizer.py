@@ -1,0 +1,566 @@
+"""tokenizer.py: nothing is lost, the fast ways equal the slow ones, and bad input ends in one line."""
+
+import argparse
+import codecs
+import doctest
+import json
+import random
+import subprocess
+import sys
+import time
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiktoken
+
+import tokenizer
+from tokenizer import END, BPETokenizer, CharTokenizer
+
+SHAKESPEARE = Path(__file__).parents[2] / "shared/data/tinyshakespeare.txt"
+# As GPT-2 published it, with backtracking and without "++": ours must cut at the same places.
+PUBLISHED_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+LANGUAGES = {
+    "chinese": "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少？\n" * 40,
+    "bengali": "আমার সোনার বাংলা, আমি তোমায় ভালোবাসি। চিরদিন তোমার আকাশ, তোমার বাতাস\n" * 20,
+    "emoji": "I 💚 🐍! 👩‍👩‍👧‍👦 and 🏳️‍🌈, 🇧🇩 5️⃣ 👍🏽\r\n" * 50,
+    "python": Path(argparse.__file__).read_text(encoding="utf-8")[:20_000],
+}
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    """Tiny Shakespeare where it is at hand, else as many characters of random words in lines."""
+    if SHAKESPEARE.exists():
+        return SHAKESPEARE.read_text(encoding="utf-8")
+    rng = random.Random(0)
+    words = ["".join(rng.choices("etaoinshrdlucmfwypvbgkjqxz", k=rng.randint(1, 9))) for _ in range(12_000)]
+    weights = [1 / (rank + 1) for rank in range(len(words))]
+    lines = [" ".join(rng.choices(words, weights, k=8)) + rng.choice(".,;:!?") for _ in range(40_000)]
+    return "\n".join(lines)[:1_115_394]
+
+
+@pytest.fixture(scope="module")
+def bpe(text: str) -> BPETokenizer:
+    return BPETokenizer.train([text], 4096)
+
+
+def random_strings(n: int, seed: int) -> list[str]:
+    """Strings of all scripts and of the pieces that break tokenizers. Only characters that Unicode 3.2 (2002)
+    had already: tables of different years, Python's, regex's and tiktoken's, agree on those."""
+    rng = random.Random(seed)
+    has = unicodedata.ucd_3_2_0.category
+    assigned = [chr(c) for c in range(0x30000) if has(chr(c)) not in ("Cn", "Cs")]
+    traps = [
+        "\r\n",
+        "\0",
+        " ",
+        "  ",
+        "   ",
+        "\t",
+        "\n\n",
+        "\x1c",
+        "\x85",
+        "\u00a0",
+        "\u2028",
+        "\u3000",
+        "\ufeff",
+    ]
+    traps += [
+        "e\u0301",
+        "\u0301",
+        "\u200d",
+        "👩‍👩‍👧",
+        "🇧🇩",
+        "👍🏽",
+        "'s",
+        "'ll",
+        "'",
+        "don't",
+        "\\",
+        "\\x41",
+        '"',
+        END,
+    ]
+    letters = list("aabbccdefgh  ABC 0123456789.,!?-'\n")
+    strings = []
+    for _ in range(n):
+        pools = rng.choice([[letters, traps], [assigned, traps], [letters, assigned, traps], [traps]])
+        strings.append("".join(rng.choice(rng.choice(pools)) for _ in range(rng.randint(0, 40))))
+    return strings
+
+
+def tiktoken_from(ours: BPETokenizer, pattern: str = PUBLISHED_PATTERN) -> tiktoken.Encoding:
+    """The oracle: tiktoken given nothing but our tokens, and the pattern as GPT-2 published it."""
+    ranks = {token: i for i, token in enumerate(ours.tokens)}
+    return tiktoken.Encoding("oracle", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+
+
+def naive_merge(ids: list[int], pair: tuple[int, int], new: int) -> list[int]:
+    """ids with every pair replaced by new, from the left."""
+    out = []
+    i = 0
+    while i < len(ids):
+        if tuple(ids[i : i + 2]) == pair:
+            out.append(new)
+            i += 2
+        else:
+            out.append(ids[i])
+            i += 1
+    return out
+
+
+def naive_train(words: list[str], n: int) -> list[tuple[int, int]]:
+    """The slow obvious twin of find_merges: count all pairs anew for each merge, take the best, merge it."""
+    pieces = [list(word.encode("utf-8")) for word in words]
+    merges = []
+    while len(merges) < n:
+        counts = Counter(pair for ids in pieces for pair in zip(ids, ids[1:], strict=False))
+        if not counts or max(counts.values()) < 2:
+            break
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        pieces = [naive_merge(ids, best, 256 + len(merges)) for ids in pieces]
+        merges.append(best)
+    return merges
+
+
+# --- nothing is lost, and the fast ways equal the slow ones ---
+
+
+def test_examples_in_the_docstrings():
+    result = doctest.testmod(tokenizer)
+    assert result.attempted >= 4
+    assert result.failed == 0
+
+
+def test_2000_random_unicode_strings(text):
+    strings = random_strings(2000, seed=1)
+    ours = BPETokenizer.train([text[:100_000], *random_strings(2000, seed=2)], 1500)
+    oracle = tiktoken_from(ours)
+    merged = 0
+    for s in strings:
+        ids = ours.encode(s)
+        assert ids.dtype == np.uint32
+        assert ours.encode_slowly(s) == ids.tolist() == oracle.encode_ordinary(s), repr(s)
+        assert ours.decode(ids) == s
+        merged += len(ids) < len(s.encode("utf-8"))
+    assert merged > 1000  # the merges were at work, it was not all single bytes
+
+
+def test_tiny_shakespeare_equals_tiktoken_and_round_trips(text, bpe):
+    ids = bpe.encode(text)
+    assert ids.tolist() == tiktoken_from(bpe).encode_ordinary(text)
+    assert bpe.encode_slowly(text) == ids.tolist()
+    assert bpe.decode(ids) == text
+    assert len(ids) < 0.4 * len(text)
+
+
+def test_100_kb_of_code_equals_tiktoken(bpe):
+    code = "".join(
+        p.read_text(encoding="utf-8") for p in sorted(Path(argparse.__file__).parent.glob("s*.py"))
+    )
+    code = code[:100_000]
+    assert len(code) == 100_000
+    assert bpe.encode_slowly(code) == bpe.encode(code).tolist() == tiktoken_from(bpe).encode_ordinary(code)
+    assert bpe.decode(bpe.encode(code)) == code
+
+
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_any_language(name):
+    sample = LANGUAGES[name]
+    ours = BPETokenizer.train([sample], 400, (END,))
+    ids = ours.encode(sample)
+    assert ours.decode(ids) == sample
+    assert ids.tolist() == ours.encode_slowly(sample) == tiktoken_from(ours).encode_ordinary(sample)
+    assert len(ids) < 0.5 * len(sample.encode("utf-8"))
+    for other in LANGUAGES.values():  # nothing is unknown to bytes
+        assert ours.decode(ours.encode(other)) == other
+    characters = CharTokenizer.train([sample])
+    assert characters.decode(characters.encode(sample)) == sample
+    assert tokenizer.from_json(ours.to_json()).encode(sample).tolist() == ids.tolist()
+
+
+def test_training_equals_the_naive_trainer_merge_for_merge():
+    rng = random.Random(3)
+    n_merges = 0
+    for i in range(50):
+        alphabet = ["a", "ab ", "abc  \n", "aabbé你 ", "etaoin shrdlu'.0\n"][i % 5]
+        sample = "".join(rng.choices(alphabet, k=rng.choice([3, 30, 300, 3000])))
+        blank = BPETokenizer([bytes([b]) for b in range(256)])
+        words = blank.split(sample)
+        n = rng.choice([5, 200])
+        expected = naive_train(words, n)
+        assert tokenizer.find_merges(Counter(words), n) == expected, sample
+        trained = BPETokenizer.train([sample], 256 + len(expected))
+        by_hand = [bytes([b]) for b in range(256)]
+        for a, b in expected:
+            by_hand.append(by_hand[a] + by_hand[b])
+        assert trained.tokens == by_hand
+        n_merges += len(expected)
+    assert n_merges > 1000
+
+
+def test_encoding_equals_the_merges_one_after_the_other():
+    """What encode_slowly's docstring claims: the joined bytes alone are enough, also in runs like "aaaaa"."""
+    rng = random.Random(4)
+    for alphabet in ("a", "ab", "abc", "abcd é", "aab 你好"):
+        sample = "".join(rng.choices(alphabet, k=3000))
+        ours = BPETokenizer.train([sample], 330)
+        merges = tokenizer.find_merges(Counter(ours.split(sample)), 330 - 256)
+        for _ in range(20):
+            fresh = "".join(rng.choices(alphabet, k=rng.randint(1, 60)))
+            expected = []
+            for word in ours.split(fresh):
+                ids = list(word.encode("utf-8"))
+                for k, pair in enumerate(merges):
+                    ids = naive_merge(ids, pair, 256 + k)
+                expected += ids
+            assert ours.encode_slowly(fresh) == expected == ours.encode(fresh).tolist()
+
+
+def test_ties_go_to_the_smallest_pair_of_ids():
+    assert BPETokenizer.train(["cd", "cd", "ab", "ab"], 258).tokens[256:] == [b"ab", b"cd"]
+    # of 3 x "aab": (a, a) and (a, b) meet 3 times each, and a < b
+    assert BPETokenizer.train(["aab aab aab"], 257).tokens[256:] == [b"aa"]
+
+
+def test_merges_do_not_depend_on_the_order_of_lines(text):
+    lines = text[:300_000].splitlines(keepends=True)
+    shuffled = random.Random(5).sample(lines, len(lines))
+    assert shuffled != lines
+    assert BPETokenizer.train(shuffled, 1000).hash == BPETokenizer.train(lines, 1000).hash
+    full = [line for line in lines if line.strip()]  # blank lines join with their neighbours: leave them out
+    shuffled = random.Random(6).sample(full, len(full))
+    assert (
+        BPETokenizer.train(["".join(shuffled)], 1000).hash == BPETokenizer.train(["".join(full)], 1000).hash
+    )
+
+
+def test_chunks_are_read_as_a_stream(text, bpe):
+    """A generator is enough, and chunks cut before a line break that follows a word change nothing."""
+    cuts = [0] + [text.index("\n", i) for i in range(100_000, 1_000_000, 100_000)] + [len(text)]
+    cuts = [0] + [cut for cut in cuts[1:-1] if not text[cut - 1].isspace()] + [len(text)]
+    assert len(cuts) > 5
+    chunks = [text[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    assert BPETokenizer.train((chunk for chunk in chunks), 4096).hash == bpe.hash
+    assert np.concatenate([bpe.encode(chunk) for chunk in chunks]).tolist() == bpe.encode(text).tolist()
+    assert CharTokenizer.train(chunk for chunk in chunks).hash == CharTokenizer.train([text]).hash
+
+
+def test_training_is_fast(text):
+    start = time.process_time()
+    assert BPETokenizer.train([text], 4096).vocab_size == 4096
+    assert time.process_time() - start < 5  # 0.4 s measured
+
+
+def test_slow_training_reports_on_stderr(capsys, monkeypatch):
+    BPETokenizer.train(["low low lower"], 260)
+    assert capsys.readouterr().err == ""
+    clock = iter(range(0, 10_000, 3))  # every look at the clock is 3 seconds later
+    monkeypatch.setattr(tokenizer.time, "monotonic", lambda: next(clock))
+    BPETokenizer.train(["low low", " lower lowest"], 260)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "tokenizer: 2 words read, 2 different ones"
+    assert any(line.endswith("of 4 merges") for line in lines)
+
+
+def test_asking_for_too_many_tokens_stops_early_and_says_so(text, capsys):
+    ours = BPETokenizer.train([text[:20_000]], 50_257, (END,))
+    out = capsys.readouterr().out
+    assert 1000 < ours.vocab_size < 10_000
+    assert out.count("\n") == 1
+    assert f"{ours.vocab_size:,} tokens" in out
+    assert "50,257" in out
+    assert ours.end_id == ours.vocab_size - 1
+    assert ours.decode(ours.encode(text[:20_000])) == text[:20_000]
+    again = BPETokenizer.train([text[:20_000]], ours.vocab_size, (END,))
+    assert again.hash == ours.hash
+    assert capsys.readouterr().out == ""
+
+
+# --- special tokens ---
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_special_tokens_are_plain_text_unless_allowed(kind):
+    corpus = f"GPT-2 ends a text with {END}, and <|end|> or <|end|>x are other names. {END}{END}"
+    names = (END, "<|end|>", "<|end|>x")
+    ours = tokenizer.train_tokenizer(kind, [corpus], 300, names)
+    assert list(ours.special_tokens) == list(names)
+    assert ours.special_tokens[END] == ours.end_id == ours.vocab_size - 3
+    plain = ours.encode(corpus)
+    assert plain.max() < ours.end_id
+    assert ours.decode(plain) == corpus
+    assert ours.encode(END).max() < ours.end_id
+    ids = ours.encode(corpus, allow_special=True)
+    special = ids[ids >= ours.end_id].tolist()
+    assert special == [
+        ours.end_id,
+        ours.end_id + 1,
+        ours.end_id + 2,
+        ours.end_id,
+        ours.end_id,
+    ]  # longest first
+    assert ours.decode(ids) == corpus
+    assert ours.encode(END, allow_special=True).tolist() == [ours.end_id]
+    assert ours.encode("", allow_special=True).tolist() == ours.encode("").tolist() == []
+    # Without special tokens the same text gives the same ordinary ids, and there is no end.
+    bare = tokenizer.train_tokenizer(kind, [corpus], 297, ())
+    assert bare.end_id == -1
+    assert bare.encode(corpus, allow_special=True).tolist() == plain.tolist()
+
+
+def test_special_tokens_must_be_different():
+    for names in ((END, END), ("",)):
+        with pytest.raises(ValueError, match="special_tokens"):
+            CharTokenizer("ab", names)
+
+
+def test_a_special_token_of_one_character_is_plain_too():
+    ours = CharTokenizer("ab", ("§",))
+    assert ours.encode("a§", allow_special=True).tolist() == [0, 2]
+    with pytest.raises(ValueError, match="'§' at position 1"):
+        ours.encode("a§")
+
+
+# --- on disk ---
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_save_and_load_keep_everything(kind, tmp_path):
+    sample = "".join(LANGUAGES.values()) + '"\\ \\xe4 \\\\ \0\x7f\u2028\r\n' * 3
+    ours = tokenizer.train_tokenizer(kind, [sample], 700, (END, "<|ünïcode|>"))
+    path = tmp_path / "tokenizer.json"
+    ours.save(path)
+    theirs = tokenizer.load(path)
+    assert type(theirs) is type(ours)
+    assert theirs.hash == ours.hash
+    assert theirs.to_json() == ours.to_json() == path.read_text(encoding="utf-8")
+    assert theirs.tokens == ours.tokens
+    assert theirs.pattern == ours.pattern
+    assert list(theirs.special_tokens.items()) == list(ours.special_tokens.items())
+    assert theirs.encode(sample).tolist() == ours.encode(sample).tolist()
+    assert "春" in path.read_text(encoding="utf-8")  # readable, not escaped
+    assert tokenizer.load_any(str(path)).hash == tokenizer.load_any(str(tmp_path)).hash == ours.hash
+
+
+def test_load_any_finds_datasets_and_runs_from_any_folder(tmp_path, monkeypatch):
+    ours = CharTokenizer.train(["abc"])
+    monkeypatch.setattr(tokenizer, "ROOT", tmp_path / "project")
+    for folder in ("datasets/mine", "out-mine"):
+        (tmp_path / "project" / folder).mkdir(parents=True)
+        ours.save(tmp_path / "project" / folder / "tokenizer.json")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for spec in ("mine", "out-mine", "datasets/mine", "out-mine/tokenizer.json", "../project/out-mine"):
+        assert tokenizer.load_any(spec).hash == ours.hash
+
+
+def test_another_pattern_is_kept(tmp_path):
+    lines = BPETokenizer([bytes([b]) for b in range(256)] + [b"a ", b"a b"], (), r"[^\n]+|\n")
+    lines.save(tmp_path / "t.json")
+    theirs = tokenizer.load(tmp_path / "t.json")
+    assert theirs.pattern == lines.pattern
+    assert theirs.encode("a b\n").tolist() == theirs.encode_slowly("a b\n") == [257, 10]
+
+
+def test_every_byte_string_is_saved_unambiguously():
+    rng = random.Random(7)
+    tokens = [bytes([b]) for b in range(256)]
+    seen = set(tokens)
+    while len(tokens) < 3000:
+        token = bytes(rng.choices(b"\\x0aAe4\xe4\xbd\xa0\xff\x00\n", k=rng.randint(2, 6)))
+        if token not in seen:
+            seen.add(token)
+            tokens.append(token)
+    assert tokenizer.from_json(BPETokenizer(tokens).to_json()).tokens == tokens
+
+
+def test_bad_files_are_one_line(tmp_path):
+    good = json.loads(BPETokenizer([bytes([b]) for b in range(256)]).to_json())
+    cases = {
+        "empty": "",
+        "broken": '{"type": "bpe", ',
+        "list": "[]",
+        "other": '{"type": "unigram"}',
+        "hugging": '{"version": "1.0", "model": {"type": "BPE"}}',
+        "keys": '{"type": "bpe"}',
+        "bytes": json.dumps({**good, "tokens": good["tokens"][1:]}),
+        "twice": json.dumps({**good, "tokens": [*good["tokens"], "a"]}),
+        "pattern": json.dumps({**good, "pattern": "("}),
+        "number": json.dumps({**good, "tokens": 5}),
+        "characters": '{"type": "char", "special_tokens": [], "tokens": ["a", "a"]}',
+    }
+    for name, content in cases.items():
+        path = tmp_path / f"{name}.json"
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(ValueError) as error:
+            tokenizer.load(path)
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="'unigram' is unknown: expected 'char' or 'bpe'"):
+        tokenizer.load(tmp_path / "other.json")
+    (tmp_path / "latin.json").write_bytes(b"\xff\xfe{}")
+    for path in (tmp_path / "latin.json", tmp_path / "missing.json", tmp_path):
+        with pytest.raises(ValueError) as error:
+            tokenizer.load(path)
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="no tokenizer 'nowhere': expected"):
+        tokenizer.load_any("nowhere")
+    with pytest.raises(ValueError, match="'words' cannot be trained: expected 'char' or 'bpe'"):
+        tokenizer.train_tokenizer("words", ["text"], 300, ())
+
+
+def test_the_same_on_every_run_whatever_the_hash_seed():
+    program = (
+        "import tokenizer as t; text = 'to be or not to be, that is the question: ' * 3 + 'é你';"
+        "names = ('<|endoftext|>', '<|b|>', '<|a|>');"
+        "print(t.BPETokenizer.train([text], 270, names).hash, t.CharTokenizer.train([text], names).hash)"
+    )
+    hashes = set()
+    for seed in ("0", "1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=tokenizer.ROOT,
+            env={"PYTHONHASHSEED": seed, "PATH": "", "SYSTEMROOT": ""},
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+        )
+        assert done.returncode == 0, done.stderr
+        hashes.add(done.stdout)
+    assert len(hashes) == 1
+    assert [len(h) for h in hashes.pop().split()] == [64, 64]
+
+
+# --- ids and bytes ---
+
+
+def test_token_bytes_sum_to_the_length_of_the_text(text, bpe):
+    sizes = bpe.token_bytes()
+    assert sizes.dtype == np.int64
+    assert sizes.shape == (bpe.vocab_size,)
+    assert sizes[bpe.encode(text)].sum() == len(text.encode("utf-8"))
+    mixed = "".join(LANGUAGES.values())
+    for kind in ("char", "bpe"):
+        ours = tokenizer.train_tokenizer(kind, [mixed], 500, (END,))
+        ids = ours.encode(END + mixed + END, allow_special=True)
+        assert ours.token_bytes()[ids].sum() == len(mixed.encode("utf-8"))  # special tokens count nothing
+
+
+def test_decode_takes_any_ids_and_streams():
+    ours = BPETokenizer.train(["aab"], 256)
+    assert ours.decode(list("你".encode())[:2]) == "\ufffd"
+    assert ours.decode(np.arange(256, dtype=np.uint16)).startswith("\0\1\2")
+    assert ours.decode([]) == ""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    shown = [decoder.decode(ours.decode_bytes([i])) for i in ours.encode("a你👍")]
+    assert "".join(shown) == "a你👍"
+    assert "\ufffd" not in "".join(shown)
+
+
+@pytest.mark.parametrize("bad", [257, -1, 10**9])
+def test_ids_outside_the_vocabulary(bad):
+    ours = BPETokenizer.train(["aab"], 257, (END,))
+    with pytest.raises(ValueError, match=f"token id {bad} .* vocabulary of 257"):
+        ours.decode([97, bad])
+
+
+def test_lone_surrogates_are_one_line():
+    for ours in (BPETokenizer.train(["ab"], 257, (END,)), CharTokenizer("ab", (END,))):
+        for allow_special in (False, True):
+            with pytest.raises(ValueError, match="position 1") as error:
+                ours.encode("a\ud800b", allow_special)
+            assert "\n" not in str(error.value)
+            assert "ud800" in str(error.value)
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        BPETokenizer.train(["ab"], 256).encode_slowly("a\ud83d")
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        BPETokenizer.train(["a\ud800b"], 300)
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        CharTokenizer.train(["a\ud800b"])
+
+
+def test_vocabulary_smaller_than_the_bytes():
+    with pytest.raises(ValueError, match="vocab_size=256 is too small: expected 257 or more"):
+        BPETokenizer.train(["text"], 256, (END,))
+    assert BPETokenizer.train(["text"], 257, (END,)).vocab_size == 257
+
+
+# --- characters ---
+
+
+def test_characters_of_tiny_shakespeare(text):
+    ours = CharTokenizer.train([text])
+    if SHAKESPEARE.exists():
+        assert ours.vocab_size == 65
+        assert ours.encode("\n !z").tolist() == [0, 1, 2, 64]
+    ids = ours.encode(text)
+    assert ids.dtype == np.uint32
+    assert len(ids) == len(text)
+    assert ours.decode(ids) == text
+    assert ours.end_id == -1
+
+
+def test_unknown_characters_are_listed_with_positions():
+    ours = CharTokenizer.train(["hello"], (END,))
+    with pytest.raises(
+        ValueError, match="unknown characters: 'é' at position 1, '你' at position 4; "
+    ) as error:
+        ours.encode("hélé你l")
+    assert "--tokenizer=bpe" in str(error.value)
+    assert ours.decode(ours.encode("hélé你l", unknown="skip")) == "hll"
+    with pytest.raises(ValueError) as error:
+        ours.encode("".join(map(chr, range(0x4E00, 0x5E00))))
+    assert len(str(error.value)) < 1000  # the first 20 are enough
+    assert "\n" not in str(error.value)
+
+
+# --- GPT-2's own vocabulary ---
+
+
+def test_gpt2_ids():
+    try:
+        ours = tokenizer.gpt2()  # the network is blocked in tests: from the cache or not at all
+    except ValueError:
+        pytest.skip("tiktoken has not cached GPT-2's vocabulary on this machine")
+    assert ours.vocab_size == 50_257
+    assert ours.end_id == 50_256
+    assert ours.encode("Hello world").tolist() == ours.encode_slowly("Hello world") == [15496, 995]
+    theirs = tiktoken.get_encoding("gpt2")
+    for s in random_strings(300, seed=8) + list(LANGUAGES.values()):
+        assert ours.encode(s).tolist() == ours.encode_slowly(s) == theirs.encode_ordinary(s)
+        assert ours.decode(ours.encode(s)) == s
+    assert ours.encode("<|endoftext|>", allow_special=True).tolist() == [50_256]
+
+
+def test_gpt2_without_cache_and_network_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    monkeypatch.delitem(tiktoken.registry.ENCODINGS, "gpt2", raising=False)
+    for load in (tokenizer.gpt2, lambda: tokenizer.load_any("gpt2")):
+        with pytest.raises(ValueError) as error:
+            load()
+        assert "\n" not in str(error.value)
+        assert "TIKTOKEN_CACHE_DIR" in str(error.value)
+        assert "--tokenizer=bpe" in str(error.value)
+
+
+def test_a_vocabulary_with_its_bytes_in_another_order(bpe, monkeypatch):
+    """GPT-2 numbers the single bytes in its own order. A small stand-in for it, with ours shuffled."""
+    tokens = random.Random(9).sample(bpe.tokens[:256], 256) + bpe.tokens[256:]
+    theirs = tiktoken.Encoding(
+        "stand-in",
+        pat_str=PUBLISHED_PATTERN,
+        mergeable_ranks={token: i for i, token in enumerate(tokens)},
+        special_tokens={END: len(tokens)},
+    )
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: theirs)
+    ours = tokenizer.gpt2()
+    assert ours.end_id == theirs.eot_token
+    for s in random_strings(200, seed=10) + list(LANGUAGES.values()):
+        assert ours.encode(s).tolist() == ours.encode_slowly(s) == theirs.encode_ordinary(s)
+        assert ours.decode(ours.encode(s)) == s
+    assert tokenizer.from_json(ours.to_json()).encode("Hello world").tolist() == theirs.encode("Hello world")

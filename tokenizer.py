@@ -1,0 +1,301 @@
+"""Text to token ids and back, and the ladder from the simplest vocabulary to the kind that GPT-2 uses.
+
+1. One id per character (CharTokenizer): easy to read, few ids. What it lacks: a character it has not met
+   cannot be written, and every letter costs the model a step.
+2. One id per byte of the UTF-8 text: 256 ids write any text ("é" is 195, 169), but in even more steps.
+3. Byte-pair encoding (BPETokenizer): begin with the bytes, join the two neighbours that meet most often to
+   a new token, and again, and again. Nothing is unknown, and frequent words become one id.
+
+>>> CharTokenizer.train(["hello"]).encode("hole")  # the vocabulary is e h l o
+array([1, 3, 2, 0], dtype=uint32)
+>>> t = BPETokenizer.train(["low low lower lowest"], vocab_size=260)
+>>> t.tokens[256:]  # l+o meet 4 times, then lo+w 4, then blank+low 3, then " low"+e 2 times
+[b'lo', b'low', b' low', b' lowe']
+>>> t.encode("low lower").tolist()  # low| lowe|r
+[257, 259, 114]
+
+Joining byte pairs comes from compression (Gage 1994, "A New Algorithm for Data Compression"). Sennrich et al.
+2016 ("Neural Machine Translation of Rare Words with Subword Units") cut words with it. Radford et al. 2019
+(GPT-2) ran it on bytes, inside the pieces that a pattern cuts, so that no token reaches past a word's end.
+"""
+
+import functools
+import hashlib
+import heapq
+import itertools
+import json
+import re
+import sys
+import time
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tiktoken
+
+ROOT = Path(__file__).parent
+END = "<|endoftext|>"  # the special token that ends a document, named as in GPT-2
+
+# GPT-2's pattern, for training and encoding: English endings; letters, digits or signs, each after at most
+# one blank; white space, whose last blank goes to the next word. "++" never gives back: it finds the same
+# words without backtracking. (Letters too new for the tables of `regex` or tiktoken may be cut differently.)
+GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+
+
+class Tokenizer:
+    """What both kinds share: a table from id to bytes, the special tokens last and in the order given. Their
+    names are plain text unless encode is told allow_special=True: a prompt may quote "<|endoftext|>"."""
+
+    def __init__(self, kind: str, tokens: list[bytes], special_tokens: tuple, pattern: str = ""):
+        names = list(special_tokens)
+        if "" in names or len({*tokens, *names}) < len(tokens) + len(names):
+            raise ValueError(f"the tokens and special_tokens={names} must be different and not empty")
+        self.kind, self.pattern = kind, pattern
+        self.tokens = tokens  # the ordinary tokens; a token's place is its id
+        self.special_tokens = {name: len(tokens) + i for i, name in enumerate(names)}
+        self.vocab_size = len(tokens) + len(names)
+        self.end_id = self.special_tokens.get(END, -1)  # -1: there is no such token
+        self._bytes = tokens + [name.encode("utf-8") for name in names]
+        names.sort(key=len, reverse=True)  # one name may begin with another: try the longer first
+        self._special_pattern = "|".join(re.escape(name) for name in names)
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """The bytes of the ids, for streaming: a token may hold only a part of a character."""
+        ids = np.asarray(ids, dtype=np.int64)
+        wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
+        if len(wrong):
+            raise ValueError(f"token id {wrong[0]} is not in this vocabulary of {self.vocab_size} tokens")
+        return b"".join([self._bytes[i] for i in ids.tolist()])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of any ids: bytes that are not UTF-8 become U+FFFD, the replacement character."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def token_bytes(self) -> np.ndarray:
+        """(V,) int64, the bytes of text each token stands for, 0 for special tokens: for bits per byte."""
+        return np.array([len(t) for t in self.tokens] + [0] * len(self.special_tokens), dtype=np.int64)
+
+    def to_json(self) -> str:
+        """Readable and unambiguous: bytes that are no UTF-8 become \\xe4 and the like, a backslash two."""
+        tokens = [t.replace(b"\\", rb"\\").decode("utf-8", "backslashreplace") for t in self.tokens]
+        specials = list(self.special_tokens)
+        state = {"type": self.kind, "pattern": self.pattern, "special_tokens": specials, "tokens": tokens}
+        return json.dumps(state, ensure_ascii=False, indent=1) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        Path(path).write_text(self.to_json(), encoding="utf-8", newline="\n")
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """sha256 of to_json() in hex: tokenizers with one hash give the same ids for every text."""
+        return hashlib.sha256(self.to_json().encode("utf-8")).hexdigest()
+
+
+class CharTokenizer(Tokenizer):
+    """One id per character: the sorted characters of the training text, then the special tokens."""
+
+    def __init__(self, characters: str, special_tokens: tuple = ()):
+        super().__init__("char", [c.encode("utf-8") for c in characters], special_tokens)
+        self._ids = {c: i for i, c in enumerate(characters)}
+
+    @classmethod
+    def train(cls, chunks: Iterable[str], special_tokens: tuple = ()) -> "CharTokenizer":
+        return cls("".join(sorted(set(itertools.chain.from_iterable(chunks)))), special_tokens)
+
+    def encode(self, text: str, allow_special: bool = False, unknown: str = "error") -> np.ndarray:
+        """(characters,) uint32. Unknown characters: ValueError that lists each with its first position, or
+        with unknown="skip" they are left out."""
+        special = self._special_pattern if allow_special else ""
+        symbols = re.findall(f"{special}|.", text, re.DOTALL) if special else text
+        known = {**self._ids, **self.special_tokens} if allow_special else self._ids
+        ids = np.array([known.get(symbol, -1) for symbol in symbols], dtype=np.int64)
+        if unknown != "skip" and (ids < 0).any():
+            missing = {symbols[i]: i for i in np.flatnonzero(ids < 0)[::-1]}  # character -> first position
+            shown = [f"{c!r} at position {missing[c]}" for c in sorted(missing, key=missing.get)[:20]]
+            raise ValueError(f"unknown characters: {', '.join(shown)}; leave them out or use --tokenizer=bpe")
+        return ids[ids >= 0].astype(np.uint32)
+
+
+class BPETokenizer(Tokenizer):
+    """Byte-level byte-pair encoding. The vocabulary is the tokens' bytes in the order in which they were
+    made: 256 single bytes (GPT-2 has them in an order of its own), then one token per merge."""
+
+    def __init__(self, tokens: list[bytes], special_tokens: tuple = (), pattern: str = GPT2_PATTERN):
+        import regex  # is installed with tiktoken; Python's own re has no \p{L}
+
+        super().__init__("bpe", tokens, special_tokens, pattern)
+        if len(tokens) < 256 or any(len(token) != 1 for token in tokens[:256]):
+            raise ValueError("the first 256 tokens must be the 256 bytes, so that any text can be encoded")
+        self.split = regex.compile(pattern).findall  # "it's  2" -> ["it", "'s", " ", " 2"]
+        self._rank = {token: i for i, token in enumerate(tokens)}
+
+    @classmethod
+    def train(cls, chunks: Iterable[str], vocab_size: int, special_tokens: tuple = ()) -> "BPETokenizer":
+        """Learn vocab_size tokens (256 bytes, merges and special tokens together) from chunks of text, or
+        fewer, with a printed line, when no pair meets twice any more. Chunks are split one by one, and only
+        different words and their counts are kept. 1.1 MB to 4,096 tokens: 0.5 s on one core."""
+        tokens = [bytes([i]) for i in range(256)]
+        smallest = 256 + len(special_tokens)
+        if vocab_size < smallest:
+            raise ValueError(f"vocab_size={vocab_size} is too small: expected {smallest} or more")
+        split = cls(tokens).split
+        words = Counter()
+        due = time.monotonic() + 2
+        for chunk in chunks:
+            words.update(split(chunk))
+            due = _progress(due, f"{words.total():,} words read, {len(words):,} different ones")
+        for a, b in find_merges(words, vocab_size - smallest):
+            tokens.append(tokens[a] + tokens[b])
+        tokenizer = cls(tokens, special_tokens)
+        if (size := tokenizer.vocab_size) < vocab_size:
+            print(f"tokenizer: {size:,} tokens instead of {vocab_size:,}: no pair meets twice any more")
+        return tokenizer
+
+    def encode(self, text: str, allow_special: bool = False) -> np.ndarray:
+        """(tokens,) uint32: the ids of encode_slowly by tiktoken's compiled code, about 10 MB/s. With
+        allow_special the names of special tokens become their ids. ValueError for a lone surrogate."""
+        text.encode("utf-8")  # UnicodeEncodeError is a ValueError; tiktoken would put another character there
+        special = self._special_pattern if allow_special else ""
+        ids = []
+        for i, part in enumerate(re.split(f"({special})", text) if special else [text]):
+            ids.extend([self.special_tokens[part]] if i % 2 else self._fast.encode_ordinary(part))
+        return np.array(ids, dtype=np.uint32)
+
+    @functools.cached_property
+    def _fast(self) -> tiktoken.Encoding:
+        return tiktoken.Encoding("ours", pat_str=self.pattern, mergeable_ranks=self._rank, special_tokens={})
+
+    def encode_slowly(self, text: str) -> list[int]:
+        """encode, written out to be read (all text is plain): in each word, join the two neighbours whose
+        joined bytes are the oldest token, leftmost first, until none are a token. This equals all merges in
+        the order of training: a stretch of text that no token straddles is cut the same way wherever it
+        stands, since merges inside it do not look outside. When Z was made of P and Q, every such stretch
+        that spells Z was cut P|Q and became Z at once. So no other pair spells Z later, and a merge never
+        leaves neighbours behind that spell an older token."""
+        ids, none = [], self.vocab_size
+        for word in self.split(text):
+            parts = [bytes([byte]) for byte in word.encode("utf-8")]
+            while len(parts) > 1:
+                joined = [left + right for left, right in itertools.pairwise(parts)]
+                rank, i = min((self._rank.get(token, none), i) for i, token in enumerate(joined))
+                if rank == none:
+                    break
+                parts[i : i + 2] = [parts[i] + parts[i + 1]]
+            ids.extend(self._rank[part] for part in parts)
+        return ids
+
+
+def find_merges(words: dict[str, int], n: int) -> list[tuple[int, int]]:
+    """At most n pairs of ids in the order in which to join them; the k-th pair (from 0) becomes id 256 + k.
+    The rule: next is the pair that meets most often, and of several the smallest pair of ids. Neighbours meet
+    inside a word (words: word -> how often it occurs), and overlaps count: in "aaa" (a, a) meet twice.
+
+    Counting all pairs anew for each merge takes minutes. Here the words stand one behind the other in one
+    array, and a merge visits only the places of its pair and corrects the counts of their neighbours. A pair
+    first meets while the younger of its tokens is being made, and after that merge its count can only fall:
+    it goes on the heap once, then, and an entry found to be too high goes back with the true count."""
+    ids = array("i", [-1])  # the token that begins at this place; -1: inside a token or between words
+    weight = array("q", [0])  # how often the word at this place occurs
+    for word, count in words.items():
+        ids.extend([*word.encode("utf-8"), -1])
+        weight.extend([count] * (len(ids) - len(weight)))
+    before = array("i", range(-1, len(ids) - 1))  # the place where the token to the left begins
+    length = [1] * 256  # of each token, in bytes: the token to the right begins at place + length
+    counts = defaultdict(int)
+    places = defaultdict(lambda: array("i"))  # pair -> where it met, left to right; some are gone by now
+    for place, pair in enumerate(itertools.pairwise(ids)):
+        if min(pair) >= 0:
+            counts[pair] += weight[place]
+            places[pair].append(place)
+    heap = sorted((-count, pair) for pair, count in counts.items())  # a sorted list is a heap
+    merges = []
+    due = time.monotonic() + 2
+    while len(merges) < n and heap and heap[0][0] <= -2:
+        due = _progress(due, f"{len(merges):,} of {n:,} merges")
+        count, pair = heapq.heappop(heap)
+        if -count > counts[pair]:
+            heapq.heappush(heap, (-counts[pair], pair))
+            continue
+        a, b = pair
+        new = 256 + len(merges)
+        merges.append(pair)
+        length.append(length[a] + length[b])
+        made = set()
+        for place in places.pop(pair):
+            right = place + length[a]
+            if ids[place] != a or ids[right] != b:  # a merge since then took one of the two
+                continue
+            left, after = before[place], right + length[b]
+            x, y = ids[left], ids[after]  # x a b y becomes x new y
+            ids[place], ids[right], before[after] = new, -1, place
+            for gone, met, where in ((x, a), (x, new), left), ((b, y), (new, y), place):
+                if min(met) >= 0:  # else the word begins or ends here
+                    counts[gone] -= weight[place]
+                    counts[met] += weight[place]
+                    places[met].append(where)
+                    made.add(met)
+        for met in made:
+            heapq.heappush(heap, (-counts[met], met))
+    return merges
+
+
+def _progress(due: float, text: str) -> float:
+    """Tell those who wait, on stderr, once it is due. Returns when the next line is due."""
+    if time.monotonic() < due:
+        return due
+    print(f"tokenizer: {text}", file=sys.stderr, flush=True)
+    return time.monotonic() + 5
+
+
+def train_tokenizer(kind: str, chunks: Iterable[str], vocab_size: int, special_tokens: tuple) -> Tokenizer:
+    """Train kind "char" (vocab_size is not used) or "bpe" on chunks of text."""
+    if kind == "char":
+        return CharTokenizer.train(chunks, special_tokens)
+    if kind == "bpe":
+        return BPETokenizer.train(chunks, vocab_size, special_tokens)
+    raise ValueError(f"tokenizer={kind!r} cannot be trained: expected 'char' or 'bpe'")
+
+
+def from_json(text: str) -> Tokenizer:
+    """The tokenizer that to_json wrote. ValueError for any other text."""
+    try:
+        state = json.loads(text)
+        if state.get("type") not in ("char", "bpe"):
+            raise ValueError(f"type {state.get('type')!r} is unknown: expected 'char' or 'bpe'")
+        tokens = [t.encode("utf-8").decode("unicode_escape").encode("latin-1") for t in state["tokens"]]
+        if state["type"] == "char":
+            return CharTokenizer(b"".join(tokens).decode("utf-8"), state["special_tokens"])
+        return BPETokenizer(tokens, state["special_tokens"], state["pattern"])
+    except Exception as error:  # broken JSON, a missing key, a wrong type, a pattern that does not compile
+        raise ValueError(f"this is no tokenizer of tinylm: {type(error).__name__}: {error}") from None
+
+
+def load(path: str | Path) -> Tokenizer:
+    """The tokenizer in a tokenizer.json. ValueError that names the file when it is missing or broken."""
+    try:
+        return from_json(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no tokenizer can be read from {path}: {error}") from None
+
+
+def load_any(spec: str) -> Tokenizer:
+    """spec: "gpt2", a dataset's name, or a path: of a tokenizer.json, a dataset's folder or a run's."""
+    if spec == "gpt2":
+        return gpt2()
+    for place in (Path(spec), ROOT / spec, ROOT / "datasets" / spec):
+        path = place / "tokenizer.json" if place.is_dir() else place
+        if path.is_file():
+            return load(path)
+    raise ValueError(f"no tokenizer {spec!r}: expected char, bpe, gpt2, or a tokenizer.json or its folder")
+
+
+def gpt2() -> BPETokenizer:
+    """GPT-2's own 50,257 tokens from tiktoken's cache or the network; "Hello world" is 15496, 995."""
+    remedy = "connect, or set TIKTOKEN_CACHE_DIR to a folder that holds it, or use --tokenizer=bpe"
+    try:
+        theirs = tiktoken.get_encoding("gpt2")
+    except Exception as error:  # of many types: no network, a broken download, a full disk
+        raise ValueError(f"GPT-2's vocabulary is not cached ({type(error).__name__}): {remedy}") from None
+    return BPETokenizer([theirs.decode_single_token_bytes(i) for i in range(theirs.eot_token)], [END])

@@ -1,0 +1,358 @@
+"""Train a language model: settings on top, then one visible loop: forward, loss, backward, clip, step.
+
+python train.py config/shakespeare_char.py                          prepare the data, train, evaluate, save,
+sample python train.py config/tiny.py --max_iters=50 --learning_rate=1e-3  change any setting below python
+train.py --init_from=resume --out_dir=out-tiny               go on exactly where a run stopped torchrun
+--standalone --nproc_per_node=4 train.py config/base.py    several GPUs
+"""
+
+import dataclasses
+import math
+import signal
+import sys
+import time
+
+import torch
+import torch.nn.functional as F
+
+import checkpoint
+import data
+import distributed
+import optim
+import report
+import tokenizer
+from config import adopt, at_least, given, override
+from evaluate import evaluate, spread
+from model import GPT, GPTConfig
+from sample import prompt_ids, stream_text
+
+# -----------------------------------------------------------------------------
+# the run
+out_dir = "out"  # folder for checkpoints, metrics and plots; a relative one lies in the project's folder
+init_from = "scratch"  # scratch | resume (the run in out_dir) | PATH of a run or .pt file: its weights only
+eval_only = False  # evaluate once, write no checkpoint, stop
+seed = 1337  # initial weights, order of the data and dropout are functions of it
+# the data
+dataset = "shakespeare_char"  # in datasets/, or known: shakespeare_char shakespeare_bpe verse python sums
+batch_size = 32  # windows per micro-step and process
+block_size = 128  # tokens per window: how far the model can look back
+gradient_accumulation_steps = 1  # micro-steps per update and process (not divided by the processes)
+pack = True  # prompt/response data: several examples in a window; False: one each, like lengths together
+# the model
+arch = "modern"  # modern | gpt2 | llama: chooses what the next eight leave open
+norm = ""  # '' as arch says | layernorm | rmsnorm
+position = ""  # '' as arch says | learned | rope
+activation = ""  # '' as arch says | relu2 | gelu | swiglu
+qk_norm = -1  # normalise queries and keys: -1 as arch says | 0 | 1
+tie_weights = -1  # head and embedding share their weights: -1 as arch says | 0 | 1
+zero_init = -1  # output projections start at zero: -1 as arch says | 0 | 1
+logit_cap = -1.0  # cap x tanh(logits / cap): -1 as arch says, 0 off
+n_kv_head = 0  # key/value heads (grouped-query attention); 0 as arch says
+n_layer = 4  # transformer blocks
+n_head = 4  # attention heads; must divide n_embd
+n_embd = 128  # width of the residual stream
+n_ff = 0  # width inside the MLP; 0 = 4 x n_embd (swiglu: two thirds of it)
+rope_theta = 10000.0  # base of the rotary wavelengths
+bias = False  # biases in linear and LayerNorm layers
+dropout = 0.0  # share of activations set to zero in training; 0.1-0.2 against overfitting
+gradient_checkpointing = False  # recompute activations in backward: less memory, about a third more time
+# the optimizer
+optimizer = "muon"  # muon | adamw | adam | sgd
+learning_rate = 3e-3  # peak, of everything that is not under Muon
+muon_lr = 0.02  # peak, of the matrices inside the blocks, with optimizer=muon
+muon_momentum = 0.95  # Muon's (and SGD's) momentum
+weight_decay = 0.1  # pulls matrices towards zero, decoupled (adam: coupled)
+beta1 = 0.9  # AdamW: memory of the gradient
+beta2 = 0.95  # AdamW: memory of its square
+grad_clip = 1.0  # longest gradient vector; 0 = off
+freeze = ""  # parameters that stay as they are, by name: 'wte,blocks.0'
+layer_lr_decay = 1.0  # fine-tuning: each block below the top learns by this factor slower
+# the schedule, counted in updates
+max_iters = 1000  # exactly so many updates
+epochs = 0.0  # passes over the training split instead of max_iters; 0 = use max_iters
+lr_schedule = "trapezoid"  # constant | linear | cosine | step | polynomial | trapezoid
+decay_lr = True  # False: constant after the warm-up
+warmup_iters = 0  # updates of linear warm-up
+warmup_ratio = 0.0  # the same as a share of lr_decay_iters; set one of the two
+lr_decay_iters = -1  # where the schedule ends; -1 = max_iters
+min_lr = -1.0  # where the learning rate ends; -1 = a tenth of learning_rate
+lr_cooldown = 0.5  # trapezoid: share of the run in which it falls
+lr_power = 1.0  # polynomial: exponent
+lr_step_iters = 1000  # step: updates between two cuts
+lr_gamma = 0.1  # step: factor of each cut
+# evaluation, saving, reporting
+eval_interval = 250  # updates between two evaluations
+eval_iters = 20  # each reads so many x 4,096 tokens of train and val, always the same; 0 = as many as val has
+log_interval = 10  # updates between two lines
+patience = 0  # stop after so many evaluations without a better val loss; 0 = off
+min_delta = 0.0  # what counts as better
+always_save_checkpoint = True  # ckpt.pt after each evaluation; False: best.pt only, and ckpt.pt at the end
+save_interval = 0  # numbered checkpoints every so many updates; 0 = off
+keep_checkpoints = 5  # how many numbered ones to keep
+sample_interval = 0  # print a sample every so many updates; 0 = only at the end
+tensorboard = False  # also write TensorBoard files to out_dir (pip install tensorboard)
+wandb_log = False  # also send the numbers to Weights & Biases (pip install wandb)
+wandb_project = "tinylm"  # project there
+wandb_run_name = ""  # name of the run there; '' = out_dir
+# text samples; sample.py reads these from the checkpoint
+start = "\n"  # first text of the sample
+max_new_tokens = 500  # its length
+temperature = 0.8  # below 1 bolder, above 1 wilder; 0 = always the likeliest token
+top_k = 0  # choose among the k likeliest tokens; 0 = all
+top_p = 1.0  # choose among the likeliest tokens that make up this probability; 1 = all
+# the machine
+device = "auto"  # auto | cpu | cuda | cuda:N | mps
+dtype = "auto"  # auto | float32 | bfloat16 | float16 (with a loss scaler)
+compile = False  # torch.compile: faster after a minute or so of compiling
+backend = "auto"  # between processes: auto | nccl | gloo
+threads = 0  # CPU threads; 0 = torch's choice
+oom_retry = True  # out of memory: halve batch_size, double gradient_accumulation_steps, same gradient
+# -----------------------------------------------------------------------------
+config = override(globals())
+EVAL_TOKENS = 4096  # what one of eval_iters reads, whatever the batch size
+
+
+# ---- what the loop calls; these functions read the settings and the state of this script
+def evaluate_both() -> tuple[dict, dict]:
+    """What evaluate() finds on train and on val: the same windows each time, as many of train as of val."""
+    count = math.ceil(eval_iters * EVAL_TOKENS / block_size) if eval_iters else val_windows.n_windows
+    count = min(count, val_windows.n_windows)
+    return tuple(
+        evaluate(raw_model, windows, spread(windows, count), device, autocast, rank, world_size)
+        for windows in (train_windows, val_windows)
+    )
+
+
+def save(name: str) -> None:
+    """Write the whole state of the run to out_dir/name: enough to resume, evaluate and sample."""
+    if rank > 0:
+        return
+    state = {
+        "model": raw_model.state_dict(),
+        "model_config": dataclasses.asdict(raw_model.config),
+        "tokenizer": text_tokenizer.to_json(),
+        "dataset": meta,
+        "config": config,
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+        **dict(step=step, tokens=tokens, seconds=seconds, evaluated_at=evaluated_at, bad_evals=bad_evals),
+        **dict(train_loss=train_loss, val_loss=val_loss, best_val_loss=best_val_loss, best_step=best_step),
+    }
+    checkpoint.save(folder / name, state)
+
+
+def request_stop(number: int, frame) -> None:
+    """Signal handler: stop at the next step boundary; a second signal ends at once."""
+    global stop_signal
+    stop_signal = number
+    signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+
+
+def save_after_error(kind, error, traceback) -> None:
+    """sys.excepthook: whatever went wrong, the updates so far are not lost."""
+    if not updating and not isinstance(error, ValueError):
+        save("ckpt.pt")
+        print(f"saved step {step} in {folder / 'ckpt.pt'} before stopping", file=sys.stderr)
+    previous_excepthook(kind, error, traceback)
+
+
+def stop_if_not_finite(loss: float, grad_norm: float) -> None:
+    """Make no update from a NaN or inf; in float16 an overflowing gradient is left to the scaler."""
+    if math.isfinite(loss) and (math.isfinite(grad_norm) or dtype == "float16"):
+        return
+    raise ValueError(
+        f"update {step + 1}: loss {loss}, gradient norm {grad_norm}; no step was made, the last good "
+        f"checkpoint is in {folder}. Try a smaller learning_rate (now {lr:.2e}), --grad_clip=1.0 (now "
+        f"{grad_clip}), a longer warm-up, or --dtype=float32 (now {dtype})"
+    )
+
+
+def print_sample() -> None:
+    """Print what the model writes now. Sampling has random numbers of its own: training does not notice."""
+    if rank == 0:
+        out.say(f"--- a sample at step {step} (data: {meta['name']}, sha256 {meta['sha256'][:12]})")
+        out.say(start + "".join(stream_text(raw_model, text_tokenizer, prompt, **sampling)))
+        out.say("---")
+
+
+# ---- the run to continue or to start from; processes, device, precision
+folder = checkpoint.run_folder(out_dir)
+architecture = {field.name for field in dataclasses.fields(GPTConfig)} & config.keys()
+saved, changes = {}, []
+resume = init_from == "resume"
+if init_from != "scratch":
+    saved = checkpoint.load(checkpoint.find(init_from, folder))
+    # a resumed run keeps all its settings, a fine-tuned one the shape of its base, but for what is given now
+    names = config.keys() - {"init_from", "out_dir", "eval_only"}
+    names = names if resume else architecture - {"dropout", "gradient_checkpointing"}
+    kept = {name: value for name, value in saved["config"].items() if name in names}
+    changes = adopt(globals(), config, kept)
+rank, world_size, device = distributed.start(device, backend)
+autocast, dtype = distributed.choose_precision(dtype, device)
+at_least(1, config, "batch_size block_size gradient_accumulation_steps max_iters eval_interval log_interval")
+at_least(0, config, "epochs eval_iters patience min_delta grad_clip save_interval sample_interval threads")
+at_least(1, config, "keep_checkpoints")
+if threads:
+    torch.set_num_threads(threads)
+torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it
+torch.manual_seed(seed)
+
+# ---- the data: prepared by rank 0 if it is not there yet
+if rank == 0:
+    data.ensure(dataset)
+distributed.barrier()
+meta = data.ensure(dataset)
+text_tokenizer = tokenizer.load_any(data.folder_of(dataset))
+train_windows = data.Windows(dataset, "train", block_size, seed, pack)
+val_windows = data.Windows(dataset, "val", block_size, seed, pack)
+
+# ---- the model
+model_config = GPTConfig(text_tokenizer.vocab_size, **{name: config[name] for name in architecture})
+if saved:
+    checkpoint.check_same(saved, model_config, text_tokenizer, out_dir if resume else init_from)
+model = raw_model = GPT(model_config).to(device)  # raw_model: the model without what wraps it below
+if saved:
+    checkpoint.load_weights(raw_model, saved["model"], init_from)
+
+# ---- the optimizer, the schedule, the loss scaler
+windows_per_iter = batch_size * gradient_accumulation_steps * world_size
+tokens_per_iter = windows_per_iter * block_size
+if epochs and ("epochs" in given or "max_iters" not in given):
+    max_iters = math.ceil(epochs * train_windows.n_windows / windows_per_iter)
+schedule, schedule_warning = optim.resolve_schedule({**config, "max_iters": max_iters})
+optimizer = optim.build_optimizer(raw_model, {**config, "dtype": dtype}, device.type)
+scaler = torch.amp.GradScaler(device.type, enabled=dtype == "float16")
+
+# ---- where the run stands
+step = tokens = best_step = bad_evals = skipped = 0  # skipped: updates that overflowed in float16
+seconds = 0.0  # of training: evaluation, saving and sampling excluded
+train_loss = val_loss = best_val_loss = math.inf
+evaluated_at = -1  # the step of the last evaluation
+stop_signal = 0  # SIGINT or SIGTERM, once it has come
+updating = False
+if resume:
+    optim.load_state(optimizer, saved["optimizer"])
+    scaler.load_state_dict(saved["scaler"])
+    step, tokens, seconds, evaluated_at = (saved[k] for k in ("step", "tokens", "seconds", "evaluated_at"))
+    best_val_loss, best_step, bad_evals = (saved[k] for k in ("best_val_loss", "best_step", "bad_evals"))
+    train_loss, val_loss = saved["train_loss"], saved["val_loss"]
+
+if compile:
+    model = distributed.try_compile(model, train_windows.batch(0, batch_size)[0].to(device), autocast)
+model = distributed.wrap(model, world_size)
+
+# ---- what the reader should know before it starts
+out = report.Report(folder, config, step, rank == 0, raw_model, device, data.floor_per_token(meta, "val"))
+out.start(meta, optimizer, train_windows, val_windows, dtype)
+out.length(max_iters, batch_size, gradient_accumulation_steps, world_size, train_windows)
+for warning in [schedule_warning, *(f"changed since the checkpoint: {change}" for change in changes)]:
+    if warning:
+        out.say(warning)
+prompt = prompt_ids(text_tokenizer, start, unknown="error" if "start" in given else "skip")
+sampling = {name: config[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
+previous_excepthook, sys.excepthook = sys.excepthook, save_after_error
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, request_stop)
+
+# ---- the loop
+while True:
+    # the learning rate of this update
+    lr = optim.lr_at(step, **schedule)
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+    # now and then, and at the end: evaluate on fixed windows, save, plot, perhaps stop early
+    due = step % eval_interval == 0 or step == max_iters
+    if eval_only or (due and step != evaluated_at):
+        found_train, found_val = evaluate_both()
+        train_loss, val_loss, evaluated_at = found_train["loss"], found_val["loss"], step
+        bad_evals = 0 if val_loss < best_val_loss - min_delta else bad_evals + 1
+        out.evaluation(step, tokens, seconds, train_loss, val_loss, found_val["standard_error"])
+        if eval_only:
+            break
+        if val_loss < best_val_loss:
+            best_val_loss, best_step = val_loss, step
+            save("best.pt")
+        if always_save_checkpoint and step < max_iters:
+            save("ckpt.pt")
+        out.plot()
+        if patience and bad_evals >= patience:
+            out.say(f"no better val loss in {patience} evaluations: stopping early at step {step}")
+            break
+    if step >= max_iters or stop_signal:
+        break
+
+    # the batches of this update, and how many targets they have in all: over micro-steps and processes
+    started = time.perf_counter()
+    torch.manual_seed((seed * 1_000_003 + step) * world_size + rank)  # dropout is a function of these three
+    batches = [
+        train_windows.batch(step, batch_size, micro_step, gradient_accumulation_steps, rank, world_size)
+        for micro_step in range(gradient_accumulation_steps)
+    ]
+    targets = sum(int((y != -1).sum()) for _, y in batches)
+    targets, stop_signal = map(int, distributed.sum_over_ranks([targets, stop_signal], device))
+    data_seconds = time.perf_counter() - started
+
+    # forward, loss, backward
+    loss_sum = torch.zeros((), device=device)
+    try:
+        for micro_step, (x, y) in enumerate(batches):
+            last = micro_step == gradient_accumulation_steps - 1
+            model.require_backward_grad_sync = last  # DDP: one exchange of gradients per update
+            x, y = distributed.to_device(x, device), distributed.to_device(y, device)  # (B, T)
+            with autocast:
+                logits = model(x)  # (B, T, V)
+            nats = F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=-1, reduction="sum")
+            loss = nats / max(targets, 1)  # sum, count, divide once: a mean over all targets of the update
+            scaler.scale(loss * world_size).backward()  # DDP averages over processes; we want the sum
+            loss_sum += loss.detach()
+    except RuntimeError as error:
+        factor = distributed.divide_batch(error, batch_size, oom_retry and world_size == 1)
+        batch_size, gradient_accumulation_steps = batch_size // factor, gradient_accumulation_steps * factor
+        out.say(f"out of memory: going on with {batch_size=}, {gradient_accumulation_steps=}")
+        optimizer.zero_grad(set_to_none=True)
+        continue
+
+    # clip, step
+    scaler.unscale_(optimizer)
+    grad_norm = torch.nn.utils.clip_grad_norm_(raw_model.parameters(), grad_clip or math.inf).item()
+    stop_if_not_finite(loss_sum.item(), grad_norm)
+    updating = True  # between here and step += 1 the weights are of no step: do not save them
+    scale = scaler.get_scale()
+    scaler.step(optimizer)
+    scaler.update()
+    skipped += scaler.get_scale() < scale
+    optimizer.zero_grad(set_to_none=True)
+    step += 1
+    tokens += tokens_per_iter
+    updating = False
+
+    # report
+    elapsed = time.perf_counter() - started
+    seconds += elapsed
+    out.count_update(elapsed, data_seconds)
+    if step % log_interval == 0:
+        (loss_sum,) = distributed.sum_over_ranks([loss_sum.item()], device)
+        out.iteration(step, tokens, seconds, loss_sum, lr, grad_norm, skipped)
+    if sample_interval and step % sample_interval == 0:
+        print_sample()
+    if save_interval and step % save_interval == 0:
+        save(f"ckpt_{step:06}.pt")
+        checkpoint.rotate(folder, keep_checkpoints)
+
+# ---- the end: what is saved where, how good it is, what it sounds like
+if eval_only:
+    sys.exit()
+save("ckpt.pt")
+if stop_signal:
+    out.say(f"stopped at step {step}, saved; go on: python train.py --init_from=resume --out_dir={out_dir}")
+    sys.exit(128 + stop_signal)
+print_sample()
+out.finish(
+    final_train_loss=train_loss,
+    final_val_loss=val_loss,
+    best_val_loss=best_val_loss,
+    best_step=best_step,
+    training_time=seconds,
+    parameters=sum(p.numel() for p in raw_model.parameters()),
+)
