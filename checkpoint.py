@@ -7,6 +7,7 @@ tokenizer too.
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -16,16 +17,8 @@ from model import GPT, GPTConfig
 from tokenizer import from_json
 
 PLAIN = (torch.Tensor, bool, int, float, str, type(None))
-KEYS = {
-    "model",
-    "model_config",
-    "tokenizer",
-    "dataset",
-    "config",
-    "step",
-    "tokens",
-    "seconds",
-}  # every file has these
+# What every file has. Those of train.py also have what only resuming needs: the state of the optimizer, say.
+KEYS = set("model model_config tokenizer dataset config step tokens seconds".split())
 
 
 def run_folder(out_dir: str) -> Path:
@@ -40,16 +33,21 @@ def save(path: Path, checkpoint: dict) -> None:
     """
     check_plain(checkpoint, "checkpoint")
     temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(checkpoint, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())  # without it the new name may survive a power cut, and its content not
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # is there only if something went wrong: no space left, say
 
 
 def check_plain(value, where: str) -> None:
+    """Raise TypeError for the first thing in a nested value that weights_only=True would not load again."""
     if isinstance(value, dict):
         for key, item in value.items():
+            check_plain(key, f"a key of {where}")
             check_plain(item, f"{where}[{key!r}]")
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
@@ -63,41 +61,40 @@ def check_plain(value, where: str) -> None:
 def load(path: Path) -> dict:
     """Read a checkpoint to CPU memory. ValueError if it is missing, broken or no checkpoint of ours."""
     if not path.is_file():
-        raise ValueError(f"there is no {path}; train first, for example: python train.py config/tiny.py")
+        advice = newest_that_loads(path) or "train first, for example: python train.py config/tiny.py"
+        raise ValueError(f"there is no {path}; {advice}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a truncated or foreign file
-        raise ValueError(f"{path} cannot be read ({type(error).__name__}); {advise_instead(path)}") from None
+        advice = newest_that_loads(path) or "no other checkpoint there loads"
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}); {advice}") from None
     missing = KEYS - checkpoint.keys() if isinstance(checkpoint, dict) else KEYS
     if missing:
         raise ValueError(f"{path} is no checkpoint of tinylm: it has no {', '.join(sorted(missing))}")
     return checkpoint
 
 
-def advise_instead(broken: Path) -> str:
-    """Name the newest other checkpoint in the same folder that can be read."""
-    others = [path for path in broken.parent.glob("*.pt") if path != broken]
+def newest_that_loads(instead_of: Path) -> str:
+    """Advice that names the newest other checkpoint in the same folder that can be read; "" if none can."""
+    others = [path for path in instead_of.parent.glob("*.pt") if path != instead_of]
     for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             torch.load(path, map_location="meta", weights_only=True)
         except Exception:
             continue
-        return f"the newest file that loads is {path}: copy it over {broken.name}"
-    return "no other checkpoint there loads"
+        return f"the newest file that loads is {path}: copy it to {instead_of.name}"
+    return ""
 
 
 def rotate(folder: Path, keep: int) -> None:
-    """Delete all numbered checkpoints but the newest `keep`; ckpt.pt and best.pt are never touched."""
-    numbered = sorted(folder.glob("ckpt_*.pt"))
+    """Delete all ckpt_NNNNNN.pt but the `keep` that were written last; no other file is touched.
+
+    By time, not by number: a new run in an old folder starts again at 1.
+    """
+    numbered = [path for path in folder.glob("ckpt_*.pt") if re.fullmatch(r"ckpt_\d{6,}", path.stem)]
+    numbered.sort(key=lambda path: (path.stat().st_mtime_ns, int(path.stem[5:])))
     for path in numbered[: max(0, len(numbered) - keep)]:
         path.unlink()
-
-
-def plain_model(model: torch.nn.Module) -> torch.nn.Module:
-    """The model itself, without what wraps it (DDP, torch.compile), so that names of weights never change."""
-    while hasattr(model, "module") or hasattr(model, "_orig_mod"):
-        model = model.module if hasattr(model, "module") else model._orig_mod
-    return model
 
 
 def find(where: str, folder: Path) -> Path:
@@ -120,7 +117,8 @@ def check_same(saved: dict, model_config, tokenizer, where: str) -> None:
     if then.hash != tokenizer.hash:
         raise ValueError(
             f"{where} has the tokenizer {then.hash[:12]} ({then.vocab_size} tokens), the dataset has "
-            f"{tokenizer.hash[:12]} ({tokenizer.vocab_size} tokens); prepare it with data.py --tokenizer={where}"
+            f"{tokenizer.hash[:12]} ({tokenizer.vocab_size} tokens); "
+            f"prepare it with: python data.py --tokenizer={where}"
         )
     free = {"dropout", "gradient_checkpointing"}  # these change no weight's shape or meaning
     for name, value in dataclasses.asdict(model_config).items():

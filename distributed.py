@@ -10,6 +10,7 @@ machines), LOCAL_RANK (on this machine), WORLD_SIZE. With one process every func
 import atexit
 import contextlib
 import os
+import re
 
 import torch
 import torch.distributed as dist
@@ -26,7 +27,7 @@ def start(device: str = "auto", backend: str = "auto") -> tuple[int, int, torch.
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = choose_device(device)
     if device.type == "cuda" and world_size > 1:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = choose_device("cuda:" + os.environ["LOCAL_RANK"])
         torch.cuda.set_device(device)
     if backend not in ("auto", "nccl", "gloo"):
         raise ValueError(f"backend={backend} is unknown; expected auto, nccl or gloo")
@@ -43,7 +44,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":  # never mps: it has given wrong results without an error; it must be asked for
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdigit()):
+    if not re.fullmatch("cpu|mps|cuda(:[0-9]+)?", name):
         raise ValueError(f"device={name} is unknown; expected auto, cpu, cuda, cuda:N or mps")
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(
@@ -106,8 +107,8 @@ def divide_batch(error: RuntimeError, batch_size: int, retry: bool) -> int:
     Raises the error itself if it is another one, and ValueError with the remedies where dividing is not
     possible.
     """
-    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-        raise error
+    if not isinstance(error, torch.OutOfMemoryError) and "you tried to allocate" not in str(error):
+        raise error  # (torch.OutOfMemoryError is CUDA's; the words are those of the CPU's allocator)
     factor = next((n for n in range(2, batch_size + 1) if batch_size % n == 0), 0)
     if not retry or not factor:
         fewer = (

@@ -9,6 +9,7 @@ does not depend on the batch size, on the number of processes or on how long the
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,8 +17,9 @@ import torch.nn.functional as F
 
 import checkpoint
 import distributed
-from config import override
-from data import Windows, windows_of_text
+from config import at_least, override
+from data import Windows, folder_of, windows_of_text
+from tokenizer import load_any
 
 # -----------------------------------------------------------------------------
 out_dir = "out-shakespeare-char"  # folder of the run
@@ -43,21 +45,19 @@ def evaluate(
 ) -> dict:
     """Loss of a model on the given fixed windows; all ranks share the work and get the same answer.
 
-    model: (B, T) ids -> (B, T, V) logits. indices: window numbers. token_bytes: (V,) UTF-8 bytes of each
-    token. Returns loss (nats per target), standard_error (of that mean, windows taken as independent),
+    model: a GPT, (B, T) ids -> (B, T, V) logits. indices: window numbers. token_bytes: (V,) UTF-8 bytes of
+    each token. Returns loss (nats per target), standard_error (of that mean, windows taken as independent),
     targets, perplexity, bits_per_byte (0 without token_bytes) and by_position, a (T,) array: the mean loss at
-    each position of a window.
+    each position of a window. ValueError if the windows have no target at all.
     """
     was_training = model.training
     model.eval()
-    # A batch's size is fixed by memory, not by training's batch_size: 256 MB of float32 logits, at most 8,192
-    # tokens.
-    config = checkpoint.plain_model(model).config
-    tokens = max(config.block_size, min(8192, 2**26 // config.vocab_size))
-    batch_size = batch_size or tokens // config.block_size
+    T = windows.block_size
+    tokens = min(8192, 2**26 // model.config.vocab_size)  # of a batch: at most 256 MB of float32 logits
+    batch_size = batch_size or max(1, tokens // T)
     batches = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
     sums = np.zeros(6)  # over windows: nats, targets, bytes; nats^2, nats x targets, targets^2
-    nats_at, targets_at = np.zeros(config.block_size), np.zeros(config.block_size)
+    nats_at, targets_at = np.zeros(T), np.zeros(T)
     for batch in batches[rank::world_size]:
         x, y = windows.window_batch(batch)
         with autocast:
@@ -71,10 +71,13 @@ def evaluate(
         sums += [n.sum(), t.sum(), bytes_, n @ n, n @ t, t @ t]
         nats_at[: nats.shape[1]] += nats.sum(0)
         targets_at[: nats.shape[1]] += scored.sum(0)
-    sums = distributed.sum_over_ranks(sums.tolist(), device)
-    n, t, bytes_, nn, nt, tt = sums
-    loss = n / t
+    totals = np.array(distributed.sum_over_ranks([*sums, *nats_at, *targets_at], device))
+    n, t, bytes_, nn, nt, tt = totals[:6].tolist()
+    nats_at, targets_at = totals[6:].reshape(2, T)
     model.train(was_training)
+    if not t:
+        raise ValueError(f"{windows.path} has no target to score: all of its text is context")
+    loss = n / t
     return dict(
         loss=loss,
         standard_error=math.sqrt(max(0.0, nn - 2 * loss * nt + loss * loss * tt)) / t,
@@ -85,10 +88,11 @@ def evaluate(
     )
 
 
-def plot_by_position(losses: np.ndarray, path) -> None:
-    import matplotlib
+def plot_by_position(losses: np.ndarray, path: Path) -> None:
+    """Draw losses (T,), the mean loss at each position of a window, to a PNG file."""
+    import matplotlib  # here, because it takes half a second
 
-    matplotlib.use("Agg")
+    matplotlib.use("Agg")  # needs no display
     from matplotlib import pyplot
 
     pyplot.figure(figsize=(8, 4))
@@ -102,15 +106,18 @@ def plot_by_position(losses: np.ndarray, path) -> None:
 
 if __name__ == "__main__":
     config = override(globals())
+    at_least(0, config, "batch_size")
     rank, world_size, device = distributed.start(device)
     folder = checkpoint.run_folder(out_dir)
     model, text_tokenizer, saved = checkpoint.load_model(folder / file, device)
     autocast, _ = distributed.choose_precision(dtype, device)
-    block_size, name = model.config.block_size, saved["dataset"]["name"]
+    block_size, dataset = model.config.block_size, saved["config"]["dataset"]
     if input:
         windows, what = windows_of_text(input, text_tokenizer, block_size), input
     else:
-        windows, what = Windows(name, split, block_size), f"{split} split of {name}"
+        checkpoint.check_same(saved, model.config, load_any(folder_of(dataset)), out_dir)
+        windows = Windows(dataset, split, block_size, pack=saved["config"]["pack"])
+        what = f"{split} split of {saved['dataset']['name']}"
     indices = spread(windows, windows.n_windows)
     found = evaluate(
         model, windows, indices, device, autocast, rank, world_size, batch_size, text_tokenizer.token_bytes()

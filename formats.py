@@ -179,11 +179,13 @@ class Source:
         before = ""  # the line kept last: one of several blank lines is kept, none at a document's beginning
         for line, ends in self.lines():
             if self.clean:
-                line = self.tidy(line if before else line.lstrip("\r\n"))
+                line = self.tidy(line)
                 length = len(line.strip())
                 if 0 < length < SHORTEST or (line and not length and not before.strip()):
                     self.dropped["short lines" if length else "blank lines"] += 1
                     line = ""
+                elif not before:
+                    line = line.lstrip("\n")
                 before = "" if ends else line or before
             yield [(line, True)], ends
 

@@ -19,10 +19,8 @@ from torch.utils.checkpoint import checkpoint
 # value that stands here. modern: what small models learn fastest with (modded-nanogpt, nanochat; 2025).
 ARCHS = {
     "modern": dict(norm="rmsnorm", position="rope", activation="relu2", qk_norm=1, zero_init=1, logit_cap=15),
-    "gpt2": dict(
-        norm="layernorm", position="learned", activation="gelu", tie_weights=1
-    ),  # Radford et al.: 2019
-    "llama": dict(norm="rmsnorm", position="rope", activation="swiglu"),  # Touvron et al. 2023
+    "gpt2": dict(norm="layernorm", position="learned", activation="gelu", tie_weights=1),  # OpenAI, 2019
+    "llama": dict(norm="rmsnorm", position="rope", activation="swiglu"),  # Meta, 2023
 }
 
 
@@ -33,7 +31,7 @@ def require(condition: bool, message: str):
 
 @dataclass
 class GPTConfig:
-    """The shape of a model, completed and checked on creation. ValueErrors name the nearest value that works."""
+    """The shape of a model, completed and checked when made. ValueErrors name the nearest one that works."""
 
     vocab_size: int = 65
     block_size: int = 128  # longest context, in tokens
@@ -64,10 +62,10 @@ class GPTConfig:
             require(value in choices, f"unknown {name}={value!r}; choose one of {str(choices)[1:-1]}")
         if self.logit_cap == -1:
             self.logit_cap = float(ARCHS[self.arch].get("logit_cap", 0))
-        if self.n_kv_head == 0:
-            self.n_kv_head = self.n_head // (2 if self.arch == "llama" and self.n_head % 2 == 0 else 1)
-        if self.n_ff == 0:
-            self.n_ff = 8 * max(1, round(self.n_embd / 3)) if self.activation == "swiglu" else 4 * self.n_embd
+        shared = 2 if self.arch == "llama" and self.n_head % 2 == 0 else 1
+        self.n_kv_head = self.n_kv_head or self.n_head // shared
+        wide = 8 * max(1, round(self.n_embd / 3)) if self.activation == "swiglu" else 4 * self.n_embd
+        self.n_ff = self.n_ff or wide
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_kv_head", "n_ff"):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")
         pair = 2 if self.position == "rope" else 1  # rope turns pairs, so each head needs an even size
@@ -98,8 +96,8 @@ def rope_tables(positions: Tensor, head_size: int, theta: float) -> tuple[Tensor
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs a, b = x[i], x[i + hs/2] of x (B,T,H,hs) to a cos - b sin, b cos + a sin.
 
-    Then q·k depends on the distance of two tokens alone. Pairs of halves are the convention of the public Llama
-    ports; the paper pairs neighbours: as good, but weights trained with one are wrong in the other.
+    Then q·k depends on the distance of two tokens alone. The public Llama ports pair the halves in this way,
+    the paper pairs neighbours: as good, but weights trained with one are wrong in the other.
     """
     return x * cos + x.roll(x.size(-1) // 2, dims=-1) * sin  # roll: b, a; the minus sign is in the table
 
@@ -158,9 +156,9 @@ class Attention(nn.Module):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B,T,heads,hs) -> (B,heads,T,hs)
         if cache is not None:
             k, v = cache.append(k, v)  # (B,K,T,hs) -> (B,K,keys,hs)
-        causal = mask is None and T > 1  # one new token may see all that the cache holds
+        causal = mask is None and (cache is None or T > 1)  # one new token sees all that the cache holds
         dropout = self.config.dropout if self.training else 0.0
-        # softmax(q k' / sqrt(hs)) v without storing T x T scores (Dao et al., 2022); only CPUs with dropout do.
+        # softmax(q k' / sqrt(hs)) v without storing T x T scores (Dao et al., 2022); CPUs with dropout do so.
         # enable_gqa is 10% faster than repeating k and v, forward and backward, and 2x for one token.
         with torch.autocast("cpu", enabled=False):
             y = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal, enable_gqa=K < H)
@@ -294,12 +292,11 @@ class GPT(nn.Module):
         context is full, each token shifts all positions, and the last block_size tokens are read anew.
         """
         V, block_size, device = self.config.vocab_size, self.config.block_size, self.wte.weight.device
-        unknown = [i for row in prompts for i in row if not 0 <= i < V]
-        require(not unknown, f"token ids {unknown[:5]} are outside the vocabulary of {V}; wrong tokenizer?")
+        strange = [i for row in prompts for i in row if not 0 <= i < V]
+        require(not strange, f"token ids {strange[:5]} are outside the vocabulary of {V}; wrong tokenizer?")
         require(min(map(len, prompts), default=0) > 0, "a prompt is empty; it needs at least one token")
-        require(temperature >= 0, f"temperature={temperature} is below 0, which takes the likeliest token")
-        require(top_k >= 0, f"top_k={top_k} is below 0, which keeps all tokens")
-        require(0 < top_p <= 1, f"top_p={top_p} must be above 0 and at most 1; 1 keeps all tokens")
+        require(temperature >= 0 and top_k >= 0, f"temperature={temperature} or top_k={top_k} is below 0")
+        require(0 < top_p <= 1, f"top_p={top_p} must be above 0 and at most 1, which keeps all tokens")
         pad = [max(map(len, prompts)) - len(row) for row in prompts]
         idx = torch.tensor([[0] * n + list(row) for n, row in zip(pad, prompts, strict=True)], device=device)
         generators = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
@@ -309,10 +306,9 @@ class GPT(nn.Module):
         self.eval()
         try:
             for _ in range(max_new_tokens):
-                overflow = idx.size(1) - block_size
-                if overflow > 0:
-                    idx, caches = idx[:, overflow:], None
-                    pad = [max(0, n - overflow) for n in pad]
+                if idx.size(1) > block_size:
+                    pad = [max(0, n - idx.size(1) + block_size) for n in pad]
+                    idx, caches = idx[:, -block_size:], None
                 unread = idx[:, caches[0].length :] if caches else idx  # (B,T)
                 x = self.trunk(unread, caches, pad if any(pad) else None)
                 probs = token_probs(self.to_logits(x[:, -1]), temperature, top_k, top_p)  # (B,V)

@@ -48,7 +48,7 @@ def lr_at(
       step        is multiplied by lr_gamma every lr_step_iters updates, down to min_lr
       linear, cosine (Loshchilov & Hutter 2017), polynomial
                   fall to min_lr, which they have from lr_decay_iters on, exactly
-      trapezoid   stays, then falls linearly over the last lr_cooldown of lr_decay_iters (Zhai et al. 2022)
+      trapezoid   stays, then falls linearly over the last lr_cooldown of the run (Haegele et al. 2024)
     """
     if step < warmup_iters:
         return learning_rate * (step + 1) / (warmup_iters + 1)
@@ -82,17 +82,16 @@ def resolve_schedule(config: dict) -> tuple[dict, str]:
     schedule = {name: config[name] for name in list(inspect.signature(lr_at).parameters)[1:]}  # all but step
     if not config["decay_lr"]:
         schedule["lr_schedule"] = "constant"
-    lr, min_lr = config["learning_rate"], config["min_lr"]
+    lr, min_lr, end = config["learning_rate"], config["min_lr"], config["lr_decay_iters"]
     expect(0 < lr < math.inf, config, "learning_rate", "a number above 0")
     if schedule["lr_schedule"] != "constant":
         legal = min_lr == -1 or 0 <= min_lr <= lr
         expect(legal, config, "min_lr", f"0 to learning_rate, which is {lr}, or -1 for a tenth of it")
     if min_lr == -1:
         schedule["min_lr"] = lr / 10
-    end, max_iters = config["lr_decay_iters"], config["max_iters"]
     expect(end == -1 or end >= 1, config, "lr_decay_iters", "a number of updates, or -1 for max_iters")
     if end == -1:
-        end = schedule["lr_decay_iters"] = max_iters
+        end = schedule["lr_decay_iters"] = config["max_iters"]
     warmup, ratio = config["warmup_iters"], config["warmup_ratio"]
     expect(warmup >= 0, config, "warmup_iters", "a number of updates, or 0 for no warm-up")
     expect(0 <= ratio <= 1, config, "warmup_ratio", "a share from 0 to 1; warmup_iters takes a number")
@@ -100,15 +99,15 @@ def resolve_schedule(config: dict) -> tuple[dict, str]:
         raise ValueError(f"warmup_iters={warmup} and warmup_ratio={ratio} are both set; set one of them to 0")
     if ratio:
         warmup = schedule["warmup_iters"] = round(ratio * end)
-    expect(0 < config["lr_cooldown"] <= 1, config, "lr_cooldown", "a share of the run above 0, at most 1")
+    for name in ("lr_cooldown", "lr_gamma"):
+        expect(0 < config[name] <= 1, config, name, "more than 0, at most 1")
     expect(config["lr_power"] > 0, config, "lr_power", "an exponent above 0")
     expect(config["lr_step_iters"] >= 1, config, "lr_step_iters", "a number of updates")
-    expect(0 < config["lr_gamma"] <= 1, config, "lr_gamma", "a factor above 0, at most 1")
-    run, warning = min(end, max_iters), ""
-    if warmup and warmup >= run:
-        warning = f"WARNING: the warm-up of {warmup} updates is not shorter than the run of {run}: "
-        warning += f"learning_rate={lr} comes when all is over. Try --warmup_iters={run // 20}"
-    return schedule, warning
+    run = min(end, config["max_iters"])
+    if not warmup or warmup < run:
+        return schedule, ""
+    warning = f"WARNING: the warm-up of {warmup} updates is not shorter than the run of {run}; the full rate"
+    return schedule, warning + f" comes when all is over. Try --warmup_iters={run // 20}"
 
 
 # ---- which parameters, and what is done to them
@@ -185,18 +184,20 @@ def build_optimizer(model: torch.nn.Module, config: dict, device_type: str) -> t
     expect(len(groups) > 0, config, "freeze", "something left to train")
     for group in groups:
         group["lr"] = config["learning_rate"] * group["lr_scale"]
-    beta1, beta2, momentum = config["beta1"], config["beta2"], config["muon_momentum"]
+    betas, momentum = (config["beta1"], config["beta2"]), config["muon_momentum"]
     # fused: all parameters in one kernel. 0.8M of them, 2 CPU cores: 0.5 ms, against 1.3 (foreach) and 1.6.
     fused = device_type in ("cpu", "cuda")
-    if config["optimizer"] == "muon":
-        assert config["dtype"] != "auto", "pass the precision that was chosen"
-        precision = torch.bfloat16 if config["dtype"] == "bfloat16" else torch.float32
-        defaults = {"momentum": momentum, "beta1": beta1, "beta2": beta2, "eps": 1e-8, "fused": fused}
-        return Muon(groups, defaults, precision)
     if config["optimizer"] == "sgd":
         return torch.optim.SGD(groups, momentum=momentum)
-    kind = torch.optim.AdamW if config["optimizer"] == "adamw" else torch.optim.Adam
-    return kind(groups, betas=(beta1, beta2), fused=fused)
+    if config["optimizer"] == "adam":
+        return torch.optim.Adam(groups, betas=betas, fused=fused)
+    if config["optimizer"] == "adamw":
+        return torch.optim.AdamW(groups, betas=betas, fused=fused)
+    # Newton-Schulz in bfloat16, with AVX512-BF16: a step of 4 layers 128 wide takes 13 ms, not 20 (192 wide: 32, not
+    # 59), and is as good (val loss after 300 updates, two seeds: 1.670, 1.685; float32 1.666, 1.692).
+    assert config["dtype"] != "auto", "pass the precision that was chosen"
+    precision = torch.bfloat16 if config["dtype"] == "bfloat16" else torch.float32
+    return Muon(groups, momentum, betas, fused, precision)
 
 
 def load_state(optimizer: torch.optim.Optimizer, saved: dict) -> None:
@@ -207,10 +208,7 @@ def load_state(optimizer: torch.optim.Optimizer, saved: dict) -> None:
     own = optimizer.state_dict()["param_groups"]
     wanted, found = ([(g["kind"], g["param_names"]) for g in gs] for gs in (own, saved["param_groups"]))
     if wanted != found:
-        raise ValueError(
-            "the saved optimizer state is of another optimizer or other parameters; resume with the saved "
-            "optimizer, freeze and layer_lr_decay, or start from the weights alone: --init_from=PATH"
-        )
+        raise ValueError("the saved run had another optimizer, freeze or layer_lr_decay; set the same again")
     optimizer.load_state_dict({"state": saved["state"], "param_groups": own})
 
 
@@ -226,7 +224,7 @@ def newton_schulz(matrices: torch.Tensor, precision: torch.dtype) -> torch.Tenso
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices.to(precision)
     tall = x.size(-2) > x.size(-1)
-    x = x.mT if tall else x  # so that x x^T is the small one of the two products
+    x = x.mT if tall else x  # so that x x^T is the smaller product
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # now no singular value is above 1
     for _ in range(5):
         gram = x @ x.mT
@@ -242,8 +240,8 @@ class Muon(torch.optim.Optimizer):
     rare things are learnt, too. As torch.optim.Muon, but all matrices of one shape take one call.
     """
 
-    def __init__(self, groups: list[dict], defaults: dict, precision: torch.dtype):
-        super().__init__(groups, defaults)
+    def __init__(self, groups: list, momentum: float, betas: tuple, fused: bool, precision: torch.dtype):
+        super().__init__(groups, {"momentum": momentum, "betas": betas, "eps": 1e-8, "fused": fused})
         self.precision = precision
 
     @torch.no_grad()
@@ -272,11 +270,11 @@ class Muon(torch.optim.Optimizer):
     def step_adamw(self, params: list[torch.Tensor], group: dict) -> None:
         for p in params:
             if not self.state[p]:
+                self.state[p] = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
                 self.state[p]["step"] = torch.zeros((), device=p.device)
-                self.state[p]["exp_avg"] = torch.zeros_like(p)
-                self.state[p]["exp_avg_sq"] = torch.zeros_like(p)
+        grads = [p.grad for p in params]
         names = ("exp_avg", "exp_avg_sq", "step")
         averages, squares, steps = ([self.state[p][name] for p in params] for name in names)
-        options = {name: group[name] for name in ("lr", "beta1", "beta2", "weight_decay", "eps", "fused")}
-        grads = [p.grad for p in params]
+        options = {name: group[name] for name in ("lr", "weight_decay", "eps", "fused")}
+        options["beta1"], options["beta2"] = group["betas"]
         adamw(params, grads, averages, squares, [], steps, amsgrad=False, maximize=False, **options)

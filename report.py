@@ -5,9 +5,8 @@ grad_norm, tokens_per_second, memory_mb, cpu_percent, data_ms. Every evaluation:
 train_loss, val_loss.
 """
 
+import atexit
 import json
-import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -22,9 +21,13 @@ except ImportError:
     resource = None
 
 MOMENTS = {"muon": 1, "sgd": 1, "adam": 2, "adamw": 2}  # numbers that an optimizer keeps for each parameter
-# Dense bf16 matrix peak in TFLOP/s, from NVIDIA's data sheets. MFU is printed for these and for no other
-# device.
-BF16_PEAK = {"A100": 312, "H100": 989, "H200": 989, "L40S": 362, "L4": 121, "RTX 4090": 165, "RTX 3090": 71}
+# Dense bf16 matrix peak in TFLOP/s, from NVIDIA's data sheets, by the name that CUDA gives the device. MFU is
+# printed for these and no other: an L40 is no L4, and an H100 on PCIe does not reach 989.
+BF16_PEAK = {
+    "NVIDIA A100-SXM4-40GB": 312, "NVIDIA A100-SXM4-80GB": 312, "NVIDIA A100-PCIE-40GB": 312,
+    "NVIDIA A100 80GB PCIe": 312, "NVIDIA H100 80GB HBM3": 989, "NVIDIA H100 PCIe": 756, "NVIDIA H200": 989,
+    "NVIDIA L4": 121, "NVIDIA L40S": 362, "NVIDIA GeForce RTX 3090": 71, "NVIDIA GeForce RTX 4090": 165,
+}  # fmt: skip
 
 
 class Report:
@@ -52,7 +55,7 @@ class Report:
         self.path = folder / "metrics.jsonl"
         if step:  # a resumed run: rows after the checkpoint belong to updates that are done again
             self.rows = [row for row in read_rows(self.path) if row["step"] <= step]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+        self.write_rows()
 
     def say(self, line: str = "") -> None:
         """Print a line on rank 0."""
@@ -75,7 +78,8 @@ class Report:
         parameters = sum(p.numel() for p in self.model.parameters())
         trained = [(p, group) for group in optimizer.param_groups for p in group["params"]]
         gradients = 4 * sum(p.numel() for p, _ in trained)
-        moments = 4 * sum(MOMENTS[group["kind"]] * p.numel() for p, group in trained)
+        keeps = [(p, g) for p, g in trained if (g["kind"], g.get("momentum")) != ("sgd", 0)]
+        moments = 4 * sum(MOMENTS[group["kind"]] * p.numel() for p, group in keeps)
         self.say(
             f"model: {parameters:,} parameters, {train.n_tokens / parameters:.2f} training tokens for each"
         )
@@ -88,7 +92,8 @@ class Report:
 
     def length(self, max_iters: int, batch_size: int, micro_steps: int, world_size: int, train) -> None:
         """How much is trained: tokens per update with their factors, and how many passes over the data."""
-        self.max_iters, windows = max_iters, batch_size * micro_steps * world_size
+        self.max_iters, self.world_size = max_iters, world_size
+        windows = batch_size * micro_steps * world_size
         self.tokens_per_iter = windows * train.block_size
         self.say(
             f"tokens/iter: {self.tokens_per_iter:,} = {batch_size} windows x {train.block_size} tokens "
@@ -113,7 +118,7 @@ class Report:
         row["data_ms"] = round(1000 * self.data_seconds / self.updates, 3)
         self.updates, self.update_seconds, self.data_seconds = 0, 0.0, 0.0
         self.record(row)
-        mfu = flops_utilisation(self.model, row["tokens_per_second"], self.device)
+        mfu = flops_utilisation(self.model, row["tokens_per_second"] / self.world_size, self.device)
         line = (
             f"iter {step}: loss {loss:.4f}, time {1000 * each:.2f}ms, {row['tokens_per_second']:,.0f} tok/s, "
             f"lr {lr:.2e}, grad norm {grad_norm:.2f}{f', mfu {mfu:.1%}' if mfu else ''}"
@@ -127,6 +132,9 @@ class Report:
     def evaluation(self, step, tokens, seconds, train_loss, val_loss, standard_error) -> None:
         """`step 250: train loss 1.9612, val loss 2.0647`, what is suspicious, a row of metrics.jsonl."""
         row = dict(step=step, tokens=tokens, seconds=seconds, train_loss=train_loss, val_loss=val_loss)
+        if self.rows and self.rows[-1]["step"] == step and "val_loss" in self.rows[-1]:
+            self.rows.pop()  # resumed from a file that was saved just before this evaluation
+            self.write_rows()
         line = f"step {step}: train loss {train_loss:.4f}, val loss {val_loss:.4f}"
         if self.floor:
             line += f", source floor {self.floor:.4f}, gap {val_loss - self.floor:.4f}"
@@ -142,7 +150,12 @@ class Report:
         before = next((old for old in reversed(self.rows) if "val_loss" in old), row)
         return row["val_loss"] > before["val_loss"] and row["train_loss"] < before["train_loss"]
 
+    def write_rows(self) -> None:
+        """Write metrics.jsonl anew; while a run goes on, record() only appends to it."""
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+
     def record(self, row: dict) -> None:
+        """Append a row to metrics.jsonl, and send it to TensorBoard and W&B where they are on."""
         if not self.write:
             return
         self.rows.append(row)
@@ -162,12 +175,10 @@ class Report:
         return round(100 * (cpu - before[1]) / max(wall - before[0], 1e-9), 1)
 
     def finish(self, **result) -> None:
-        """Write result.json, draw loss.png, close what is open, and say which file holds what."""
+        """Write result.json, draw loss.png, and say which file holds what."""
         self.plot()
         if self.write:
             (self.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        if self.tensorboard:
-            self.tensorboard.close()
         if self.wandb:
             self.wandb.finish()
         self.say(f"trained for {clock(result['training_time'])}, not counting evaluation; in {self.folder}:")
@@ -184,9 +195,10 @@ class Report:
 
 
 def plot_loss(rows: list[dict], floor: float, path: Path) -> None:
+    """Draw the rows of a metrics.jsonl to a PNG file; floor: a line across, 0 for none."""
     import matplotlib  # here, because it takes half a second that a short run should not wait for
 
-    matplotlib.use("Agg")
+    matplotlib.use("Agg")  # needs no display
     from matplotlib import pyplot
 
     updates = [row for row in rows if "loss" in row]
@@ -230,13 +242,12 @@ def memory_mb(device: torch.device) -> float:
 def flops_utilisation(model, tokens_per_second: float, device: torch.device) -> float:
     """MFU: arithmetic that the model needs over what the device can do, 0 where that is not known.
 
-    6 operations per weight of a matrix and token (2 forward, 4 backward), and 12 n_layer n_embd T for
-    attention (Chowdhery et al. 2022, PaLM, appendix B).
+    tokens_per_second: of one device. 6 operations per weight of a matrix and token (2 forward, 4 backward),
+    and 12 n_layer n_embd T for attention (Chowdhery et al. 2022, PaLM, appendix B).
     """
-    if device.type != "cuda":
+    if device.type != "cuda" or torch.cuda.get_device_name(device) not in BF16_PEAK:
         return 0.0
-    name = torch.cuda.get_device_name(device)
-    peak = next((tera * 1e12 for chip, tera in BF16_PEAK.items() if chip in name), math.inf)
+    peak = 1e12 * BF16_PEAK[torch.cuda.get_device_name(device)]
     config = model.config
     weights = sum(p.numel() for p in model.parameters()) - model.wte.weight.numel() * (not config.tie_weights)
     per_token = 6 * weights + 12 * config.n_layer * config.n_embd * config.block_size
@@ -251,22 +262,26 @@ def clock(seconds: float) -> str:
 
 
 def open_tensorboard(folder: Path):
+    """A SummaryWriter that writes to the run's folder; ValueError if the package is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ValueError(
             "--tensorboard=True needs a package that is not installed: pip install tensorboard"
         ) from None
-    return SummaryWriter(str(folder))
+    writer = SummaryWriter(str(folder))
+    atexit.register(writer.close)  # it writes in the background: also after Ctrl-C nothing is to be lost
+    return writer
 
 
 def open_wandb(config: dict):
+    """The wandb module, with a run begun that knows all settings; ValueError if the package is missing."""
     try:
         import wandb
     except ImportError:
         raise ValueError(
             "--wandb_log=True needs a package that is not installed: pip install wandb"
         ) from None
-    name = config["wandb_run_name"] or os.path.basename(config["out_dir"])
+    name = config["wandb_run_name"] or Path(config["out_dir"]).name
     wandb.init(project=config["wandb_project"], name=name, config=config)
     return wandb

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import checkpoint
 import distributed
-from config import adopt, given, override
+from config import adopt, at_least, given, override
 
 # -----------------------------------------------------------------------------
 out_dir = "out-shakespeare-char"  # folder of the run
@@ -37,15 +37,19 @@ dtype = "auto"  # auto | float32 | bfloat16 | float16
 
 
 def prompt_ids(tokenizer, text: str, unknown: str = "error") -> list[int]:
-    """The ids of a prompt; if there are none, the end token (a new document begins) or id 0.
+    """The ids of a prompt; of an empty one the end token (a new document begins), a new line, or id 0.
 
     unknown: "error" raises ValueError naming each character that the tokenizer never saw and its place;
-    "skip" drops it.
+    "skip" drops it. (Byte pairs know every character.)
     """
     if unknown not in ("error", "skip"):
         raise ValueError(f"unknown={unknown} is not understood; expected error or skip")
-    ids = tokenizer.encode(text, unknown=unknown).tolist()
-    return ids or [max(tokenizer.end_id, 0)]
+    if tokenizer.kind == "bpe":
+        ids, new_line = tokenizer.encode(text), tokenizer.encode("\n")
+    else:
+        ids, new_line = tokenizer.encode(text, unknown=unknown), tokenizer.encode("\n", unknown="skip")
+    end = [tokenizer.end_id] if tokenizer.end_id >= 0 else []
+    return ids.tolist() or end or new_line.tolist() or [0]
 
 
 def stream_text(
@@ -55,9 +59,7 @@ def stream_text(
 
     Ends after max_new_tokens, at the tokenizer's end token, or before the text `stop`.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")(
-        "replace"
-    )  # a character may be spread over several tokens
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may span several tokens
     held = ""  # what could still be the beginning of `stop`
     ends = [tokenizer.end_id] if tokenizer.end_id >= 0 else []
     for (token,) in model.stream([prompt], max_new_tokens, temperature, top_k, top_p, ends, seed):
@@ -99,10 +101,12 @@ def prompts() -> Iterator[str]:
 
 if __name__ == "__main__":
     config = override(globals())
-    _, _, device = distributed.start(device)
-    autocast, _ = distributed.choose_precision(dtype, device)
+    at_least(1, config, "num_samples")
+    at_least(0, config, "max_new_tokens")
+    place = distributed.choose_device(device)
+    autocast, _ = distributed.choose_precision(dtype, place)
     folder = checkpoint.run_folder(out_dir)
-    model, tokenizer, saved = checkpoint.load_model(folder / file, device)
+    model, tokenizer, saved = checkpoint.load_model(folder / file, place)
     stored = ("start", "max_new_tokens", "temperature", "top_k", "top_p")
     adopt(globals(), config, {name: saved["config"][name] for name in stored})
     meta = saved["dataset"]
@@ -110,15 +114,23 @@ if __name__ == "__main__":
     print(f"--- {folder / file}: step {saved['step']}, val loss {saved['val_loss']:.4f}")
     print(f"--- data: {meta['name']} ({source}), sha256 {meta['sha256'][:12]}")
     for text in prompts():
-        prompt = prompt_ids(tokenizer, text, unknown if interactive or "start" in given else "skip")
+        try:
+            prompt = prompt_ids(tokenizer, text, unknown if interactive or "start" in given else "skip")
+        except ValueError as error:
+            if not interactive:
+                raise
+            print(f"error: {error}", file=sys.stderr)  # one bad line does not end the conversation
+            continue
         began, tokens = time.perf_counter(), 0
         for i in range(num_samples):
-            print(tokenizer.decode(prompt), end="", flush=True)
             with autocast:
-                for piece in stream_text(
+                pieces = stream_text(
                     model, tokenizer, prompt, max_new_tokens, temperature, top_k, top_p, seed + i, stop
-                ):
+                )
+                pieces = pieces if stream else list(pieces)
+                print(tokenizer.decode(prompt) if text else "", end="", flush=stream)
+                for piece in pieces:  # one for each token
                     print(piece, end="", flush=stream)
                     tokens += 1
-            print("\n---")
+            print("\n---", flush=True)
         print(f"{tokens / (time.perf_counter() - began):,.0f} tokens/s", file=sys.stderr)

@@ -9,6 +9,7 @@ Every script says `config = override(globals())` once, below its settings. The i
 import ast
 import difflib
 import io
+import linecache
 import math
 import os
 import runpy
@@ -17,12 +18,8 @@ import tokenize
 from pathlib import Path
 from types import ModuleType
 
-ROOT = (
-    Path(__file__).resolve().parent.parent
-)  # datasets/ and out-*/ live here, whatever the working directory
-given: set[str] = (
-    set()
-)  # names that a config file or the command line has set: they beat what a checkpoint holds
+ROOT = Path(__file__).resolve().parent.parent  # datasets/ and out-*/ live here, whatever the working directory
+given: set[str] = set()  # what a config file or the command line has set: it beats what a checkpoint holds
 
 
 def override(script: dict) -> dict:
@@ -33,11 +30,14 @@ def override(script: dict) -> dict:
     ValueError (one line: name, value, what was expected) for anything that does not fit.
     """
     sys.excepthook = one_line_errors
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # (a notebook's is none)
+            stream.reconfigure(encoding="utf-8", errors="replace")  # other encodings cannot print an emoji
     comments = read_comments(script["__file__"])
     settings = {name: script[name] for name in comments}
     defaults = dict(settings)
     given.clear()
-    arguments = sys.argv[1:]
+    arguments = [as_text(argument) for argument in sys.argv[1:]]
     if "-h" in arguments or "--help" in arguments:
         print_help(script, defaults, comments)
         sys.exit(0)
@@ -92,6 +92,14 @@ def read_comments(path: str) -> dict[str, str]:
             if name.islower() and not name.startswith("_"):
                 comments[name] = comment_of_line.get(node.lineno, "")
     return comments
+
+
+def as_text(argument: str) -> str:
+    """An argument as it was typed, in UTF-8; where the locale is another, Python has decoded it wrongly."""
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except UnicodeError:
+        raise ValueError(f"{ascii(argument)} is not UTF-8 text; repair it") from None
 
 
 def parse_flag(argument: str, defaults: dict) -> tuple[str, object]:
@@ -153,6 +161,8 @@ def read_config_file(file: str, settings: dict, defaults: dict) -> dict:
             raise ValueError(
                 f"{file}: {name} = {value!r} is a {type(value).__name__}; expected {expected}, as {default!r}"
             )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{file}: {name} = {value} is not finite; expected a number, as {default!r}")
         changes[name] = value
     return changes
 
@@ -165,6 +175,7 @@ def at_least(minimum: int, settings: dict, names: str) -> None:
 
 
 def check_name(name: str, defaults: dict, where: str) -> None:
+    """Refuse a name that is no setting, and suggest the nearest one; where: what stands before it."""
     if name not in defaults:
         near = difflib.get_close_matches(name, defaults, n=1)
         advice = f"did you mean {near[0]}? (-h lists them all)" if near else "-h lists them all"
@@ -172,6 +183,7 @@ def check_name(name: str, defaults: dict, where: str) -> None:
 
 
 def print_help(script: dict, defaults: dict, comments: dict) -> None:
+    """What the script does, how it is started, and every setting with its default and its comment."""
     print((script.get("__doc__") or "").strip())
     print(f"\nusage: python {Path(script['__file__']).name} [config/file.py ...] [--name=value ...]\n")
     width = max(len(f"--{name}={value}") for name, value in defaults.items())
@@ -180,14 +192,19 @@ def print_help(script: dict, defaults: dict, comments: dict) -> None:
 
 
 def one_line_errors(kind, error, traceback) -> None:
-    """sys.excepthook: people's mistakes (ValueErrors raised in our files) end in one line, exit code 2."""
+    """sys.excepthook: people's mistakes end in one line and exit code 2, all else in a traceback.
+
+    A mistake of people is a ValueError that a `raise` in one of our files has made. One that came out of a
+    library, or out of int("x") or of numpy in the middle of our code, is a bug of ours: its traceback helps.
+    """
     frame = traceback
     while frame and frame.tb_next:
         frame = frame.tb_next
-    path = Path(frame.tb_frame.f_code.co_filename).resolve() if frame else Path()
-    ours = path.is_relative_to(ROOT) and "site-packages" not in path.parts
-    if issubclass(kind, ValueError) and ours:
-        sys.stdout.flush()
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
+    if frame and issubclass(kind, ValueError):
+        path = Path(frame.tb_frame.f_code.co_filename).resolve()
+        ours = path.is_file() and path.is_relative_to(ROOT) and "site-packages" not in path.parts
+        if ours and linecache.getline(str(path), frame.tb_lineno).lstrip().startswith("raise "):
+            sys.stdout.flush()
+            print("error: " + " ".join(str(error).split()), file=sys.stderr)
+            sys.exit(2)
     sys.__excepthook__(kind, error, traceback)

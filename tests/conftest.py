@@ -1,4 +1,4 @@
-"""What every test shares: one thread, no network, and ways to run the scripts as people do, on a small text."""
+"""What every test shares: one thread, no network, and ways to run the scripts on a small text."""
 
 import runpy
 import signal
@@ -15,8 +15,8 @@ import data
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = (
-    "--device=cpu --dtype=float32 --n_layer=2 --n_head=2 --n_embd=32 --block_size=32 --batch_size=4 --max_iters=20 "
-    "--eval_interval=10 --eval_iters=1 --log_interval=5 --max_new_tokens=20"
+    "--device=cpu --dtype=float32 --n_layer=2 --n_head=2 --n_embd=32 --block_size=32 --batch_size=4 "
+    "--max_iters=20 --eval_interval=10 --eval_iters=1 --log_interval=5 --max_new_tokens=20"
 ).split()
 
 torch.set_num_threads(1)
@@ -38,9 +38,9 @@ def no_network(monkeypatch):
 
 @pytest.fixture(scope="session")
 def datasets(tmp_path_factory) -> Path:
-    """A datasets folder with `small`: 60,000 characters of verse. (Session-wide: preparing it takes a moment.)"""
+    """A datasets folder with `small`: 60,000 characters of verse, prepared once."""
     folder = tmp_path_factory.mktemp("datasets")
-    text = next(corpora.open_corpus("python").chunks())[0][:60000]
+    text = "".join(text for text, _ in corpora.open_corpus("verse", size=60_000).chunks())
     (folder / "small.txt").write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "DATASETS", folder)
@@ -50,7 +50,7 @@ def datasets(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run_script(datasets, tmp_path, monkeypatch):
-    """run("train.py", "--flag=1") runs a script in this process and returns its globals; out_dir is tmp_path/out."""
+    """run("train.py", "--flag=1") runs a script in this process, in tmp_path/out; returns its globals."""
     monkeypatch.setattr(data, "DATASETS", datasets)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -72,7 +72,7 @@ def train(run_script):
 
 @pytest.fixture
 def shell(datasets):
-    """shell("train.py", ...) runs a script in a process of its own, as people do; returns the CompletedProcess."""
+    """shell("train.py", ...) runs a script in a process of its own; returns the CompletedProcess."""
 
     def run(*command: str, cwd=ROOT, timeout=120, **kwargs) -> subprocess.CompletedProcess:
         command = [sys.executable, *command]

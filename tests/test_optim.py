@@ -1,4 +1,4 @@
-"""optim.py: schedules against literal values, parameter groups, each optimizer against torch's and a written-out twin."""
+"""optim.py: schedules against literal values; groups; each optimizer against torch's or a written twin."""
 
 import copy
 import itertools
@@ -433,7 +433,7 @@ def test_muon_equals_torch(precision, tolerance, monkeypatch):
     ours = [torch.nn.Parameter(torch.randn(shape, generator=generator).to(wide)) for shape in shapes]
     theirs = copy.deepcopy(ours)
     group = dict(params=ours, kind="muon", lr=0.02, weight_decay=0.1)
-    optimizer = optim.Muon([group], dict(momentum=0.95), precision)
+    optimizer = optim.Muon([group], 0.95, (0.9, 0.95), False, precision)
     reference = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, momentum=0.95, nesterov=True)
     start = ours[0].detach().clone()
     for _ in range(10):
@@ -521,7 +521,7 @@ def test_load_state_keeps_the_new_settings_and_refuses_another_optimizer():
     p = group["params"][0]
     assert torch.equal(new.state[p]["momentum_buffer"], old.state[p]["momentum_buffer"])
     for changes in (dict(optimizer="adamw"), dict(layer_lr_decay=0.5), dict(freeze="wte")):
-        with pytest.raises(ValueError, match="saved optimizer state"):
+        with pytest.raises(ValueError, match="the saved run had another optimizer"):
             optim.load_state(build(tiny_gpt(), **changes), old.state_dict())
 
 

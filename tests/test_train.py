@@ -13,12 +13,12 @@ from collections import Counter
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, TINY
 
 import data
 import distributed
 import evaluate
 import optim
+from conftest import ROOT, TINY
 
 
 def rows(out, key="loss") -> list[dict]:
@@ -63,7 +63,7 @@ def test_the_same_seed_gives_the_same_losses_and_another_seed_others(train, tmp_
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_resume_is_exact(train, tmp_path, optimizer):
-    """40 updates == 20 + resume + 20, bit for bit: weights, losses, best, patience; dropout and accumulation on."""
+    """40 updates == 20 + resume + 20, bit for bit, with dropout, accumulation and Muon on."""
     flags = (
         f"--optimizer={optimizer}",
         "--dropout=0.1",

@@ -1,0 +1,688 @@
+"""model.py against slow, obvious twins: written-out attention, uncached generation, known models.
+
+Sizes differ from one another wherever a mix-up could hide: B=3 rows, T=7 tokens, H=4 heads, K=2 key/value heads,
+hs=6, C=24, V=11.
+"""
+
+import cmath
+import math
+import re
+import sys
+from dataclasses import asdict
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import model as model_module
+from model import ARCHS, GPT, Attention, GPTConfig, rope_tables, rotate, token_probs
+
+B, T, H, C, V = 3, 7, 4, 24, 11
+archs = pytest.mark.parametrize("arch", ARCHS)
+
+
+def tiny(arch: str, **changes) -> GPT:
+    """A small model with large random weights everywhere, also where training would start from zero."""
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=V, block_size=8, n_layer=2, n_head=H, n_embd=C)
+    model = GPT(GPTConfig(arch=arch, **(sizes | changes)))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(mean=1.0 if name.endswith("norm.weight") else 0.0, std=0.3)
+    return model
+
+
+def ids(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randint(V, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def count(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def saved_bytes(run) -> int:
+    """Bytes that autograd keeps for the backward pass of run(); views of one storage count once."""
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = run()
+    total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    del output
+    return total
+
+
+# ------------------------------------------------------------------------------------------ the config
+
+
+def test_parameter_counts():
+    config = GPTConfig(arch="gpt2", n_layer=4, n_head=4, n_embd=128, block_size=64, vocab_size=65)
+    assert count(GPT(config)) == 804_096
+    gpt2 = dict(arch="gpt2", n_head=12, n_embd=768, block_size=1024, vocab_size=50257, bias=True)
+    with torch.device("meta"):
+        sizes = [count(GPT(GPTConfig(n_layer=n_layer, **gpt2))) for n_layer in (10, 11, 12)]
+    assert sizes[2] == 124_439_808
+    assert sizes[2] - sizes[1] == sizes[1] - sizes[0] == 12 * 768**2 + 13 * 768
+
+
+def test_widths():
+    assert GPTConfig(n_embd=128).n_ff == 512
+    assert GPTConfig(n_embd=128, n_ff=100).n_ff == 100
+    for n_embd in (128, 192, 256, 384, 768):
+        with torch.device("meta"):
+            plain = count(GPT(GPTConfig(n_embd=n_embd)).blocks[0].mlp)
+            gated = count(GPT(GPTConfig(n_embd=n_embd, activation="swiglu")).blocks[0].mlp)
+        assert abs(gated / plain - 1) < 0.01, n_embd
+    assert GPTConfig(arch="llama", n_head=6, n_embd=192).n_kv_head == 3
+    assert GPTConfig(arch="llama", n_head=3, n_embd=192).n_kv_head == 3
+    assert GPTConfig(arch="modern", n_head=6, n_embd=192).n_kv_head == 6
+
+
+@archs
+def test_a_resolved_config_is_a_fixed_point(arch):
+    config = GPTConfig(arch=arch)
+    assert "" not in asdict(config).values() and -1 not in asdict(config).values()
+    assert GPTConfig(**asdict(config)) == config
+
+
+def test_switches_can_be_set_alone():
+    config = GPTConfig(arch="gpt2", position="rope", activation="swiglu", tie_weights=0, logit_cap=30.0)
+    assert (config.norm, config.position, config.activation) == ("layernorm", "rope", "swiglu")
+    assert (config.tie_weights, config.qk_norm, config.logit_cap) == (0, 0, 30.0)
+    config = GPTConfig(arch="modern", qk_norm=0, zero_init=0, logit_cap=0.0, norm="layernorm")
+    assert (config.qk_norm, config.zero_init, config.logit_cap, config.norm) == (0, 0, 0.0, "layernorm")
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (dict(n_embd=256, n_head=7), "n_embd=256 is not divisible by n_head=7; 8 works"),
+        (dict(n_embd=20), "n_embd=20 is not divisible by n_head=4 into even sizes for rope; 5 works"),
+        (dict(n_embd=129), "n_embd=129 is odd, rope needs pairs; 128 works"),
+        (dict(n_embd=96, n_head=6, n_kv_head=4), "n_head=6 is not divisible by n_kv_head=4; 3 works"),
+        (dict(arch="gpt3"), "unknown arch='gpt3'; choose one of modern, gpt2, llama"),
+        (dict(norm="batchnorm"), "unknown norm='batchnorm'; choose one of 'layernorm', 'rmsnorm'"),
+        (dict(position="alibi"), "unknown position='alibi'; choose one of 'learned', 'rope'"),
+        (dict(activation="elu"), "unknown activation='elu'; choose one of 'gelu', 'relu2', 'swiglu'"),
+        (dict(qk_norm=2), "unknown qk_norm=2; choose one of 0, 1"),
+        (dict(n_layer=0), "n_layer=0 must be at least 1"),
+        (dict(n_head=0), "n_head=0 must be at least 1"),
+        (dict(n_kv_head=-2), "n_kv_head=-2 must be at least 1"),
+        (dict(vocab_size=0), "vocab_size=0 must be at least 1"),
+        (dict(dropout=1.0), "dropout=1.0 must be at least 0 and below 1"),
+        (dict(dropout=math.nan), "dropout=nan must be at least 0 and below 1"),
+        (dict(rope_theta=0.0), "rope_theta=0.0 must be above 0; 10000.0 is usual"),
+        (dict(logit_cap=-3.0), "logit_cap=-3.0 must be above 0, or 0 to switch it off"),
+    ],
+)
+def test_impossible_shapes_name_the_nearest_possible_one(wrong, message):
+    with pytest.raises(ValueError) as error:
+        GPTConfig(**wrong)
+    assert str(error.value) == message
+    works = re.search(r"(n_\w+)=\d+(?: into even sizes for rope)?; (\d+) works", message)
+    if works:
+        GPTConfig(**(wrong | {works[1]: int(works[2])}))
+
+
+# ------------------------------------------------------------------------------------------ the model
+
+
+@archs
+def test_names(arch):
+    names = {re.sub(r"blocks\.\d+\.", "", name) for name in tiny(arch).state_dict()}
+    common = "wte attn_norm attn.q attn.k attn.v attn.o mlp_norm mlp.up mlp.down norm head".split()
+    extra = {"gpt2": ["wpe"], "llama": ["mlp.gate"], "modern": []}[arch]
+    assert names == {f"{name}.weight" for name in common + extra}
+
+
+@archs
+def test_causal(arch):
+    model, idx = tiny(arch), ids(B, T)
+    logits = model(idx)
+    assert logits.shape == (B, T, V) and logits.dtype == torch.float32
+    for t in range(T):
+        changed = idx.clone()
+        changed[:, t] = (idx[:, t] + 1) % V
+        difference = (model(changed) - logits).abs().amax(dim=(0, 2))  # (T)
+        assert (difference[:t] < 1e-5).all() and (difference[t:] > 1e-4).all()
+
+
+def test_too_long():
+    with pytest.raises(ValueError, match="^9 tokens do not fit into block_size=8$"):
+        tiny("gpt2")(ids(1, 9))
+
+
+@archs
+def test_one_batch_is_learnt_by_heart(arch):
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(arch=arch, block_size=32, n_layer=2, n_embd=64))
+    text = torch.randint(65, (4, 33))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(200):
+        loss = F.cross_entropy(model(text[:, :-1]).flatten(0, 1), text[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.1
+
+
+@archs
+def test_first_loss_is_that_of_a_uniform_guess(arch):
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(arch=arch, block_size=64))
+    idx = torch.randint(65, (4, 65))
+    loss = F.cross_entropy(model(idx[:, :-1]).flatten(0, 1), idx[:, 1:].flatten())
+    assert abs(loss.item() - math.log(65)) < 0.1
+
+
+@archs
+def test_initial_weights(arch):
+    """Every parameter is set, wherever the model was built; head and embedding stay one where they are tied."""
+    config = GPTConfig(arch=arch, n_layer=2, bias=True)
+    with torch.device("meta"):
+        model = GPT(config)
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(math.nan)
+    model.init_weights()
+    assert (model.head.weight is model.wte.weight) == (arch == "gpt2")
+    for name, parameter in model.named_parameters():
+        if name.endswith("norm.weight"):
+            assert (parameter == 1).all(), name
+        elif name.endswith("bias"):
+            assert (parameter == 0).all(), name
+        elif name.endswith(("attn.o.weight", "mlp.down.weight")):
+            std = 0.0 if arch == "modern" else 0.02 / math.sqrt(4)
+            assert parameter.std().item() == pytest.approx(std, rel=0.05), name
+        else:
+            assert parameter.std().item() == pytest.approx(0.02, rel=0.05), name
+
+
+def test_logit_cap():
+    capped, free = tiny("modern"), tiny("modern", logit_cap=0.0)
+    logits = free(ids(B, T))
+    assert logits.abs().max() > 3
+    torch.testing.assert_close(capped(ids(B, T)), 15 * torch.tanh(logits / 15))
+
+
+# ------------------------------------------------------------------------------------------ attention
+
+
+def written_out_attention(attn: Attention, x: torch.Tensor) -> torch.Tensor:
+    """The definition, one query at a time: lists and loops; rope as a multiplication of complex numbers."""
+    config = attn.config
+    rows, length, width = x.shape
+    hs = width // config.n_head
+    shared = config.n_head // config.n_kv_head  # query heads per key/value head
+
+    def prepare(vector: torch.Tensor, position: int) -> torch.Tensor:
+        if config.qk_norm:
+            vector = vector / (vector.pow(2).sum() / hs + 1e-5).sqrt()
+        if config.position == "rope":
+            turns = [cmath.exp(1j * position * config.rope_theta ** (-2 * i / hs)) for i in range(hs // 2)]
+            turned = torch.complex(vector[: hs // 2], vector[hs // 2 :]) * torch.tensor(turns)
+            vector = torch.cat([turned.real, turned.imag]).float()
+        return vector
+
+    out = []
+    for b in range(rows):
+        for t in range(length):
+            heads = []
+            for h in range(config.n_head):
+                mine = slice(h * hs, (h + 1) * hs)
+                theirs = slice(h // shared * hs, (h // shared + 1) * hs)
+                query = prepare(attn.q(x[b, t])[mine], t)
+                keys = [prepare(attn.k(x[b, s])[theirs], s) for s in range(t + 1)]
+                scores = torch.stack([torch.dot(query, key) / math.sqrt(hs) for key in keys])
+                weights = scores.exp() / scores.exp().sum()
+                heads.append(sum(weights[s] * attn.v(x[b, s])[theirs] for s in range(t + 1)))
+            out.append(attn.o(torch.cat(heads)))
+    return torch.stack(out).view(rows, length, width)
+
+
+@pytest.mark.parametrize("n_kv_head", [4, 2, 1])
+@pytest.mark.parametrize("position, qk_norm", [("learned", 0), ("rope", 0), ("rope", 1)])
+def test_attention_equals_the_written_out_form(position, qk_norm, n_kv_head):
+    attn = tiny("gpt2", position=position, qk_norm=qk_norm, n_kv_head=n_kv_head, bias=True).blocks[0].attn
+    rope = rope_tables(torch.arange(T)[None], C // H, 10000.0) if position == "rope" else None
+    x = torch.randn(B, T, C, requires_grad=True)
+    upstream = torch.randn(B, T, C)
+    inputs = (x, *attn.parameters())
+    fast, slow = attn(x, rope), written_out_attention(attn, x)
+    torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
+    fast_gradients = torch.autograd.grad(fast, inputs, upstream)
+    slow_gradients = torch.autograd.grad(slow, inputs, upstream)
+    for ours, theirs in zip(fast_gradients, slow_gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-5)
+
+
+def test_grouped_heads_are_shared_heads():
+    """K = 2 equals plain attention (K = H) with each key/value head written twice in a row."""
+    grouped, plain = tiny("llama", n_kv_head=2), tiny("llama", n_kv_head=H)
+    state = grouped.state_dict()
+    for name in state:
+        if ".attn.k." in name or ".attn.v." in name:
+            heads = state[name].view(2, C // H, C)  # (K*hs,C) -> (K,hs,C)
+            state[name] = heads.repeat_interleave(2, dim=0).view(C, C)  # (K,hs,C) -> (H,hs,C) -> (C,C)
+    plain.load_state_dict(state)
+    torch.testing.assert_close(grouped(ids(B, T)), plain(ids(B, T)))
+
+
+def test_rope_is_relative():
+    q, k = torch.randn(2, 1, 1, 1, 6)
+
+    def score(i: int, j: int) -> float:
+        cos, sin = rope_tables(torch.tensor([[i, j]]), 6, 10000.0)  # (1,2) -> (1,2,1,6)
+        return (rotate(q, cos[:, :1], sin[:, :1]) * rotate(k, cos[:, 1:], sin[:, 1:])).sum().item()
+
+    assert score(5, 3) == pytest.approx(score(105, 103), abs=1e-4)
+    assert abs(score(5, 3) - score(5, 4)) > 1e-2
+    cos, sin = rope_tables(torch.tensor([[1001]]), 6, 10000.0)
+    assert rotate(q, cos, sin).norm().item() == pytest.approx(q.norm().item(), rel=1e-5)
+    assert cos[0, 0, 0, 0].item() == pytest.approx(math.cos(1001), abs=1e-5)
+
+
+def test_memory_grows_like_the_length_not_like_its_square():
+    torch.manual_seed(0)
+    attn = Attention(GPTConfig(n_head=2, n_embd=32, block_size=2048, arch="gpt2"))
+
+    def stored_scores(x):
+        q, k, v = (w(x).view(1, -1, 2, 16).transpose(1, 2) for w in (attn.q, attn.k, attn.v))  # (1,2,T,16)
+        future = torch.ones(x.size(1), x.size(1), dtype=torch.bool).triu(1)
+        weights = (q @ k.transpose(2, 3) / 4).masked_fill(future, -math.inf).softmax(-1)  # (1,2,T,T)
+        return attn.o((weights @ v).transpose(1, 2).flatten(2))  # (1,2,T,16) -> (1,T,C)
+
+    inputs = {length: torch.randn(1, length, 32, requires_grad=True) for length in (1024, 2048)}
+    torch.testing.assert_close(attn(inputs[1024]), stored_scores(inputs[1024]), atol=1e-5, rtol=1e-5)
+    ours = saved_bytes(lambda: attn(inputs[2048])) / saved_bytes(lambda: attn(inputs[1024]))
+    theirs = saved_bytes(lambda: stored_scores(inputs[2048]))
+    theirs /= saved_bytes(lambda: stored_scores(inputs[1024]))
+    assert 1.8 < ours < 2.1 and 3.6 < theirs < 4.0, (ours, theirs)
+
+
+# ------------------------------------------------------------------------------------------ references
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_gpt2_equals_the_reference():
+    transformers = pytest.importorskip("transformers")
+    ours = tiny("gpt2", bias=True)
+    sizes = dict(vocab_size=V, n_positions=8, n_layer=2, n_head=H, n_embd=C)
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).eval()
+    pairs = {"transformer.wte": ours.wte, "transformer.wpe": ours.wpe, "transformer.ln_f": ours.norm}
+    state = {f"{name}.{k}": v for name, module in pairs.items() for k, v in module.state_dict().items()}
+    for i, block in enumerate(ours.blocks):
+        attn, mlp = block.attn, block.mlp
+        for kind in ("weight", "bias"):
+            parts = {
+                "attn.c_attn": torch.cat([getattr(linear, kind) for linear in (attn.q, attn.k, attn.v)]),
+                "attn.c_proj": getattr(attn.o, kind),
+                "mlp.c_fc": getattr(mlp.up, kind),
+                "mlp.c_proj": getattr(mlp.down, kind),
+                "ln_1": getattr(block.attn_norm, kind),
+                "ln_2": getattr(block.mlp_norm, kind),
+            }
+            for name, value in parts.items():  # GPT-2 stores its matrices as (in, out)
+                state[f"transformer.h.{i}.{name}.{kind}"] = value.T if value.dim() == 2 else value
+    state["lm_head.weight"] = ours.wte.weight
+    theirs.load_state_dict(state)
+    torch.testing.assert_close(ours(ids(B, T)), theirs(ids(B, T)).logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_llama_equals_the_reference():
+    transformers = pytest.importorskip("transformers")
+    ours = tiny("llama", n_ff=40)
+    sizes = dict(vocab_size=V, max_position_embeddings=8, num_hidden_layers=2, hidden_size=C)
+    sizes |= dict(intermediate_size=40, num_attention_heads=H, num_key_value_heads=2, rms_norm_eps=1e-5)
+    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).eval()
+    names = {
+        "wte": "model.embed_tokens",
+        "norm": "model.norm",
+        "head": "lm_head",
+        "attn_norm": "input_layernorm",
+        "mlp_norm": "post_attention_layernorm",
+        "mlp.gate": "mlp.gate_proj",
+        "mlp.up": "mlp.up_proj",
+        "mlp.down": "mlp.down_proj",
+        **{f"attn.{p}": f"self_attn.{p}_proj" for p in "qkvo"},
+    }
+    state = {}
+    for name, weight in ours.state_dict().items():
+        layer, rest = re.fullmatch(r"(?:blocks\.(\d+)\.)?(.+)\.weight", name).groups()
+        state[f"model.layers.{layer}.{names[rest]}.weight" if layer else f"{names[rest]}.weight"] = weight
+    theirs.load_state_dict(state)
+    torch.testing.assert_close(ours(ids(B, T)), theirs(ids(B, T)).logits, atol=1e-4, rtol=0)
+
+
+# ------------------------------------------------------------------------------------------ generation
+
+
+def uncached(model, prompt: list[int], new: int, temperature=1.0, top_k=0, top_p=1.0, seed=1337) -> list[int]:
+    """generate() for one row, as slow and plain as can be."""
+    generator = torch.Generator().manual_seed(seed)
+    row = list(prompt)
+    for _ in range(new):
+        with torch.no_grad():
+            logits = model(torch.tensor([row[-model.config.block_size :]]))[0, -1].tolist()
+        drawn = torch.rand(1, generator=generator).item()
+        order = sorted(range(len(logits)), key=lambda token: -logits[token])
+        if temperature == 0:
+            row.append(order[0])
+            continue
+        order = order[: top_k or len(order)]
+        probs = {token: math.exp((logits[token] - logits[order[0]]) / temperature) for token in order}
+        total = sum(probs.values())
+        nucleus = {}
+        for token in order:
+            if sum(nucleus.values()) < top_p:
+                nucleus[token] = probs[token] / total
+        passed = 0.0
+        for token in sorted(nucleus):
+            passed += nucleus[token]
+            if passed > drawn * sum(nucleus.values()):
+                break
+        row.append(token)
+    return row
+
+
+SAMPLERS = [
+    dict(temperature=0.0),
+    dict(temperature=0.8),
+    dict(temperature=1.0, top_k=4),
+    dict(temperature=1.5, top_k=9, top_p=0.7),
+]
+
+
+@archs
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+def test_cached_equals_uncached(arch, sampler):
+    """Token for token, from prompts of 1 token, of a full block and beyond it, to more than three blocks."""
+    model = tiny(arch)
+    for length in (1, 5, 8, 13):
+        prompt = ids(length, seed=length).tolist()
+        expected = uncached(model, prompt, new=26, **sampler)
+        assert model.generate([prompt], 26, **sampler) == [expected]
+        assert len(set(expected)) > 4 or sampler["temperature"] == 0, "a text this dull would hide a mistake"
+
+
+@archs
+def test_cached_logits_equal_uncached_logits(arch, monkeypatch):
+    model, seen = tiny(arch), []
+    monkeypatch.setattr(model_module, "token_probs", lambda *args: seen.append(args[0]) or token_probs(*args))
+    rows = model.generate([[1], [2, 3, 4], [5] * 9], 20)
+    for step, logits in enumerate(seen):
+        for i, (row, length) in enumerate(zip(rows, (1, 3, 9), strict=True)):
+            context = row[: length + step][-8:]
+            torch.testing.assert_close(logits[i], model(torch.tensor([context]))[0, -1], atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "switch", [dict(n_kv_head=1), dict(n_kv_head=2), dict(position="learned"), dict(bias=1)]
+)
+def test_cached_equals_uncached_for_single_switches(switch):
+    model = tiny("modern", **switch)
+    assert model.generate([[3, 1]], 26) == [uncached(model, [3, 1], 26)]
+
+
+@archs
+def test_prompts_of_unequal_length_equal_single_runs(arch):
+    model = tiny(arch)
+    prompts = [ids(length, seed=length).tolist() for length in (1, 6, 3, 11, 8)]
+    for sampler in SAMPLERS:
+        expected = [uncached(model, prompt, 26, seed=7 + i, **sampler) for i, prompt in enumerate(prompts)]
+        assert model.generate(prompts, 26, seed=7, **sampler) == expected
+        assert model.generate(prompts[:3], 26, seed=7, **sampler) == expected[:3]
+
+
+@archs
+def test_three_rows_equal_three_single_runs(arch):
+    model = tiny(arch)
+    rows = model.generate([[5, 2]] * 3, 26, temperature=0.9, top_k=8, seed=3)
+    singles = [model.generate([[5, 2]], 26, temperature=0.9, top_k=8, seed=3 + i)[0] for i in range(3)]
+    assert rows == singles and len(set(map(tuple, rows))) == 3
+
+
+def test_a_second_prompt_knows_nothing_of_the_first():
+    model = tiny("modern")
+    first = model.generate([[1, 2, 3]], 20)
+    assert model.generate([[4, 5]], 20) != first
+    assert model.generate([[1, 2, 3]], 20) == first
+
+
+def test_greedy_is_argmax():
+    model = tiny("llama")
+    row = model.generate([[1]], 6, temperature=0)[0]
+    assert row[1:] == model(torch.tensor([row[:-1]])).argmax(-1)[0].tolist()
+    assert model.generate([[1]], 6, top_k=1, temperature=3.0, seed=5) == [row]
+
+
+@pytest.mark.parametrize(
+    "settings, kept",
+    [
+        (dict(), [0, 1, 2, 3]),
+        (dict(top_p=0.6), [0, 1]),  # the token that crosses 0.6 stays
+        (dict(top_p=0.79), [0, 1]),
+        (dict(top_p=0.81), [0, 1, 2]),
+        (dict(top_p=1e-9), [0]),
+        (dict(top_k=3), [0, 1, 2]),
+        (dict(top_k=99), [0, 1, 2, 3]),
+        (dict(top_k=2, top_p=0.6), [0]),  # of the two left, the first has 0.625
+    ],
+)
+def test_kept_tokens(settings, kept):
+    place = torch.tensor([2, 0, 3, 1])  # the likeliest token stands at place 2, ...
+    logits = torch.empty(1, 4)
+    logits[0, place] = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    probs = token_probs(logits, 1.0, **settings)[0, place]
+    assert probs.nonzero().flatten().tolist() == kept
+    expected = logits.exp()[0, place][kept]
+    torch.testing.assert_close(probs[kept] / probs.sum(), expected / expected.sum())
+
+
+def test_equal_logits_keep_exactly_k():
+    assert token_probs(torch.zeros(1, 9), 1.0, top_k=4).count_nonzero() == 4
+
+
+def test_temperature():
+    logits = torch.tensor([[1.0, 2.0, 4.0]])
+    torch.testing.assert_close(token_probs(logits, 0.5), torch.softmax(2 * logits, -1))
+    assert token_probs(logits, 0.0).tolist() == [[0, 0, 1]]
+
+
+def test_drawn_frequencies():
+    """4,000 rows draw one token each: every count is within 4 standard deviations of its expectation."""
+    model = tiny("gpt2")
+    probs = torch.softmax(model(torch.tensor([[3, 1]]))[0, -1], -1)
+    drawn = torch.tensor(next(model.stream([[3, 1]] * 4000, 1)))
+    counts = drawn.bincount(minlength=V)
+    assert ((counts - 4000 * probs).abs() < 4 * (4000 * probs * (1 - probs)).sqrt() + 1).all()
+
+
+def test_stop_tokens():
+    model = tiny("modern")
+    prompts = [[5, 2], [1], [7, 7, 7]]
+    free = model.generate(prompts, 20)
+    stop = {free[0][6], free[1][3]}
+    expected = []
+    for prompt, row in zip(prompts, free, strict=True):
+        end = next((i for i in range(len(prompt), len(row)) if row[i] in stop), len(row))
+        expected.append(row[:end])
+    assert model.generate(prompts, 20, stop_tokens=sorted(stop)) == expected
+    steps = list(model.stream(prompts, 20, stop_tokens=sorted(stop)))
+    longest = max(len(row) - len(prompt) for row, prompt in zip(expected, prompts, strict=True))
+    assert len(steps) == longest, "the stream ends with its last row"
+    for i, (prompt, row) in enumerate(zip(prompts, expected, strict=True)):
+        new = row[len(prompt) :]
+        assert [step[i] for step in steps] == new + [-1] * (longest - len(new))
+
+
+@pytest.mark.parametrize(
+    "prompts, settings, message",
+    [
+        ([[1, 11]], {}, r"token ids \[11\] are outside the vocabulary of 11"),
+        ([[1], [-1]], {}, r"token ids \[-1\] are outside the vocabulary of 11"),
+        ([[1], []], {}, "a prompt is empty"),
+        ([], {}, "a prompt is empty"),
+        ([[1]], dict(temperature=-0.1), "temperature=-0.1"),
+        ([[1]], dict(top_k=-1), "top_k=-1"),
+        ([[1]], dict(top_p=0.0), "top_p=0.0"),
+        ([[1]], dict(top_p=1.1), "top_p=1.1"),
+    ],
+)
+def test_wrong_prompts_and_settings(prompts, settings, message):
+    with pytest.raises(ValueError, match=message):
+        tiny("gpt2").generate(prompts, 3, **settings)
+
+
+def test_broken_weights_are_noticed():
+    model = tiny("gpt2")
+    with torch.no_grad():
+        model.norm.weight.fill_(math.nan)
+    with pytest.raises(ValueError, match="NaN"):
+        model.generate([[1]], 3)
+
+
+def test_generation_leaves_the_model_as_it_was():
+    model = tiny("modern", dropout=0.5).train()
+    text = model.generate([[1, 2]], 9)
+    assert all(module.training for module in model.modules())
+    for given_up in (model.stream([[1, 2]], 9), model.stream([[1, 2]], 9)):
+        next(given_up)
+        given_up.close()
+        assert model.training and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    assert model.eval().generate([[1, 2]], 9) == text and not model.training
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert model.generate([[1, 2]], 9) == text
+    model(ids(B, T)).sum().backward()
+
+
+# ------------------------------------------------------------------------------------------ training modes
+
+
+@archs
+def test_dropout(arch):
+    model, idx = tiny(arch, dropout=0.2), ids(B, T)
+    assert not torch.equal(model.train()(idx), model(idx))
+    assert torch.equal(model.eval()(idx), model(idx))
+    torch.testing.assert_close(model(idx), tiny(arch, dropout=0.0)(idx))
+
+
+@archs
+def test_no_dropout_means_no_dropout_call(arch, monkeypatch):
+    attention, seen = F.scaled_dot_product_attention, []
+
+    def spy(q, k, v, mask, dropout, causal, **rest):
+        seen.append(dropout)
+        return attention(q, k, v, mask, dropout, causal, **rest)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    monkeypatch.setattr(F, "dropout", lambda *args, **kwargs: pytest.fail("dropout was called"))
+    tiny(arch, dropout=0.0).train()(ids(B, T))
+    assert seen == [0.0, 0.0]
+
+
+@archs
+def test_checkpointing(arch):
+    """Same gradients, bit for bit, dropout included; less than half the memory."""
+    sizes = dict(arch=arch, dropout=0.1, block_size=64)
+    plain, checkpointed = tiny(**sizes), tiny(**sizes, gradient_checkpointing=True)
+    idx = ids(2, 64)
+    for model in (plain, checkpointed):
+        torch.manual_seed(5)
+        model(idx).pow(2).sum().backward()
+    for ours, theirs in zip(checkpointed.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad)
+    assert saved_bytes(lambda: checkpointed(idx)) < 0.5 * saved_bytes(lambda: plain(idx))
+
+
+@archs
+def test_cpu_autocast_keeps_attention_norms_and_logits_in_float32(arch, monkeypatch):
+    attention, seen = F.scaled_dot_product_attention, []
+
+    def spy(q, k, v, *args, **kwargs):
+        y = attention(q, k, v, *args, **kwargs)
+        seen.extend(tensor.dtype for tensor in (q, k, v, y))
+        return y
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    model, idx = tiny(arch, dropout=0.0), ids(B, T)
+    norms = [module for name, module in model.named_modules() if name.endswith("norm")]
+    linears = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    for module in norms:
+        module.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    for module in linears:
+        module.register_forward_hook(lambda module, args, output: seen.append(output.dtype == torch.bfloat16))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(idx)
+        sampled = model.generate([[1, 2], [3]], 12)
+    assert logits.dtype == torch.float32 and set(seen) == {torch.float32, True}
+    assert [len(row) for row in sampled] == [14, 13]
+    (logits**2).mean().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+@archs
+def test_bfloat16_weights(arch):
+    model = tiny(arch).to(torch.bfloat16)
+    assert model(ids(B, T)).dtype == torch.float32
+    assert len(model.generate([[1], [2, 3]], 12)[0]) == 13
+
+
+# ------------------------------------------------------------------------------------------ comments
+
+
+def commented_shapes() -> dict[int, tuple[list[str], list[str]]]:
+    """{line of model.py: (names assigned there, the shapes that the comment gives them)}."""
+    found = {}
+    with open(model_module.__file__, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            match = re.match(r"\s+([\w, ]+) = .*  # (.*)$", line)
+            shapes = re.findall(r"\(([\w*,]+)\)", match[2].split("->")[-1]) if match else []
+            if shapes:
+                found[number] = (match[1].split(", "), shapes)
+    return found
+
+
+@pytest.mark.parametrize("lengths", [(7, 7, 7), (7, 2, 5)])
+def test_shape_comments_are_true(lengths):
+    """Every "x = ...  # ... (B,T,C)" of model.py, compared with what stands in x after that line has run."""
+    expected, checked = commented_shapes(), set()
+    sizes = dict(B=[B], C=[C], V=[V], H=[H], K=[2], heads=[H, 2], hs=[C // H], k=[5])
+    sizes |= dict(T=[T, 1], keys=[T, T + 1, T + 2])
+    previous = {}
+
+    def check(frame):
+        line = previous[frame]
+        names, shapes = expected.get(line, ((), ()))
+        for name, shape in zip(names, shapes * len(names) if len(shapes) == 1 else shapes, strict=True):
+            actual, wanted = tuple(frame.f_locals[name].shape), shape.split(",")
+            wrong = f"line {line}: {name} is {actual}, but the comment says ({shape})"
+            assert len(actual) == len(wanted), wrong
+            for size, symbol in zip(actual, wanted, strict=True):
+                assert size in (sizes[symbol] if symbol in sizes else [int(symbol)]), wrong
+            checked.add(line)
+
+    def trace(frame, event, argument):
+        if frame.f_code.co_filename != model_module.__file__ or frame.f_code.co_name.startswith("<"):
+            return None
+        if event in ("line", "return") and frame in previous:
+            check(frame)
+        previous[frame] = frame.f_lineno
+        return trace
+
+    model = tiny("llama", n_kv_head=2, block_size=12)
+    prompts = [ids(length).tolist() for length in lengths]
+    old = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        model.generate(prompts, 3, top_k=5, top_p=0.9)
+    finally:
+        sys.settrace(old)
+    missing = set(expected) - checked
+    assert len(expected) >= 15 and (not missing or len(set(lengths)) == 1), missing

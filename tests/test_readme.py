@@ -1,0 +1,105 @@
+"""Every command and snippet of the README runs, in a fresh copy of the project, offline; its tree is true."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import corpora
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# appended to every training command: the same work in seconds
+SMALL = (
+    "--device=cpu --max_iters=3 --n_layer=1 --n_head=2 --n_embd=32 --block_size=32 --batch_size=4 "
+    "--eval_iters=1 --gradient_accumulation_steps=1 --max_new_tokens=10 --threads=1 --dropout=0"
+).split()
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
+    return [part.strip() for line in lines for part in line.split("&&")]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A fresh copy of what git tracks, with the files that the commands name; run(command) runs one there."""
+    folder = tmp_path_factory.mktemp("fresh") / "tinylm"
+    left_out = shutil.ignore_patterns("datasets", "out*", ".git", "__pycache__", ".*_cache", "venv", ".venv")
+    shutil.copytree(ROOT, folder, ignore=left_out)
+    text = "".join(text for text, _ in corpora.open_corpus("verse", size=30_000).chunks())
+    rows = [{"prompt": f"How much is {i} and {i}? ", "response": f"{2 * i}"} for i in range(99)]
+    (folder / "tinyshakespeare.txt").write_text(text, encoding="utf-8")
+    (folder / "mine.txt").write_text(text[:10_000] + "0123456789?", encoding="utf-8")
+    (folder / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "https_proxy": "http://127.0.0.1:9"}
+
+    def run(command: str) -> subprocess.CompletedProcess:
+        words = shlex.split(command, comments=True)
+        if words[0] == "torchrun":  # two processes here, whatever the README says
+            words = [re.sub(r"(--nproc_per_node)=\d+", r"\1=2", word) for word in words[1:]]
+            words = [re.sub(r"(--nnodes)=\d+", r"\1=1", word) for word in words]
+            words = [re.sub(r"(--master_addr)=.*", r"\1=127.0.0.1", word) for word in words]
+            words = ["-m", "torch.distributed.run", *words]
+        else:
+            assert words.pop(0) == "python", command
+        small = SMALL if "train.py" in words else []
+        return subprocess.run(
+            [sys.executable, *words, *small],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+
+    run.folder = folder
+    return run
+
+
+def test_every_command_runs_in_the_order_of_the_page(copy):
+    ran = 0
+    for command in commands():
+        if command.startswith("pip install") or command == "python -m pytest":
+            continue  # .ci/run does these
+        done = copy(command)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        ran += 1
+    assert ran >= 12
+    tree = re.search(r"```\n(datasets/.*?)```", README, re.DOTALL).group(1)
+    for line in tree.splitlines():
+        folder, *names = re.sub(r"\(.*?\)", "", line).split()
+        found = {path.name for path in (copy.folder / folder).iterdir()}
+        assert found >= set(names), line
+        assert found - set(names) <= {"loss_by_position.png"}, line
+
+
+def test_the_first_two_commands_are_the_promised_ones():
+    first = re.search(r"```sh\n(.*?)```", README, re.DOTALL).group(1).splitlines()
+    assert first[0] == "pip install -r requirements.txt && python train.py config/shakespeare_char.py"
+    assert first[1] == "pip install -r requirements.txt && python -m pytest"
+
+
+def test_the_python_snippet_runs():
+    for snippet in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(compile(snippet, "README.md", "exec"), {})
+
+
+def test_every_link_leads_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+def test_every_config_is_in_the_table_or_on_the_page():
+    for path in (ROOT / "config").glob("[a-z]*.py"):
+        assert f"config/{path.name}" in README, path.name
+
+
+def test_nothing_is_left_to_fill_in():
+    assert not re.search(r"@[A-Z]+@", README)
