@@ -52,8 +52,7 @@ def open_corpus(source: str, seed: int = 1337, size: int = 0) -> Corpus:
     python = source == "python"
     path = Path(sysconfig.get_paths()["stdlib"] if python else source)
     if not path.exists():
-        known = "shakespeare, verse, python, sums or the path of a file or folder"
-        raise ValueError(f"{source}: no such corpus, file or folder; expected {known}")
+        raise ValueError(f"{source}: no such file or folder, nor one of shakespeare, verse, python, sums")
     files, kind = [path], "file"
     if path.is_dir():
         kind = "folder's .txt, .md, .py and .jsonl files"
@@ -119,7 +118,8 @@ def shakespeare(seed: int = 1337, size: int = 0) -> Corpus:
                     print(f"downloading {URL}: {len(data):,} of {SHAKESPEARE_SIZE:,} bytes", file=sys.stderr)
     except (OSError, http.client.HTTPException) as error:
         corpus = verse(seed, size)
-        corpus.info |= {"stand_in_for": "shakespeare", "stand_in_reason": " ".join(repr(error).split())}
+        reason = " ".join((str(error) or repr(error)).split())
+        corpus.info |= {"stand_in_for": "shakespeare", "stand_in_reason": reason}
         return corpus
     found = hashlib.sha256(data).hexdigest()
     if found != SHA256:
@@ -145,8 +145,9 @@ What failed: {info["stand_in_reason"]}
 Used instead: verse, a generated play of the same size (see corpora.py).
 For the real text, save it as tinyshakespeare.txt and run
 python data.py --input=tinyshakespeare.txt --name=shakespeare_char --tokenizer=char"""
-    edge = "+" + "-" * 102 + "+"
-    return "\n".join([edge, *(f"| {line:100} |" for line in text.splitlines()), edge])
+    width = max(map(len, text.splitlines()))
+    edge = "+" + "-" * (width + 2) + "+"
+    return "\n".join([edge, *(f"| {line:{width}} |" for line in text.splitlines()), edge])
 
 
 def sums(seed: int = 1337, size: int = 0) -> Corpus:
@@ -189,8 +190,8 @@ def sums(seed: int = 1337, size: int = 0) -> Corpus:
 NAMES = "Anne Boris Clara Duncan Edith Felix Greta Hugo Iris Jonas Kate Leon".split()
 PLACES = "forest garden castle harbour market tower meadow kitchen chapel valley palace desert".split()
 GRAMMAR = r"""
-Scene = 1 SCENE : The PLACE . Enter NEW0 , NEW1 and NEW2 . // TURN0 : / Speech Turn Turn Turns
-Turns = 4 Turn Turns | 1 // [Exeunt.] //   Turn = 1 // Next : / Speech   Next = 1 TURN1 | 1 TURN2
+Scene = 1 SCENE : The PLACE . Enter NEW0 , NEW1 and NEW2 . // TURN0 : / Speech // Turn Turn Turns
+Turns = 4 Turn Turns | 1 [Exeunt.] //   Turn = 1 Next : / Speech //   Next = 1 TURN1 | 1 TURN2
 Speech = 1 O gentle Name , Sentence More | 1 alas , poor Name , Sentence More | 12 Sentence More
 Sentence = 10 Clause Join | 3 when Clause , / Clause . | 2 if Clause , / then Clause . | 1 why Ask ? \
  | 1 though Clause , / yet Clause . | 1 let Obj Vi.p Way ! | 1 upon my honour , Clause . \
@@ -256,9 +257,8 @@ def verse_entropy() -> float:
     is the text's entropy because a text has one derivation only.
     """
     rows = {head: row for row, head in enumerate(RULES)}
-    lengths = {"/": 0, "//": 1} | dict.fromkeys(
-        ",.;:!?", 1
-    )  # words count the space or line break before them
+    # A word counts the space or line break before it; names are all equally likely, so a mean length will do.
+    lengths = {"/": 0, "//": 1} | dict.fromkeys(",.;:!?", 1)
     for words, symbols in (NAMES, "NEW0 NEW1 NEW2 TURN0 TURN1 TURN2 NAME1 NAME2"), (PLACES, "PLACE HERE"):
         lengths |= dict.fromkeys(symbols.split(), 1 + sum(map(len, words)) / len(words))
     own, inner = np.zeros((len(rows), 2)), np.zeros((len(rows), len(rows)))

@@ -89,7 +89,7 @@ def prepare(
     sources[-1].shares = {"val": totals[1]} if val_input else sources[0].shares
 
     end = format != "text" or any(corpus.many for corpus in corpora)  # the end token closes each document
-    special = [END] if end else []
+    special = [END] if end or tokenizer == "bpe" else []  # bpe: so that samples can be added in fine-tuning
     if tokenizer == "char":  # of all splits: an alphabet is no statistic, and val is unwritable without it
         text_tokenizer = train_tokenizer("char", sorted(alphabet), 0, special)
     elif tokenizer == "bpe":

@@ -101,14 +101,19 @@ def to_device(t: torch.Tensor, device: torch.device) -> torch.Tensor:
     return t.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else t.to(device)
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """CUDA has an exception of its own, the CPU's allocator has only these words."""
+    return isinstance(error, torch.OutOfMemoryError) or "you tried to allocate" in str(error)
+
+
 def divide_batch(error: RuntimeError, batch_size: int, retry: bool) -> int:
     """By what to divide a micro-batch that did not fit into memory: the smallest prime factor of batch_size.
 
     Raises the error itself if it is another one, and ValueError with the remedies where dividing is not
     possible.
     """
-    if not isinstance(error, torch.OutOfMemoryError) and "you tried to allocate" not in str(error):
-        raise error  # (torch.OutOfMemoryError is CUDA's; the words are those of the CPU's allocator)
+    if not is_out_of_memory(error):
+        raise error
     factor = next((n for n in range(2, batch_size + 1) if batch_size % n == 0), 0)
     if not retry or not factor:
         fewer = (

@@ -242,7 +242,8 @@ def encode(parts, tokenizer, folder: Path, end: bool, masks: bool) -> dict:
     """
     if end and tokenizer.end_id < 0:
         raise ValueError(
-            "the tokenizer has no end token to close samples or documents; use char, bpe or gpt2"
+            "this tokenizer has no end token to close samples or documents; expected one that was made with "
+            "--tokenizer=bpe, or with --tokenizer=char from samples or a folder"
         )
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
     splits, files, hashes, is_open = {}, {}, {}, {}

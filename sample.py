@@ -37,19 +37,15 @@ dtype = "auto"  # auto | float32 | bfloat16 | float16
 
 
 def prompt_ids(tokenizer, text: str, unknown: str = "error") -> list[int]:
-    """The ids of a prompt; of an empty one the end token (a new document begins), a new line, or id 0.
+    """The ids of a prompt; there may be none.
 
     unknown: "error" raises ValueError naming each character that the tokenizer never saw and its place;
     "skip" drops it. (Byte pairs know every character.)
     """
     if unknown not in ("error", "skip"):
         raise ValueError(f"unknown={unknown} is not understood; expected error or skip")
-    if tokenizer.kind == "bpe":
-        ids, new_line = tokenizer.encode(text), tokenizer.encode("\n")
-    else:
-        ids, new_line = tokenizer.encode(text, unknown=unknown), tokenizer.encode("\n", unknown="skip")
-    end = [tokenizer.end_id] if tokenizer.end_id >= 0 else []
-    return ids.tolist() or end or new_line.tolist() or [0]
+    options = {"unknown": unknown} if tokenizer.kind == "char" else {}
+    return tokenizer.encode(text, **options).tolist()
 
 
 def stream_text(
@@ -57,11 +53,13 @@ def stream_text(
 ) -> Iterator[str]:
     """Yield the text that follows a prompt (a list of ids), piece by piece, in whole characters.
 
-    Ends after max_new_tokens, at the tokenizer's end token, or before the text `stop`.
+    Ends after max_new_tokens, at the tokenizer's end token, or before the text `stop`. What follows an empty
+    prompt is the beginning of a document (after an end token) or of a line, or what follows id 0.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may span several tokens
     held = ""  # what could still be the beginning of `stop`
     ends = [tokenizer.end_id] if tokenizer.end_id >= 0 else []
+    prompt = prompt or ends or prompt_ids(tokenizer, "\n", unknown="skip") or [0]
     for (token,) in model.stream([prompt], max_new_tokens, temperature, top_k, top_p, ends, seed):
         if token < 0:
             break
@@ -128,7 +126,7 @@ if __name__ == "__main__":
                     model, tokenizer, prompt, max_new_tokens, temperature, top_k, top_p, seed + i, stop
                 )
                 pieces = pieces if stream else list(pieces)
-                print(tokenizer.decode(prompt) if text else "", end="", flush=stream)
+                print(tokenizer.decode(prompt), end="", flush=stream)
                 for piece in pieces:  # one for each token
                     print(piece, end="", flush=stream)
                     tokens += 1

@@ -243,6 +243,8 @@ model = distributed.wrap(model, world_size)
 
 # ---- what the reader should know before it starts
 out = report.Report(folder, config, step, rank == 0, raw_model, device, data.floor_per_token(meta, "val"))
+if out.write:
+    text_tokenizer.save(folder / "tokenizer.json")
 out.start(meta, optimizer, train_windows, val_windows, dtype)
 out.length(max_iters, batch_size, gradient_accumulation_steps, world_size, train_windows)
 for warning in [schedule_warning, *(f"changed since the checkpoint: {change}" for change in changes)]:

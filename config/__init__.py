@@ -10,7 +10,6 @@ import ast
 import difflib
 import io
 import linecache
-import math
 import os
 import runpy
 import sys
@@ -18,7 +17,8 @@ import tokenize
 from pathlib import Path
 from types import ModuleType
 
-ROOT = Path(__file__).resolve().parent.parent  # datasets/ and out-*/ live here, whatever the working directory
+ROOT = Path(__file__).resolve().parent.parent  # of datasets/ and out-*/, whatever the working directory
+BAD_PATHS = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 given: set[str] = set()  # what a config file or the command line has set: it beats what a checkpoint holds
 
 
@@ -128,8 +128,7 @@ def parse_flag(argument: str, defaults: dict) -> tuple[str, object]:
         value = kind(text)
     except ValueError:
         raise ValueError(f"--{name}={text} is not understood; expected {example}") from None
-    if not math.isfinite(value):
-        raise ValueError(f"--{name}={text} is not finite; expected {example}")
+    check_number(value, f"--{name}={text}")
     return name, value
 
 
@@ -139,6 +138,8 @@ def read_config_file(file: str, settings: dict, defaults: dict) -> dict:
     if path is None:
         known = " ".join(sorted(f"config/{p.name}" for p in (ROOT / "config").glob("[a-z]*.py")))
         raise ValueError(f"config file {file} does not exist; there are: {known}")
+    if b"override(globals())" in path.read_bytes():
+        raise ValueError(f"{file} is a script; expected a config file, such as config/tiny.py")
     try:
         names = runpy.run_path(str(path), init_globals=dict(settings))
     except SyntaxError as error:
@@ -161,10 +162,16 @@ def read_config_file(file: str, settings: dict, defaults: dict) -> dict:
             raise ValueError(
                 f"{file}: {name} = {value!r} is a {type(value).__name__}; expected {expected}, as {default!r}"
             )
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{file}: {name} = {value} is not finite; expected a number, as {default!r}")
+        if isinstance(value, (int, float)):
+            check_number(value, f"{file}: {name} = {value}")
         changes[name] = value
     return changes
+
+
+def check_number(value: float, where: str) -> None:
+    """Refuse what no setting can mean: nan, infinity, and numbers that do not fit into 64 bits."""
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{where} is not finite or too large; expected a number below 2**63")
 
 
 def at_least(minimum: int, settings: dict, names: str) -> None:
@@ -194,17 +201,23 @@ def print_help(script: dict, defaults: dict, comments: dict) -> None:
 def one_line_errors(kind, error, traceback) -> None:
     """sys.excepthook: people's mistakes end in one line and exit code 2, all else in a traceback.
 
-    A mistake of people is a ValueError that a `raise` in one of our files has made. One that came out of a
-    library, or out of int("x") or of numpy in the middle of our code, is a bug of ours: its traceback helps.
+    A mistake of people is a ValueError that a `raise` in one of our files has made, or a path that cannot be
+    written. A ValueError out of a library, or of int("x") in our own code, is a bug: its traceback helps.
     """
     frame = traceback
     while frame and frame.tb_next:
         frame = frame.tb_next
+    message = ""
+    if issubclass(kind, BAD_PATHS) and error.filename:
+        message = f"{error.filename}: {error.strerror}"
     if frame and issubclass(kind, ValueError):
         path = Path(frame.tb_frame.f_code.co_filename).resolve()
         ours = path.is_file() and path.is_relative_to(ROOT) and "site-packages" not in path.parts
         if ours and linecache.getline(str(path), frame.tb_lineno).lstrip().startswith("raise "):
-            sys.stdout.flush()
-            print("error: " + " ".join(str(error).split()), file=sys.stderr)
-            sys.exit(2)
-    sys.__excepthook__(kind, error, traceback)
+            message = str(error)
+    if not message:
+        sys.__excepthook__(kind, error, traceback)
+        return
+    sys.stdout.flush()
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)

@@ -28,7 +28,7 @@ def step_of(path) -> int:
 
 
 def listing(folder) -> set[str]:
-    return {path.name for path in folder.iterdir()} - {"tokenizer.json"}
+    return {path.name for path in folder.iterdir()}
 
 
 def small_checkpoint(**more) -> dict:
@@ -46,7 +46,7 @@ def test_numbered_and_last_checkpoints_and_what_else_is_in_the_folder(train, tmp
     train("--save_interval=10", "--max_iters=25", "--eval_interval=1000")
     out = tmp_path / "out"
     assert [step_of(out / name) for name in ("ckpt_000010.pt", "ckpt_000020.pt", "ckpt.pt")] == [10, 20, 25]
-    expected = "best.pt ckpt.pt config.json metrics.jsonl result.json loss.png".split()
+    expected = "best.pt ckpt.pt config.json metrics.jsonl result.json loss.png tokenizer.json".split()
     assert listing(out) == {*expected, "ckpt_000010.pt", "ckpt_000020.pt"}
 
 
@@ -158,7 +158,7 @@ def test_killed_in_the_middle_of_a_save_the_old_file_loads(tmp_path):
         "os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)\n"
         "checkpoint.save(path, state | {'step': 2})\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, timeout=100)
     assert done.returncode == -signal.SIGKILL
     assert checkpoint.load(path)["step"] == 1
     checkpoint.save(path, small_checkpoint(step=3))  # what the killed one left behind is in nobody's way
@@ -244,7 +244,7 @@ def test_a_file_cannot_run_code(tmp_path, monkeypatch):
 
 def test_a_foreign_file_says_what_it_lacks(tmp_path):
     torch.save({"model": {}, "step": 1}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="other.pt is no checkpoint of tinylm: it has no config, dataset, mod"):
+    with pytest.raises(ValueError, match="other.pt is no checkpoint of tinylm: it has no config, data"):
         checkpoint.load(tmp_path / "other.pt")
     torch.save([1, 2], tmp_path / "other.pt")
     with pytest.raises(ValueError, match="is no checkpoint of tinylm"):
@@ -253,11 +253,10 @@ def test_a_foreign_file_says_what_it_lacks(tmp_path):
 
 def test_weights_that_do_not_fit_are_named(tmp_path):
     state = small_checkpoint()
-    del state["model"]["norm.weight"]
+    del state["model"]["wte.weight"]
     checkpoint.save(tmp_path / "ckpt.pt", state)
-    if "norm.weight" in GPT(GPTConfig(**TINY_CONFIG)).state_dict():
-        with pytest.raises(ValueError, match=r"ckpt.pt do not fit the model: .*norm.weight"):
-            checkpoint.load_model(tmp_path / "ckpt.pt", torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"ckpt.pt do not fit the model: Missing key.*wte.weight"):
+        checkpoint.load_model(tmp_path / "ckpt.pt", torch.device("cpu"))
     state = small_checkpoint(model_config=TINY_CONFIG | {"n_embd": 16})
     checkpoint.save(tmp_path / "ckpt.pt", state)
     with pytest.raises(ValueError, match=r"ckpt.pt do not fit the model: size mismatch for wte.weight"):

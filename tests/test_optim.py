@@ -108,11 +108,9 @@ def test_polynomial_of_power_1_is_linear():
 
 
 def test_never_0_before_the_end_and_never_above_learning_rate():
-    """Also where the warm-up outlasts the decay or the run, and in runs of one update (nanoGPT#443, nanoGPT#691)."""
-    lengths = (0, 1, 2, 5, 20, 100)
-    for kind, warmup, end, max_iters in itertools.product(
-        optim.SCHEDULES, lengths, (-1, 1, 3, 50, 200), (1, 2, 100)
-    ):
+    """Also where the warm-up outlasts the decay or the run, and in runs of one update (nanoGPT#443, #691)."""
+    warmups, ends, lengths = (0, 1, 2, 5, 20, 100), (-1, 1, 3, 50, 200), (1, 2, 100)
+    for kind, warmup, end, max_iters in itertools.product(optim.SCHEDULES, warmups, ends, lengths):
         for min_lr in (0.0, 1e-4, 1e-3):
             changes = dict(lr_schedule=kind, warmup_iters=warmup, lr_decay_iters=end, max_iters=max_iters)
             values = rates(range(max_iters), min_lr=min_lr, **changes)

@@ -40,7 +40,7 @@ def copy(tmp_path_factory):
     (folder / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "https_proxy": "http://127.0.0.1:9"}
 
-    def run(command: str) -> subprocess.CompletedProcess:
+    def run(command: str, small=SMALL) -> subprocess.CompletedProcess:
         words = shlex.split(command, comments=True)
         if words[0] == "torchrun":  # two processes here, whatever the README says
             words = [re.sub(r"(--nproc_per_node)=\d+", r"\1=2", word) for word in words[1:]]
@@ -49,7 +49,7 @@ def copy(tmp_path_factory):
             words = ["-m", "torch.distributed.run", *words]
         else:
             assert words.pop(0) == "python", command
-        small = SMALL if "train.py" in words else []
+        small = small if "train.py" in words else []
         return subprocess.run(
             [sys.executable, *words, *small],
             cwd=folder,
@@ -73,11 +73,34 @@ def test_every_command_runs_in_the_order_of_the_page(copy):
         ran += 1
     assert ran >= 12
     tree = re.search(r"```\n(datasets/.*?)```", README, re.DOTALL).group(1)
-    for line in tree.splitlines():
+    for line in re.sub(r"\n +", " ", tree).splitlines():
         folder, *names = re.sub(r"\(.*?\)", "", line).split()
         found = {path.name for path in (copy.folder / folder).iterdir()}
         assert found >= set(names), line
         assert found - set(names) <= {"loss_by_position.png"}, line
+
+
+LANGUAGES = {
+    "chinese": "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少？白日依山尽，黄河入海流。欲穷千里目，更上一层楼。\n",
+    "bengali": "আমার সোনার বাংলা, আমি তোমায় ভালোবাসি। চিরদিন তোমার আকাশ, তোমার বাতাস, আমার প্রাণে বাজায় বাঁশি।\n",
+    "emoji": "🌧️☂️🙂 👩‍🚀🚀🌕 🐝🌻🍯 🎻🎶💃🏽 🏔️⛷️❄️\n",
+    "python": "def area(width: float, height: float) -> float:\n    return width * height  # in m²\n\n\n",
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_three_kilobytes_in_any_language_become_a_sample_in_two_commands(copy, language):
+    line = LANGUAGES[language]
+    text = line * (3000 // len(line.encode("utf-8")) + 1)
+    (copy.folder / "mine.txt").write_text(text, encoding="utf-8")
+    section = README[README.index("## Your own text") :]
+    prepare, train = re.search(r"```sh\n(.*?)```", section, re.DOTALL).group(1).splitlines()
+    assert copy(prepare).returncode == 0
+    done = copy(train, ["--device=cpu", "--max_iters=20", "--threads=1"])
+    assert done.returncode == 0, done.stderr
+    sample = done.stdout.split("--- a sample")[1].split("\n", 1)[1].split("---")[0]
+    assert len(sample) >= 10
+    assert set(sample) <= set(text) | {"\n"}
 
 
 def test_the_first_two_commands_are_the_promised_ones():
