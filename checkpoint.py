@@ -22,8 +22,14 @@ KEYS = set("model model_config tokenizer dataset config step tokens seconds".spl
 
 
 def run_folder(out_dir: str) -> Path:
-    """The folder of a run: a relative out_dir lies in the project, whatever the working directory."""
-    return ROOT / out_dir
+    """The folder of a run: a relative out_dir lies in the project, whatever the working directory.
+
+    ValueError for the project's own folder (an empty out_dir), and for a file.
+    """
+    folder = ROOT / out_dir
+    if folder.resolve() == ROOT or folder.is_file():
+        raise ValueError(f"out_dir={out_dir} is no folder for a run; expected a name such as out-mine")
+    return folder
 
 
 def save(path: Path, checkpoint: dict) -> None:
@@ -104,7 +110,8 @@ def find(where: str, folder: Path) -> Path:
     path = next((path for path in (Path(where), ROOT / where) if path.exists()), None)
     if path is None:
         raise ValueError(
-            f"init_from={where} does not exist; expected scratch, resume, a run's folder or a .pt file"
+            f"init_from={where} does not exist; expected scratch, resume, a run's folder or a .pt file. "
+            f"To make a run: python train.py config/tiny.py --out_dir={where}"
         )
     if path.is_dir():
         return path / "best.pt" if (path / "best.pt").is_file() else path / "ckpt.pt"
@@ -131,7 +138,10 @@ def check_same(saved: dict, model_config, tokenizer, where: str) -> None:
 def load_model(path: Path, device: torch.device) -> tuple[GPT, object, dict]:
     """(model in eval mode, tokenizer, checkpoint) from one file; nothing else is needed."""
     saved = load(path)
-    model = GPT(GPTConfig(**saved["model_config"]))
+    try:
+        model = GPT(GPTConfig(**saved["model_config"]))
+    except TypeError as error:  # a field that GPTConfig does not have, or no longer
+        raise ValueError(f"{path} holds a model of another version of tinylm: {error}") from None
     load_weights(model, saved["model"], path)
     return model.to(device).eval(), from_json(saved["tokenizer"]), saved
 

@@ -181,6 +181,8 @@ class Windows:
         folder = folder_of(name)
         meta = read_meta(folder)
         what = f"the {split} split of {meta['name']}"
+        if split not in ("train", "val", "test"):
+            raise ValueError(f"split={split} is unknown; expected train, val or test")
         if split not in meta["splits"]:
             raise ValueError(f"there is no such thing as {what}; prepare it with --{split}_ratio=0.1")
         if not pack and meta["format"] == "text":

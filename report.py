@@ -50,11 +50,11 @@ class Report:
             self.tensorboard = open_tensorboard(folder)
         if config["wandb_log"]:
             self.wandb = open_wandb(config)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         self.path = folder / "metrics.jsonl"
         if step:  # a resumed run: rows after the checkpoint belong to updates that are done again
             self.rows = [row for row in read_rows(self.path) if row["step"] <= step]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         self.write_rows()
 
     def say(self, line: str = "") -> None:
@@ -225,8 +225,13 @@ def read_rows(path: Path) -> list[dict]:
     """The rows of a metrics.jsonl; none if there is no such file. A half-written last line is left out."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            raise ValueError(f"{path} line {number} is damaged; delete that line, or the file") from None
+    return rows
 
 
 def memory_mb(device: torch.device) -> float:

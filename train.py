@@ -182,6 +182,8 @@ saved, changes = {}, []
 resume = init_from == "resume"
 if init_from != "scratch":
     saved = checkpoint.load(checkpoint.find(init_from, folder))
+    if resume and "optimizer" not in saved:
+        raise ValueError(f"{folder / 'ckpt.pt'} has no optimizer; start from it: --init_from={out_dir}")
     # a resumed run keeps all its settings, a fine-tuned one the shape of its base, but for what is given now
     names = config.keys() - {"init_from", "out_dir", "eval_only"}
     names = names if resume else architecture - {"dropout", "gradient_checkpointing"}
@@ -192,6 +194,7 @@ autocast, dtype = distributed.choose_precision(dtype, device)
 at_least(1, config, "batch_size block_size gradient_accumulation_steps max_iters eval_interval log_interval")
 at_least(0, config, "epochs eval_iters patience min_delta grad_clip save_interval sample_interval threads")
 at_least(1, config, "keep_checkpoints")
+at_least(0, config, "seed max_new_tokens")
 if threads:
     torch.set_num_threads(threads)
 torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it
@@ -210,7 +213,12 @@ val_windows = data.Windows(dataset, "val", block_size, seed, pack)
 model_config = GPTConfig(text_tokenizer.vocab_size, **{name: config[name] for name in architecture})
 if saved:
     checkpoint.check_same(saved, model_config, text_tokenizer, out_dir if resume else init_from)
-model = raw_model = GPT(model_config).to(device)  # raw_model: the model without what wraps it below
+try:
+    model = raw_model = GPT(model_config).to(device)  # raw_model: the model without what wraps it below
+except RuntimeError as error:
+    if not distributed.is_out_of_memory(error):
+        raise
+    raise ValueError("out of memory: the weights do not fit; try fewer n_layer, n_embd, n_ff") from None
 if saved:
     checkpoint.load_weights(raw_model, saved["model"], init_from)
 
@@ -232,7 +240,8 @@ stop_signal = 0  # SIGINT or SIGTERM, once it has come
 updating = False
 if resume:
     optim.load_state(optimizer, saved["optimizer"])
-    scaler.load_state_dict(saved["scaler"])
+    if saved["scaler"]:  # it is empty where the run was not in float16
+        scaler.load_state_dict(saved["scaler"])
     step, tokens, seconds, evaluated_at = (saved[k] for k in ("step", "tokens", "seconds", "evaluated_at"))
     best_val_loss, best_step, bad_evals = (saved[k] for k in ("best_val_loss", "best_step", "bad_evals"))
     train_loss, val_loss = saved["train_loss"], saved["val_loss"]
@@ -241,7 +250,11 @@ if compile:
     model = distributed.try_compile(model, train_windows.batch(0, batch_size)[0].to(device), autocast)
 model = distributed.wrap(model, world_size)
 
-# ---- what the reader should know before it starts
+# ---- what the reader should know before it starts; first one token, as a sample that cannot be written is a
+# mistake to hear of now, not after hours of training, and before any file of an older run is touched
+prompt = prompt_ids(text_tokenizer, start, unknown="error" if "start" in given else "skip")
+sampling = {name: config[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
+next(stream_text(raw_model, text_tokenizer, prompt, **sampling), "")
 out = report.Report(folder, config, step, rank == 0, raw_model, device, data.floor_per_token(meta, "val"))
 if out.write:
     text_tokenizer.save(folder / "tokenizer.json")
@@ -250,8 +263,6 @@ out.length(max_iters, batch_size, gradient_accumulation_steps, world_size, train
 for warning in [schedule_warning, *(f"changed since the checkpoint: {change}" for change in changes)]:
     if warning:
         out.say(warning)
-prompt = prompt_ids(text_tokenizer, start, unknown="error" if "start" in given else "skip")
-sampling = {name: config[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
 previous_excepthook, sys.excepthook = sys.excepthook, save_after_error
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, request_stop)
@@ -286,7 +297,7 @@ while True:
 
     # the batches of this update, and how many targets they have in all: over micro-steps and processes
     started = time.perf_counter()
-    torch.manual_seed((seed * 1_000_003 + step) * world_size + rank)  # dropout is a function of these three
+    torch.manual_seed(((seed * 1_000_003 + step) * world_size + rank) % 2**63)  # for dropout
     batches = [
         train_windows.batch(step, batch_size, micro_step, gradient_accumulation_steps, rank, world_size)
         for micro_step in range(gradient_accumulation_steps)

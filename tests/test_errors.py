@@ -106,7 +106,7 @@ CASES = [
     ("no example that fits", "train.py --dataset=pairs --block_size=1", "no sample fits into a window"),
     ("a dataset that was deleted", "evaluate.py", "python data.py", {"datasets/small/meta.json": None}),
     ("a split that was not made", "evaluate.py --split=test", "prepare it with --test_ratio=0.1"),
-    ("a split that does not exist", "evaluate.py --split=valid", "valid split"),
+    ("a split that does not exist", "evaluate.py --split=valid", "expected train, val or test"),
     # ---- texts
     ("no input", "data.py --name=small", "--input is empty"),
     ("an input that is not there", IN, "in.txt: no such"),
