@@ -35,8 +35,14 @@ def start(device: str = "auto", backend: str = "auto") -> tuple[int, int, torch.
         raise ValueError(f"backend=nccl needs CUDA, and device is {device.type}; use --backend=gloo or auto")
     if world_size > 1:
         dist.init_process_group("nccl" if device.type == "cuda" and backend != "gloo" else "gloo")
-        atexit.register(dist.destroy_process_group)
+        atexit.register(stop)
     return rank, world_size, device
+
+
+def stop() -> None:
+    """Leave the process group, if there is one. After an error it happens at exit, without waiting for others."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def choose_device(name: str) -> torch.device:
@@ -79,7 +85,7 @@ def choose_precision(dtype: str, device: torch.device) -> tuple[contextlib.Abstr
 
 def wrap(model: torch.nn.Module, world_size: int) -> torch.nn.Module:
     """DistributedDataParallel: after backward, every rank holds the gradient averaged over all ranks."""
-    return DistributedDataParallel(model, broadcast_buffers=False) if world_size > 1 else model
+    return DistributedDataParallel(model) if world_size > 1 else model
 
 
 def try_compile(model: torch.nn.Module, x: torch.Tensor, autocast) -> torch.nn.Module:

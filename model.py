@@ -254,7 +254,7 @@ class GPT(nn.Module):
         if pad is not None:
             first = torch.tensor(pad, device=idx.device)[:, None]  # (B,1), column of each row's first token
             query, key = positions[..., None], torch.arange(start + T, device=idx.device)  # (1,T,1), (keys)
-            seen = key >= torch.minimum(first[..., None], query)  # (B,T,keys); padding sees itself, else: NaN
+            seen = key >= torch.minimum(first[..., None], query)  # (B,T,keys); padding sees itself: no NaN
             mask = (seen & (key <= query))[:, None]  # (B,T,keys) -> (B,1,T,keys)
             positions = (positions - first).clamp(min=0)  # (B,T)
         x = self.wte(idx)  # (B,T) -> (B,T,C)

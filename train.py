@@ -1,9 +1,11 @@
 """Train a language model: settings on top, then one visible loop: forward, loss, backward, clip, step.
 
-python train.py config/shakespeare_char.py                          prepare the data, train, evaluate, save,
-sample python train.py config/tiny.py --max_iters=50 --learning_rate=1e-3  change any setting below python
-train.py --init_from=resume --out_dir=out-tiny               go on exactly where a run stopped torchrun
---standalone --nproc_per_node=4 train.py config/base.py    several GPUs
+    python train.py config/shakespeare_char.py                         prepare, train, evaluate, save, sample
+    python train.py config/tiny.py --max_iters=50 --learning_rate=1e-3  change any setting below
+    python train.py --init_from=resume --out_dir=out-tiny               go on exactly where a run stopped
+    torchrun --standalone --nproc_per_node=4 train.py config/base.py    several GPUs
+
+-h lists all settings. A config file is a small Python file that sets some of them.
 """
 
 import dataclasses
@@ -24,7 +26,7 @@ import tokenizer
 from config import adopt, at_least, given, override
 from evaluate import evaluate, spread
 from model import GPT, GPTConfig
-from sample import prompt_ids, stream_text
+from sample import prompt_ids, read_start, stream_text
 
 # -----------------------------------------------------------------------------
 # the run
@@ -95,7 +97,7 @@ wandb_log = False  # also send the numbers to Weights & Biases (pip install wand
 wandb_project = "tinylm"  # project there
 wandb_run_name = ""  # name of the run there; '' = out_dir
 # text samples; sample.py reads these from the checkpoint
-start = "\n"  # first text of the sample
+start = "\n"  # first text of the sample, or FILE:prompt.txt
 max_new_tokens = 500  # its length
 temperature = 0.8  # below 1 bolder, above 1 wilder; 0 = always the likeliest token
 top_k = 0  # choose among the k likeliest tokens; 0 = all
@@ -150,7 +152,7 @@ def request_stop(number: int, frame) -> None:
 
 def save_after_error(kind, error, traceback) -> None:
     """sys.excepthook: whatever went wrong, the updates so far are not lost."""
-    if not updating and not isinstance(error, ValueError):
+    if rank == 0 and not updating and not isinstance(error, ValueError):
         save("ckpt.pt")
         print(f"saved step {step} in {folder / 'ckpt.pt'} before stopping", file=sys.stderr)
     previous_excepthook(kind, error, traceback)
@@ -171,7 +173,8 @@ def print_sample() -> None:
     """Print what the model writes now. Sampling has random numbers of its own: training does not notice."""
     if rank == 0:
         out.say(f"--- a sample at step {step} (data: {meta['name']}, sha256 {meta['sha256'][:12]})")
-        out.say(start + "".join(stream_text(raw_model, text_tokenizer, prompt, **sampling)))
+        following = stream_text(raw_model, text_tokenizer, prompt, **sampling)
+        out.say(text_tokenizer.decode(prompt) + "".join(following))
         out.say("---")
 
 
@@ -236,7 +239,8 @@ step = tokens = best_step = bad_evals = skipped = 0  # skipped: updates that ove
 seconds = 0.0  # of training: evaluation, saving and sampling excluded
 train_loss = val_loss = best_val_loss = math.inf
 evaluated_at = -1  # the step of the last evaluation
-stop_signal = 0  # SIGINT or SIGTERM, once it has come
+stop_signal = 0  # SIGINT or SIGTERM, once it has come to this process ...
+stopping = 0  # ... and once all processes know: they leave the loop at the same step
 updating = False
 if resume:
     optim.load_state(optimizer, saved["optimizer"])
@@ -252,7 +256,7 @@ model = distributed.wrap(model, world_size)
 
 # ---- what the reader should know before it starts; first one token, as a sample that cannot be written is a
 # mistake to hear of now, not after hours of training, and before any file of an older run is touched
-prompt = prompt_ids(text_tokenizer, start, unknown="error" if "start" in given else "skip")
+prompt = prompt_ids(text_tokenizer, read_start(start), unknown="error" if "start" in given else "skip")
 sampling = {name: config[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
 next(stream_text(raw_model, text_tokenizer, prompt, **sampling), "")
 out = report.Report(folder, config, step, rank == 0, raw_model, device, data.floor_per_token(meta, "val"))
@@ -292,7 +296,7 @@ while True:
         if patience and bad_evals >= patience:
             out.say(f"no better val loss in {patience} evaluations: stopping early at step {step}")
             break
-    if step >= max_iters or stop_signal:
+    if step >= max_iters or stopping:
         break
 
     # the batches of this update, and how many targets they have in all: over micro-steps and processes
@@ -303,7 +307,7 @@ while True:
         for micro_step in range(gradient_accumulation_steps)
     ]
     targets = sum(int((y != -1).sum()) for _, y in batches)
-    targets, stop_signal = map(int, distributed.sum_over_ranks([targets, stop_signal], device))
+    targets, stopping = map(int, distributed.sum_over_ranks([targets, stop_signal], device))
     data_seconds = time.perf_counter() - started
 
     # forward, loss, backward
@@ -351,15 +355,16 @@ while True:
         print_sample()
     if save_interval and step % save_interval == 0:
         save(f"ckpt_{step:06}.pt")
-        checkpoint.rotate(folder, keep_checkpoints)
+        if rank == 0:
+            checkpoint.rotate(folder, keep_checkpoints)
 
 # ---- the end: what is saved where, how good it is, what it sounds like
 if eval_only:
     sys.exit()
 save("ckpt.pt")
-if stop_signal:
+if stopping:
     out.say(f"stopped at step {step}, saved; go on: python train.py --init_from=resume --out_dir={out_dir}")
-    sys.exit(128 + stop_signal)
+    sys.exit(128 + (stop_signal or signal.SIGTERM))
 print_sample()
 out.finish(
     final_train_loss=train_loss,
@@ -369,3 +374,5 @@ out.finish(
     training_time=seconds,
     parameters=sum(p.numel() for p in raw_model.parameters()),
 )
+distributed.barrier()  # rank 0 has more to do at the end: the others leave with it
+distributed.stop()

@@ -2,7 +2,7 @@
 #     python train.py config/shakespeare_char.py
 #     python data.py --input=mine.txt --name=mine --tokenizer=out-shakespeare-char
 #     python train.py config/finetune.py --dataset=mine
-# The shape is the base's (824,320 parameters there). The dataset must be prepared with the base's tokenizer.
+# The shape is the base's (804,224 parameters there). The dataset must be prepared with the base's tokenizer.
 # prompt/response data (--format=jsonl): only the responses are learned.
 init_from = "out-shakespeare-char"
 out_dir = "out-finetune"

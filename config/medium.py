@@ -1,6 +1,6 @@
 # The shape of nanoGPT's Tiny Shakespeare recipe for a GPU, 6 layers, 384 wide.
 #     python train.py config/medium.py
-# PARAMS parameters. Minutes on one GPU (not measured), hours on a laptop.
+# 10,671,744 parameters. Minutes on one GPU (not measured), hours on a laptop.
 out_dir = "out-medium"
 dataset = "shakespeare_char"
 n_layer, n_head, n_embd, block_size = 6, 6, 384, 256

@@ -1,5 +1,6 @@
 """What every test shares: one thread, no network, and ways to run the scripts on a small text."""
 
+import os
 import runpy
 import signal
 import socket
@@ -75,9 +76,9 @@ def shell(datasets):
     """shell("train.py", ...) runs a script in a process of its own; returns the CompletedProcess."""
 
     def run(*command: str, cwd=ROOT, timeout=120, **kwargs) -> subprocess.CompletedProcess:
-        command = [sys.executable, *command]
+        kwargs = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, "text": True, "encoding": "utf-8", **kwargs}
         return subprocess.run(
-            command, cwd=cwd, capture_output=True, text=True, encoding="utf-8", timeout=timeout, **kwargs
+            [sys.executable, *command], cwd=cwd, capture_output=True, timeout=timeout, **kwargs
         )
 
     return run

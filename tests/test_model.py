@@ -509,6 +509,15 @@ def test_drawn_frequencies():
     assert ((counts - 4000 * probs).abs() < 4 * (4000 * probs * (1 - probs)).sqrt() + 1).all()
 
 
+@pytest.mark.parametrize("drawn", [0.0, 1 - 2**-24])
+def test_extreme_draws_hit_tokens_that_were_kept(drawn, monkeypatch):
+    model = tiny("modern")
+    greedy = model.generate([[1, 2]], 20, temperature=0)
+    monkeypatch.setattr(torch, "rand", lambda *size, generator: torch.full(size, drawn))
+    assert model.generate([[1, 2]], 20, temperature=0) == greedy
+    assert model.generate([[1, 2]], 20, top_p=1e-6) == greedy
+
+
 def test_stop_tokens():
     model = tiny("modern")
     prompts = [[5, 2], [1], [7, 7, 7]]
@@ -580,17 +589,20 @@ def test_dropout(arch):
 
 
 @archs
-def test_no_dropout_means_no_dropout_call(arch, monkeypatch):
-    attention, seen = F.scaled_dot_product_attention, []
+@pytest.mark.parametrize("rate, calls", [(0.0, 0), (0.2, 5)])
+def test_dropout_calls(arch, rate, calls, monkeypatch):
+    """On the embeddings, each layer's attention weights and its two outputs; nowhere at all if it is 0."""
+    attention, dropout = F.scaled_dot_product_attention, F.dropout
+    seen, called = [], []
 
-    def spy(q, k, v, mask, dropout, causal, **rest):
-        seen.append(dropout)
-        return attention(q, k, v, mask, dropout, causal, **rest)
+    def spy(q, k, v, mask, p, causal, **rest):
+        seen.append(p)
+        return attention(q, k, v, mask, p, causal, **rest)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
-    monkeypatch.setattr(F, "dropout", lambda *args, **kwargs: pytest.fail("dropout was called"))
-    tiny(arch, dropout=0.0).train()(ids(B, T))
-    assert seen == [0.0, 0.0]
+    monkeypatch.setattr(F, "dropout", lambda x, p, *rest: called.append(p) or dropout(x, p, *rest))
+    tiny(arch, dropout=rate).train()(ids(B, T))
+    assert seen == [rate, rate] and called == [rate] * calls
 
 
 @archs
