@@ -40,7 +40,7 @@ def start(device: str = "auto", backend: str = "auto") -> tuple[int, int, torch.
 
 
 def stop() -> None:
-    """Leave the process group, if there is one. After an error it happens at exit, without waiting for others."""
+    """Leave the process group, if there is one; after an error this happens at exit."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -11,7 +11,7 @@ eval_iters = 0  # the whole val split, each time
 eval_interval = 150
 log_interval = 10
 
-_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())  # noqa: F821 (a setting)
+_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())  # noqa: F821
 if _cuda:
     print("config/shakespeare_char.py: a GPU is there, so this is the 10M-parameter recipe")
     n_layer, n_head, n_embd, block_size = 6, 6, 384, 256
