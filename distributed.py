@@ -35,14 +35,8 @@ def start(device: str = "auto", backend: str = "auto") -> tuple[int, int, torch.
         raise ValueError(f"backend=nccl needs CUDA, and device is {device.type}; use --backend=gloo or auto")
     if world_size > 1:
         dist.init_process_group("nccl" if device.type == "cuda" and backend != "gloo" else "gloo")
-        atexit.register(stop)
+        atexit.register(dist.destroy_process_group)
     return rank, world_size, device
-
-
-def stop() -> None:
-    """Leave the process group, if there is one; after an error this happens at exit."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def choose_device(name: str) -> torch.device:

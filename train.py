@@ -374,5 +374,4 @@ out.finish(
     training_time=seconds,
     parameters=sum(p.numel() for p in raw_model.parameters()),
 )
-distributed.barrier()  # rank 0 has more to do at the end: the others leave with it
-distributed.stop()
+distributed.barrier()  # rank 0 has more to do at the end; the others wait, and all leave together

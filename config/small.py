@@ -1,6 +1,6 @@
-# One size up from tiny: an evening coffee on a laptop.
+# One size up from tiny: as long as a coffee, on a laptop.
 #     python train.py config/small.py
-# 1,796,160 parameters; MINUTES on 2 CPU cores; val loss VALLOSS on Tiny Shakespeare.
+# 1,796,160 parameters; about ten minutes on 2 CPU cores (not measured).
 out_dir = "out-small"
 dataset = "shakespeare_char"
 n_layer, n_head, n_embd, block_size = 4, 6, 192, 256
