@@ -238,10 +238,13 @@ def memory_mb(device: torch.device) -> float:
     """Peak memory in MB: allocated on the GPU if the run is there, else resident (RSS) of this process."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    status = Path("/proc/self/status")  # Linux; its getrusage begins with the peak of whoever started us
+    if status.exists():
+        lines = status.read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1.024e-3 for line in lines if line.startswith("VmHWM"))
     if resource is None:
         return 0.0
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is bytes on macOS, KiB elsewhere
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes on macOS
 
 
 def flops_utilisation(model, tokens_per_second: float, device: torch.device) -> float:
