@@ -144,7 +144,8 @@ What failed: {info["stand_in_reason"]}
              {URL}
 Used instead: verse, a generated play of the same size (see corpora.py).
 For the real text, save it as tinyshakespeare.txt and run
-python data.py --input=tinyshakespeare.txt --name=shakespeare_char --tokenizer=char"""
+python data.py --input=tinyshakespeare.txt --name=shakespeare_char --tokenizer=char
+or, with network again, python data.py --name=shakespeare_char"""
     width = max(map(len, text.splitlines()))
     edge = "+" + "-" * (width + 2) + "+"
     return "\n".join([edge, *(f"| {line:{width}} |" for line in text.splitlines()), edge])

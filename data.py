@@ -66,6 +66,8 @@ def prepare(
     """
     if not re.fullmatch(r"\w[\w.-]*", name) or name == "downloads":
         raise ValueError(f"--name={name} is no name for a dataset; expected letters, digits and _ - .")
+    if source.endswith(".jsonl") and format == "text":
+        print("NOTE: JSONL is read as plain text, braces and all; --format=jsonl reads its rows")
     if format not in ("text", "lines", "jsonl"):
         raise ValueError(f"--format={format} is unknown; expected text, lines or jsonl")
     if min(val_ratio, test_ratio) < 0 or val_ratio + test_ratio >= 1:
@@ -77,6 +79,7 @@ def prepare(
     corpora = [open_corpus(path, seed + i) for i, path in enumerate((source, val_input)) if path]
     if "stand_in_for" in corpora[0].info:
         print(stand_in_notice(corpora[0].info))
+        source = f"{corpora[0].name}, in place of {source}"
     sources = [Source(corpus, format, clean, dedup, skip_bad) for corpus in corpora]
     alphabet = set() if tokenizer == "char" else None
     totals = [each.count(alphabet) for each in sources]

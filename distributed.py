@@ -4,7 +4,7 @@
     torchrun --standalone --nproc_per_node=4 train.py     four, on one machine
 
 torchrun tells each process its place through environment variables: RANK (0 ... WORLD_SIZE-1, over all
-machines), LOCAL_RANK (on this machine), WORLD_SIZE. With one process every function here does nothing.
+machines), LOCAL_RANK (on this machine), WORLD_SIZE. Alone, a process neither joins, sums nor waits.
 """
 
 import atexit

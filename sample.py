@@ -4,7 +4,7 @@
     python sample.py --out_dir=out-shakespeare-char --interactive
     python sample.py --start=FILE:prompt.txt --temperature=0
 
-temperature, top_k, top_p and max_new_tokens are the ones that the run was trained with, unless given here.
+start, temperature, top_k, top_p and max_new_tokens are those of the run, unless given here.
 """
 
 import codecs
@@ -20,10 +20,10 @@ from config import adopt, at_least, given, override
 # -----------------------------------------------------------------------------
 out_dir = "out-shakespeare-char"  # folder of the run
 file = "best.pt"  # which checkpoint in it: best.pt | ckpt.pt | ckpt_000500.pt
-start = "\n"  # the prompt, or FILE:prompt.txt
+start = "\n"  # the prompt, or FILE:prompt.txt; not given: as the run
 num_samples = 1  # how many texts; each has its own random numbers, seed + 0, 1, ...
 max_new_tokens = 500  # length of each; not given: as the run was trained with
-temperature = 0.8  # below 1 bolder, above 1 wilder; 0 = always the likeliest token; not given: as the run
+temperature = 0.8  # below 1 safer, above 1 wilder; 0 = always the likeliest token; not given: as the run
 top_k = 0  # choose among the k likeliest tokens; 0 = all; not given: as the run
 top_p = 1.0  # choose among the likeliest tokens that make up this probability; 1 = all; not given: as the run
 stop = ""  # end a text where it has written this
@@ -108,9 +108,8 @@ if __name__ == "__main__":
     stored = ("start", "max_new_tokens", "temperature", "top_k", "top_p")
     adopt(globals(), config, {name: saved["config"][name] for name in stored})
     meta = saved["dataset"]
-    source = meta["source"] + (" standing in for the real text" if "stand_in_for" in meta else "")
     print(f"--- {folder / file}: step {saved['step']}, val loss {saved['val_loss']:.4f}")
-    print(f"--- data: {meta['name']} ({source}), sha256 {meta['sha256'][:12]}")
+    print(f"--- data: {meta['name']} ({meta['source']}), sha256 {meta['sha256'][:12]}")
     for text in prompts():
         try:
             prompt = prompt_ids(tokenizer, text, unknown if interactive or "start" in given else "skip")

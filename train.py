@@ -10,6 +10,7 @@
 
 import dataclasses
 import math
+import os
 import signal
 import sys
 import time
@@ -23,7 +24,7 @@ import distributed
 import optim
 import report
 import tokenizer
-from config import adopt, at_least, given, override
+from config import adopt, at_least, given, override, typed
 from evaluate import evaluate, spread
 from model import GPT, GPTConfig
 from sample import prompt_ids, read_start, stream_text
@@ -63,9 +64,9 @@ optimizer = "muon"  # muon | adamw | adam | sgd
 learning_rate = 3e-3  # peak, of everything that is not under Muon
 muon_lr = 0.02  # peak, of the matrices inside the blocks, with optimizer=muon
 muon_momentum = 0.95  # Muon's (and SGD's) momentum
-weight_decay = 0.1  # pulls matrices towards zero, decoupled (adam: coupled)
-beta1 = 0.9  # AdamW: memory of the gradient
-beta2 = 0.95  # AdamW: memory of its square
+weight_decay = 0.1  # pulls matrices towards zero (muon: those in the blocks); adam, sgd: as L2
+beta1 = 0.9  # Adam's part: memory of the gradient
+beta2 = 0.95  # Adam's part: memory of its square
 grad_clip = 1.0  # longest gradient vector; 0 = off
 freeze = ""  # parameters that stay as they are, by name: 'wte,blocks.0'
 layer_lr_decay = 1.0  # fine-tuning: each block below the top learns by this factor slower
@@ -77,14 +78,14 @@ decay_lr = True  # False: constant after the warm-up
 warmup_iters = 0  # updates of linear warm-up
 warmup_ratio = 0.0  # the same as a share of lr_decay_iters; set one of the two
 lr_decay_iters = -1  # where the schedule ends; -1 = max_iters
-min_lr = -1.0  # where the learning rate ends; -1 = a tenth of learning_rate
+min_lr = -1.0  # where learning_rate ends (muon_lr falls in step); -1 = a tenth of it
 lr_cooldown = 0.5  # trapezoid: share of the run in which it falls
 lr_power = 1.0  # polynomial: exponent
 lr_step_iters = 1000  # step: updates between two cuts
 lr_gamma = 0.1  # step: factor of each cut
 # evaluation, saving, reporting
 eval_interval = 250  # updates between two evaluations
-eval_iters = 20  # each reads so many x 4,096 tokens of train and val, always the same; 0 = as many as val has
+eval_iters = 20  # an evaluation reads this x 4,096 tokens of train and val, always the same; 0 = all of val
 log_interval = 10  # updates between two lines
 patience = 0  # stop after so many evaluations without a better val loss; 0 = off
 min_delta = 0.0  # what counts as better
@@ -99,7 +100,7 @@ wandb_run_name = ""  # name of the run there; '' = out_dir
 # text samples; sample.py reads these from the checkpoint
 start = "\n"  # first text of the sample, or FILE:prompt.txt
 max_new_tokens = 500  # its length
-temperature = 0.8  # below 1 bolder, above 1 wilder; 0 = always the likeliest token
+temperature = 0.8  # below 1 safer, above 1 wilder; 0 = always the likeliest token
 top_k = 0  # choose among the k likeliest tokens; 0 = all
 top_p = 1.0  # choose among the likeliest tokens that make up this probability; 1 = all
 # the machine
@@ -108,9 +109,9 @@ dtype = "auto"  # auto | float32 | bfloat16 | float16 (with a loss scaler)
 compile = False  # torch.compile: faster after a minute or so of compiling
 backend = "auto"  # between processes: auto | nccl | gloo
 threads = 0  # CPU threads; 0 = torch's choice
-oom_retry = True  # out of memory: halve batch_size, double gradient_accumulation_steps, same gradient
+oom_retry = True  # out of memory, one process: smaller batches, more micro-steps, the same gradient
 # -----------------------------------------------------------------------------
-config = override(globals())
+config = override(globals())  # now each name above has its final value; config is the same as a dict
 EVAL_TOKENS = 4096  # what one of eval_iters reads, whatever the batch size
 
 
@@ -144,9 +145,10 @@ def save(name: str) -> None:
 
 
 def request_stop(number: int, frame) -> None:
-    """Signal handler: stop at the next step boundary; a second signal ends at once."""
+    """Signal handler: stop after this update; a second signal acts as usual and ends at once."""
     global stop_signal
     stop_signal = number
+    os.write(2, b"\nstopping after this update\n")  # print is not safe in a signal handler
     signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
 
 
@@ -188,10 +190,11 @@ if init_from != "scratch":
     if resume and "optimizer" not in saved:
         raise ValueError(f"{folder / 'ckpt.pt'} has no optimizer; start from it: --init_from={out_dir}")
     # a resumed run keeps all its settings, a fine-tuned one the shape of its base, but for what is given now
-    names = config.keys() - {"init_from", "out_dir", "eval_only"}
-    names = names if resume else architecture - {"dropout", "gradient_checkpointing"}
+    everything = config.keys() - {"init_from", "out_dir", "eval_only"}
+    shape = architecture - {"dropout", "gradient_checkpointing"}
+    names = everything if resume else shape
     kept = {name: value for name, value in saved["config"].items() if name in names}
-    changes = adopt(globals(), config, kept)
+    changes = adopt(globals(), config, kept)  # sets what was not given now; says what differs
 rank, world_size, device = distributed.start(device, backend)
 autocast, dtype = distributed.choose_precision(dtype, device)
 at_least(1, config, "batch_size block_size gradient_accumulation_steps max_iters eval_interval log_interval")
@@ -217,7 +220,7 @@ model_config = GPTConfig(text_tokenizer.vocab_size, **{name: config[name] for na
 if saved:
     checkpoint.check_same(saved, model_config, text_tokenizer, out_dir if resume else init_from)
 try:
-    model = raw_model = GPT(model_config).to(device)  # raw_model: the model without what wraps it below
+    model = raw_model = GPT(model_config).to(device)  # raw_model stays free of compile and DDP
 except RuntimeError as error:
     if not distributed.is_out_of_memory(error):
         raise
@@ -228,7 +231,7 @@ if saved:
 # ---- the optimizer, the schedule, the loss scaler
 windows_per_iter = batch_size * gradient_accumulation_steps * world_size
 tokens_per_iter = windows_per_iter * block_size
-if epochs and ("epochs" in given or "max_iters" not in given):
+if epochs and ("epochs" in typed or "max_iters" not in typed):  # a typed max_iters beats a file's epochs
     max_iters = math.ceil(epochs * train_windows.n_windows / windows_per_iter)
 schedule, schedule_warning = optim.resolve_schedule({**config, "max_iters": max_iters})
 optimizer = optim.build_optimizer(raw_model, {**config, "dtype": dtype}, device.type)
@@ -249,13 +252,18 @@ if resume:
     step, tokens, seconds, evaluated_at = (saved[k] for k in ("step", "tokens", "seconds", "evaluated_at"))
     best_val_loss, best_step, bad_evals = (saved[k] for k in ("best_val_loss", "best_step", "bad_evals"))
     train_loss, val_loss = saved["train_loss"], saved["val_loss"]
+    if step >= max_iters and not eval_only:
+        raise ValueError(
+            f"{out_dir} has made {step} updates of {max_iters}; go on with --max_iters={2 * step}"
+        )
 
 if compile:
     model = distributed.try_compile(model, train_windows.batch(0, batch_size)[0].to(device), autocast)
 model = distributed.wrap(model, world_size)
 
-# ---- what the reader should know before it starts; first one token, as a sample that cannot be written is a
-# mistake to hear of now, not after hours of training, and before any file of an older run is touched
+# ---- what the reader should know before it starts
+# Write one token of the sample now: a wrong --start or --top_p must fail here, not after hours of training
+# and not after the files of an older run are gone.
 prompt = prompt_ids(text_tokenizer, read_start(start), unknown="error" if "start" in given else "skip")
 sampling = {name: config[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
 next(stream_text(raw_model, text_tokenizer, prompt, **sampling), "")
@@ -306,7 +314,7 @@ while True:
         train_windows.batch(step, batch_size, micro_step, gradient_accumulation_steps, rank, world_size)
         for micro_step in range(gradient_accumulation_steps)
     ]
-    targets = sum(int((y != -1).sum()) for _, y in batches)
+    targets = sum(int((y != -1).sum()) for _, y in batches)  # -1: not scored (data.py)
     targets, stopping = map(int, distributed.sum_over_ranks([targets, stop_signal], device))
     data_seconds = time.perf_counter() - started
 
@@ -328,7 +336,7 @@ while True:
         batch_size, gradient_accumulation_steps = batch_size // factor, gradient_accumulation_steps * factor
         out.say(f"out of memory: going on with {batch_size=}, {gradient_accumulation_steps=}")
         optimizer.zero_grad(set_to_none=True)
-        continue
+        continue  # with the same step, so with the same windows
 
     # clip, step
     scaler.unscale_(optimizer)

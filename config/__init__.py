@@ -19,6 +19,7 @@ from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent  # of datasets/ and out-*/, whatever the working directory
 BAD_PATHS = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
+typed: set[str] = set()  # what the command line has set
 given: set[str] = set()  # what a config file or the command line has set: it beats what a checkpoint holds
 
 
@@ -37,6 +38,7 @@ def override(script: dict) -> dict:
     settings = {name: script[name] for name in comments}
     defaults = dict(settings)
     given.clear()
+    typed.clear()
     arguments = [as_text(argument) for argument in sys.argv[1:]]
     if "-h" in arguments or "--help" in arguments:
         print_help(script, defaults, comments)
@@ -51,6 +53,7 @@ def override(script: dict) -> dict:
         given.update(changes)
     settings.update(flags)  # ... and the command line has the last word
     given.update(flags)
+    typed.update(flags)
 
     script.update(settings)
     changed = [f"{name}={settings[name]}" for name in settings if settings[name] != defaults[name]]
@@ -193,9 +196,10 @@ def print_help(script: dict, defaults: dict, comments: dict) -> None:
     """What the script does, how it is started, and every setting with its default and its comment."""
     print((script.get("__doc__") or "").strip())
     print(f"\nusage: python {Path(script['__file__']).name} [config/file.py ...] [--name=value ...]\n")
-    width = max(len(f"--{name}={value}") for name, value in defaults.items())
-    for name, value in defaults.items():
-        print(f"  {f'--{name}={value}':<{width}}  {comments[name]}")
+    shown = {name: f"--{name}={value}".replace("\n", "\\n") for name, value in defaults.items()}
+    width = max(map(len, shown.values()))
+    for name, text in shown.items():
+        print(f"  {text:<{width}}  {comments[name]}")
 
 
 def one_line_errors(kind, error, traceback) -> None:

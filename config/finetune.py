@@ -2,7 +2,8 @@
 #     python train.py config/shakespeare_char.py
 #     python data.py --input=mine.txt --name=mine --tokenizer=out-shakespeare-char
 #     python train.py config/finetune.py --dataset=mine
-# The shape is the base's (804,224 parameters there). The dataset must be prepared with the base's tokenizer.
+# The shape, block_size included, is the base's (804,224 parameters there), and so are its tokens: a text with
+# other characters needs a byte-pair base (see the README).
 # prompt/response data (--format=jsonl): only the responses are learned.
 init_from = "out-shakespeare-char"
 out_dir = "out-finetune"

@@ -51,7 +51,7 @@ def save_run(folder, text_tokenizer, model=None, **settings) -> GPT:
         "model": model.state_dict(),
         "model_config": vars(model.config),
         "tokenizer": text_tokenizer.to_json(),
-        "dataset": {"name": "letters", "source": "verse", "sha256": "ab" * 32, "stand_in_for": "shakespeare"},
+        "dataset": {"name": "letters", "source": "verse, in place of shakespeare", "sha256": "ab" * 32, "stand_in_for": "shakespeare"},
         "config": stored,
         **dict(step=7, tokens=0, seconds=0.0, val_loss=1.5),
     }
@@ -84,7 +84,7 @@ def test_the_header_names_the_run_and_its_data(run, run_script, tmp_path, capsys
     run_script("sample.py", "--device=cpu")
     first, second = [line for line in capsys.readouterr().out.splitlines() if line.startswith("--- ")]
     assert first == f"--- {tmp_path / 'out/best.pt'}: step 7, val loss 1.5000"
-    assert second == "--- data: letters (verse standing in for the real text), sha256 abababababab"
+    assert second == "--- data: letters (verse, in place of shakespeare), sha256 abababababab"
 
 
 def test_three_samples_are_three_single_runs(run, written):
