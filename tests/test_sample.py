@@ -51,7 +51,7 @@ def save_run(folder, text_tokenizer, model=None, **settings) -> GPT:
         "model": model.state_dict(),
         "model_config": vars(model.config),
         "tokenizer": text_tokenizer.to_json(),
-        "dataset": {"name": "letters", "source": "verse, in place of shakespeare", "sha256": "ab" * 32, "stand_in_for": "shakespeare"},
+        "dataset": {"name": "letters", "source": "verse, in place of shakespeare", "sha256": "ab" * 32},
         "config": stored,
         **dict(step=7, tokens=0, seconds=0.0, val_loss=1.5),
     }
