@@ -58,6 +58,7 @@ n_ff = 0  # width inside the MLP; 0 = 4 x n_embd (swiglu: two thirds of it)
 rope_theta = 10000.0  # base of the rotary wavelengths
 bias = False  # biases in linear and LayerNorm layers
 dropout = 0.0  # share of activations set to zero in training; 0.1-0.2 against overfitting
+logits_mb = 256  # more float32 logits than this in a micro-step: loss in chunks, less memory; 0 = no limit
 gradient_checkpointing = False  # recompute activations in backward: less memory, about a third more time
 # the optimizer
 optimizer = "muon"  # muon | adamw | adam | sgd
@@ -198,9 +199,9 @@ if init_from != "scratch":
 rank, world_size, device = distributed.start(device, backend)
 autocast, dtype = distributed.choose_precision(dtype, device)
 at_least(1, config, "batch_size block_size gradient_accumulation_steps max_iters eval_interval log_interval")
-at_least(0, config, "epochs eval_iters patience min_delta grad_clip save_interval sample_interval threads")
+at_least(0, config, "epochs eval_iters patience min_delta grad_clip save_interval sample_interval")
 at_least(1, config, "keep_checkpoints")
-at_least(0, config, "seed max_new_tokens")
+at_least(0, config, "seed max_new_tokens threads logits_mb")
 if threads:
     torch.set_num_threads(threads)
 torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it
@@ -262,8 +263,7 @@ if compile:
 model = distributed.wrap(model, world_size)
 
 # ---- what the reader should know before it starts
-# Write one token of the sample now: a wrong --start or --top_p must fail here, not after hours of training
-# and not after the files of an older run are gone.
+# One token of the sample now: a wrong --start must fail before the training, and before old files are gone.
 prompt = prompt_ids(text_tokenizer, read_start(start), unknown="error" if "start" in given else "skip")
 sampling = {name: config[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
 next(stream_text(raw_model, text_tokenizer, prompt, **sampling), "")
@@ -326,8 +326,13 @@ while True:
             model.require_backward_grad_sync = last  # DDP: one exchange of gradients per update
             x, y = distributed.to_device(x, device), distributed.to_device(y, device)  # (B, T)
             with autocast:
-                logits = model(x)  # (B, T, V)
-            nats = F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=-1, reduction="sum")
+                if logits_mb and x.numel() * model_config.vocab_size > logits_mb * 2**18:  # 4 bytes each
+                    nats = model(x, y)  # the sum below, without holding all logits at once
+                else:
+                    logits = model(x)  # (B, T, V)
+                    nats = F.cross_entropy(
+                        logits.flatten(0, 1), y.flatten(), ignore_index=-1, reduction="sum"
+                    )
             loss = nats / max(targets, 1)  # sum, count, divide once: a mean over all targets of the update
             scaler.scale(loss * world_size).backward()  # DDP averages over processes; we want the sum
             loss_sum += loss.detach()

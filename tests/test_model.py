@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 import model as model_module
-from model import ARCHS, GPT, Attention, GPTConfig, rope_tables, rotate, token_probs
+from model import ARCHS, GPT, Attention, GPTConfig, rope_tables, rotate, token_probs, written_out_attention
 
 B, T, H, C, V = 3, 7, 4, 24, 11
 archs = pytest.mark.parametrize("arch", ARCHS)
@@ -213,7 +213,7 @@ def test_logit_cap():
 # ------------------------------------------------------------------------------------------ attention
 
 
-def written_out_attention(attn: Attention, x: torch.Tensor) -> torch.Tensor:
+def attention_twin(attn: Attention, x: torch.Tensor) -> torch.Tensor:
     """The definition, one query at a time: lists and loops; rope as a multiplication of complex numbers."""
     config = attn.config
     rows, length, width = x.shape
@@ -253,7 +253,7 @@ def test_attention_equals_the_written_out_form(position, qk_norm, n_kv_head):
     x = torch.randn(B, T, C, requires_grad=True)
     upstream = torch.randn(B, T, C)
     inputs = (x, *attn.parameters())
-    fast, slow = attn(x, rope), written_out_attention(attn, x)
+    fast, slow = attn(x, rope), attention_twin(attn, x)
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
     fast_gradients = torch.autograd.grad(fast, inputs, upstream)
     slow_gradients = torch.autograd.grad(slow, inputs, upstream)
@@ -620,15 +620,8 @@ def test_checkpointing(arch):
 
 
 @archs
-def test_cpu_autocast_keeps_attention_norms_and_logits_in_float32(arch, monkeypatch):
-    attention, seen = F.scaled_dot_product_attention, []
-
-    def spy(q, k, v, *args, **kwargs):
-        y = attention(q, k, v, *args, **kwargs)
-        seen.extend(tensor.dtype for tensor in (q, k, v, y))
-        return y
-
-    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+def test_cpu_autocast_keeps_norms_and_logits_in_float32(arch):
+    seen = []
     model, idx = tiny(arch, dropout=0.0), ids(B, T)
     norms = [module for name, module in model.named_modules() if name.endswith("norm")]
     linears = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
@@ -643,6 +636,60 @@ def test_cpu_autocast_keeps_attention_norms_and_logits_in_float32(arch, monkeypa
     assert [len(row) for row in sampled] == [14, 13]
     (logits**2).mean().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("dropout, n_kv_head", [(0.0, H), (0.0, 2), (0.3, H)])
+def test_written_out_attention_equals_the_fused_kernel(dropout, n_kv_head):
+    """With dropout the mean of many draws: the two draw differently."""
+    torch.manual_seed(3)
+    hs, many = C // H, 400 if dropout else 1
+    qkv = [torch.randn(1, n, T, hs).expand(many, -1, -1, -1) for n in (H, n_kv_head, n_kv_head)]
+    found = []
+    for function in (written_out_attention, F.scaled_dot_product_attention):
+        q, k, v = (t.clone().requires_grad_() for t in qkv)
+        if function is written_out_attention:
+            y = function(q, k, v, dropout)
+        else:
+            y = function(q, k, v, None, dropout, True, enable_gqa=n_kv_head < H)
+        (y * torch.linspace(0, 1, hs)).sum().backward()
+        found.append([t.mean(dim=0) for t in (y, q.grad, k.grad, v.grad)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=0.25 if dropout else 1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("T, dtype, expected", [(8, "bfloat16", 0), (513, "bfloat16", 1), (8, "float32", 1)])
+def test_a_cpu_writes_short_bfloat16_attention_out(T, dtype, expected, monkeypatch):
+    attention, seen = F.scaled_dot_product_attention, []
+    spy = lambda *args, **kwargs: seen.append(1) or attention(*args, **kwargs)  # noqa: E731
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    model = tiny("modern", n_layer=1, block_size=600)
+    with torch.no_grad():
+        model.blocks[0].attn.o.weight.normal_(std=0.1)  # zero at first: attention would not count
+        exact = model(ids(2, T))
+        seen.clear()
+        with torch.autocast("cpu", dtype=getattr(torch, dtype), enabled=dtype != "float32"):
+            logits = model(ids(2, T))
+    assert len(seen) == expected
+    torch.testing.assert_close(logits, exact, atol=0.1, rtol=0.1)
+
+
+@archs
+def test_logits_in_chunks_give_the_same_loss_and_gradients(arch, monkeypatch):
+    """Chunks of 2**24 // V tokens: with this vocabulary 128, so that the last chunk is a shorter one."""
+    model = GPT(GPTConfig(vocab_size=2**17, block_size=100, n_layer=1, n_head=2, n_embd=4, arch=arch))
+    torch.manual_seed(1)
+    idx, targets = torch.randint(1000, (2, 100)), torch.randint(1000, (2, 100))
+    targets[0, :3] = -1
+    whole = F.cross_entropy(model(idx).flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum")
+    expected = torch.autograd.grad(whole, list(model.parameters()))
+    held = []
+    to_logits = model.to_logits
+    monkeypatch.setattr(model, "to_logits", lambda x: held.append(len(x)) or to_logits(x))
+    nats = model(idx, targets)
+    assert held == [128, 72]
+    torch.testing.assert_close(nats, whole)
+    for ours, theirs in zip(torch.autograd.grad(nats, list(model.parameters())), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @archs
@@ -672,7 +719,7 @@ def test_shape_comments_are_true(lengths):
     """Every "x = ...  # ... (B,T,C)" of model.py, compared with what stands in x after that line has run."""
     expected, checked = commented_shapes(), set()
     sizes = dict(B=[B], C=[C], V=[V], H=[H], K=[2], heads=[H, 2], hs=[C // H], k=[5])
-    sizes |= dict(T=[T, 1], keys=[T, T + 1, T + 2])
+    sizes |= {"T": [T, 1], "keys": [T, T + 1, T + 2], "B*H": [B * H]}
     previous = {}
 
     def check(frame):
@@ -700,6 +747,8 @@ def test_shape_comments_are_true(lengths):
     sys.settrace(trace)
     try:
         model.generate(prompts, 3, top_k=5, top_p=0.9)
+        with torch.autocast("cpu", dtype=torch.bfloat16):  # what only training in bfloat16 runs
+            model(ids(B, T), targets=ids(B, T))
     finally:
         sys.settrace(old)
     missing = set(expected) - checked
