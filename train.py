@@ -42,10 +42,11 @@ block_size = 128  # tokens per window: how far the model can look back
 gradient_accumulation_steps = 1  # micro-steps per update and process (not divided by the processes)
 pack = True  # prompt/response data: several examples in a window; False: one each, like lengths together
 # the model
-arch = "modern"  # modern | gpt2 | llama: chooses what the next eight leave open
+arch = "modern"  # modern | gpt2 | llama: chooses what the next nine leave open
 norm = ""  # '' as arch says | layernorm | rmsnorm
 position = ""  # '' as arch says | learned | rope
 activation = ""  # '' as arch says | relu2 | gelu | swiglu
+token_shift = -1  # half of what attention reads is from the token before: -1 as arch says | 0 | 1
 qk_norm = -1  # normalise queries and keys: -1 as arch says | 0 | 1
 tie_weights = -1  # head and embedding share their weights: -1 as arch says | 0 | 1
 zero_init = -1  # output projections start at zero: -1 as arch says | 0 | 1
