@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from config import given, override
+from config import at_least, given, override
 from corpora import open_corpus, stand_in_notice
 from formats import Source, encode
 from tokenizer import END, gpt2, load_any, train_tokenizer
@@ -40,6 +40,7 @@ seed = 1337  # draws samples and generates text
 dedup = False  # drop samples, or lines of a text, that were there before
 clean = False  # drop control characters, runs of blanks, and lines or samples shorter than 3 characters
 skip_bad = False  # jsonl: count bad rows and go on
+threads = 0  # that encode byte pairs, 10 MB/s each; 0 = one per core, 16 at most
 # -----------------------------------------------------------------------------
 
 DATASETS = Path(__file__).resolve().parent / "datasets"
@@ -57,7 +58,7 @@ FILES += ["tokenizer.json", "meta.json"]
 def prepare(
     name: str, source: str, tokenizer: str = "char", vocab_size: int = 0, format: str = "text",
     val_ratio: float = 0.1, test_ratio: float = 0.0, val_input: str = "", seed: int = 1337,
-    dedup: bool = False, clean: bool = False, skip_bad: bool = False,
+    dedup: bool = False, clean: bool = False, skip_bad: bool = False, threads: int = 0,
 ) -> dict:  # fmt: skip
     """Make datasets/NAME and return its meta; the settings on top say what the arguments are.
 
@@ -76,6 +77,7 @@ def prepare(
         raise ValueError(f"--vocab_size={vocab_size} is for --tokenizer=bpe, not {tokenizer}; leave it out")
     if seed < 0:
         raise ValueError(f"--seed={seed} is negative; expected 0 or more")
+    at_least(0, {"threads": threads}, "threads")
     corpora = [open_corpus(path, seed + i) for i, path in enumerate((source, val_input)) if path]
     if "stand_in_for" in corpora[0].info:
         print(stand_in_notice(corpora[0].info))
@@ -113,7 +115,7 @@ def prepare(
             "tokenizer": json.loads(text_tokenizer.to_json())["type"],
             "tokenizer_hash": text_tokenizer.hash,
             "vocab_size": text_tokenizer.vocab_size,
-            **encode(parts, text_tokenizer, temporary, end, masks=format == "jsonl"),
+            **encode(parts, text_tokenizer, temporary, end, format == "jsonl", threads),
         }
         if [each.sha256.hexdigest() for each in sources] != hashes:
             raise ValueError(f"{source} was changed while it was read; prepare it again")

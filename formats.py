@@ -12,10 +12,12 @@ import contextlib
 import hashlib
 import itertools
 import json
+import os
 import re
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -235,10 +237,47 @@ def parse_list(document: str, file) -> list:
         raise ValueError(f"{file} line {error.lineno}: no JSON ({error.msg}); expected a list") from None
 
 
-def encode(parts, tokenizer, folder: Path, end: bool, masks: bool) -> dict:
+def encoded(parts, tokenizer, threads: int) -> Iterator[tuple[str, Segments, bool, list[np.ndarray]]]:
+    """(split, segments, ends_document, ids of each segment), in order; threads: 0 = one per core.
+
+    Threads are enough: tiktoken lets other threads run while it encodes. (Characters are encoded in Python,
+    which does not.) At most two batches a thread are under way, however long the text is.
+    """
+
+    def encode_batch(batch: list) -> list:
+        return [(*part, [tokenizer.encode(text) for text, _ in part[1]]) for part in batch]
+
+    threads = threads or min(os.cpu_count() or 1, 16)  # this one reads and writes: 1/20 of the work
+    if threads == 1 or tokenizer.kind == "char":
+        yield from itertools.chain.from_iterable(map(encode_batch, batches(parts)))
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = deque()
+        for batch in batches(parts):
+            waiting.append(pool.submit(encode_batch, batch))
+            if len(waiting) >= 2 * threads:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+def batches(parts) -> Iterator[list]:
+    """Several short parts at once: to hand over a line of text takes longer than to encode it."""
+    batch, length = [], 0
+    for part in parts:
+        batch.append(part)
+        length += sum(len(text) for text, _ in part[1])
+        if length > CHUNK // 8:
+            yield batch
+            batch, length = [], 0
+    yield batch
+
+
+def encode(parts, tokenizer, folder: Path, end: bool, masks: bool, threads: int = 0) -> dict:
     """Write the ids of (split, segments, ends_document) to folder/*.bin; return what meta.json says of them.
 
-    end: the end token closes every document. masks: some text may be there as context only.
+    end: the end token closes every document. masks: some text may be there as context only. The files are
+    the same with any number of threads.
     """
     if end and tokenizer.end_id < 0:
         raise ValueError(
@@ -248,7 +287,7 @@ def encode(parts, tokenizer, folder: Path, end: bool, masks: bool) -> dict:
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
     splits, files, hashes, is_open = {}, {}, {}, {}
     with contextlib.ExitStack() as stack:
-        for split, segments, ends in parts:
+        for split, segments, ends, new in encoded(parts, tokenizer, threads):
             if split not in splits:
                 splits[split] = dict.fromkeys(("tokens", "learned", "bytes", "characters", "documents"), 0)
                 names = [f"{split}.bin", f"{split}_mask.bin"][: 1 + masks]
@@ -256,7 +295,8 @@ def encode(parts, tokenizer, folder: Path, end: bool, masks: bool) -> dict:
                 hashes[split] = hashlib.sha256()
             counts = splits[split]
             closing = [(np.array([tokenizer.end_id]), True)] if ends and end else []
-            for ids, learned in [(tokenizer.encode(text), learned) for text, learned in segments] + closing:
+            stretches = [(ids, learned) for ids, (_, learned) in zip(new, segments, strict=True)]
+            for ids, learned in stretches + closing:
                 files[split][0].write(data := ids.astype(dtype).tobytes())
                 hashes[split].update(data)
                 if masks:

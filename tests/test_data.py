@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from pathlib import Path
@@ -576,6 +577,119 @@ def test_killed_preparation(tmp_path):
     assert data.ensure("mine")["sha256"] and data.Windows("mine", "train", 8).n_tokens == 405
     data.prepare("mine", path)
     assert decode("mine").startswith("something new")
+
+
+# ---- several threads
+def test_any_number_of_threads_makes_the_same_files(tmp_path):
+    """A text of many chunks, a folder of documents, masked rows: byte for byte, meta.json too."""
+    text = "".join(text for text, _ in open_corpus("verse", size=1_500_000).chunks())
+    (tmp_path / "folder").mkdir()
+    for i in range(40):  # many short documents and some long ones
+        write(tmp_path / "folder" / f"{i:02}.txt", text[: 10 ** (i % 6)])
+    rows = [{"prompt": text[i : i + 300], "response": text[i : i + i % 90 + 1]} for i in range(3000)]
+    cases = {
+        "text": (write(tmp_path / "a.txt", text), {"tokenizer": "bpe", "vocab_size": 400}),
+        "documents": (str(tmp_path / "folder"), {"tokenizer": "TEXT", "test_ratio": 0.3}),
+        "rows": (write_rows(tmp_path / "a.jsonl", rows), {"tokenizer": "TEXT", "format": "jsonl"}),
+        "characters": (str(tmp_path / "a.txt"), {"tokenizer": "char"}),
+    }
+    for name, (source, settings) in cases.items():
+        if settings["tokenizer"] == "TEXT":
+            settings["tokenizer"] = str(data.DATASETS / "text")
+        made = []
+        for threads in (1, 2, 5):
+            data.prepare(name, source, **settings, threads=threads)
+            made.append({file.name: file.read_bytes() for file in (data.DATASETS / name).iterdir()})
+        assert made[0] == made[1] == made[2] and len(made[0]) >= 4
+    assert decode("text") + decode("text", "val") == text
+
+
+class Meeting:
+    """A tokenizer whose encode returns when so many of its calls are under way at once."""
+
+    kind = "bpe"
+
+    def __init__(self, n):
+        self.barrier = threading.Barrier(n, timeout=20)
+
+    def encode(self, text):
+        self.barrier.wait()
+        return np.array([len(text)])
+
+
+def test_threads_encode_at_once_and_read_little_ahead():
+    """3 of 3 threads are in encode together; of an endless text, 6 batches at most are under way."""
+    read = []
+
+    def endless():
+        while True:
+            read.append("x" * (formats.CHUNK + len(read)))
+            yield "train", [(read[-1], True)], False
+
+    tokenizer_of_three = Meeting(3)
+    parts = formats.encoded(endless(), tokenizer_of_three, 3)
+    for i in range(30):
+        split, segments, ends, ids = next(parts)
+        assert (split, segments, ends) == ("train", [(read[i], True)], False)
+        assert ids[0].tolist() == [formats.CHUNK + i] and len(read) - i <= 6
+    tokenizer_of_three.barrier.abort()  # those under way wait for a third that does not come
+    parts.close()
+
+
+def test_threads_take_short_parts_together():
+    """100,000 lines of 10 characters are 8 batches, not 100,000; parts without text do not stay behind."""
+    parts = [("train", [("0123456789", True)], True)] * 100_000 + [("train", [], True)]
+    found = list(formats.batches(iter(parts)))
+    assert sum(found, []) == parts and len(found) == 8
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_error_in_a_thread_is_one_line(tmp_path, monkeypatch, threads):
+    """It reaches the one who prepares, at the place of `raise`; no thread and nothing temporary is left."""
+    text = "".join(f"line {i}\n" for i in range(200_000))
+    source = write(tmp_path / "a.txt", text)
+    before = threading.active_count()
+    encode = tokenizer.BPETokenizer.encode
+
+    def wrong(self, part):
+        if "line 100000\n" in part:
+            raise ValueError("line 100000 is wrong")
+        return encode(self, part)
+
+    monkeypatch.setattr(tokenizer.BPETokenizer, "encode", wrong)
+    with pytest.raises(ValueError, match="line 100000 is wrong") as caught:
+        data.prepare("mine", source, "bpe", 260, threads=threads)
+    assert caught.traceback[-1].name == "wrong"
+    assert threading.active_count() == before and os.listdir(data.DATASETS) == []
+
+
+STOPPED = """
+import pathlib, sys, threading, time
+import data, tokenizer
+data.DATASETS = pathlib.Path(sys.argv[1])
+encode = tokenizer.BPETokenizer.encode
+def slow(self, text):
+    if threading.current_thread() is not threading.main_thread():
+        print("encoding", flush=True)
+    time.sleep(0.5)
+    return encode(self, text)
+tokenizer.BPETokenizer.encode = slow
+data.prepare("mine", sys.argv[2], sys.argv[3], threads=2)
+"""
+
+
+def test_ctrl_c_ends_all_threads(tmp_path):
+    """Ctrl-C while threads encode: the process ends within seconds and leaves nothing."""
+    source = write(tmp_path / "a.txt", "".join(f"line {i}\n" for i in range(1_000_000)))  # 12 s of encoding
+    tokenizer.BPETokenizer.train(["a text"], 256).save(tmp_path / "t.json")
+    command = [sys.executable, "-c", STOPPED, data.DATASETS, source, tmp_path / "t.json"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "encoding\n"
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - start < 5 and err.splitlines()[-1] == "KeyboardInterrupt"
+    assert process.returncode == -signal.SIGINT and os.listdir(data.DATASETS) == []
 
 
 def test_changed_while_read(tmp_path, monkeypatch):

@@ -70,6 +70,7 @@ CASES = [
     ("a switch that is neither on nor off", "train.py --qk_norm=2", "choose one of 0, 1"),
     ("all activations dropped", "train.py --dropout=1", "dropout=1.0"),
     ("more memory than there is", "train.py --n_ff=10_000_000_000_000", "out of memory"),
+    ("fewer threads than none", f"{IN} --threads=-1", "threads=-1 makes no sense; expected 0 or more"),
     # ---- training
     ("an empty batch", "train.py --batch_size=0", "batch_size=0 makes no sense; expected 1 or more"),
     ("no micro-step", "train.py --gradient_accumulation_steps=0", "expected 1 or more"),

@@ -183,8 +183,8 @@ def utf8(root: Path) -> list[str]:
 
 
 def no_workers(root: Path) -> list[str]:
-    """No worker processes: they break on Windows, and memory-mapped files do not need them."""
-    workers = ("multiprocessing", "concurrent", "torch.multiprocessing", "torch.utils.data")
+    """No worker processes: they break on Windows; memory-mapped files and threads do without them."""
+    workers = ("multiprocessing", "torch.multiprocessing", "torch.utils.data")
     breaches = [
         f"{name}:{line} {module}"
         for name, source in files(root, CORE)
@@ -194,6 +194,10 @@ def no_workers(root: Path) -> list[str]:
     for where, node in nodes(root, CORE, ast.Attribute):
         if text_of(node) in ("torch.multiprocessing", "torch.utils.data", "os.fork"):
             breaches.append(f"{where} {text_of(node)}")
+    for where, node in nodes(root, CORE, ast.Attribute, ast.alias):
+        name = node.attr if isinstance(node, ast.Attribute) else node.name
+        if name.startswith("ProcessPool") or name == "concurrent.futures.process":
+            breaches.append(f"{where} {name}")
     return breaches
 
 
@@ -382,6 +386,8 @@ BREACHES = [
     (utf8, "tests/test_data.py", "Path('x').write_text('x', newline='')"),
     (utf8, "data.py", "tempfile.NamedTemporaryFile('w')"),
     (no_workers, "data.py", "from multiprocessing import Pool"),
+    (no_workers, "data.py", "from concurrent.futures import ProcessPoolExecutor"),
+    (no_workers, "data.py", "import concurrent.futures as f\nx = f.ProcessPoolExecutor()"),
     (no_workers, "data.py", "def f():\n    from torch.utils.data import DataLoader"),
     (no_workers, "data.py", "import torch\nx = torch.utils.data.DataLoader([], num_workers=2)"),
     (portable, "train.py", "folder = '/home/me/runs'"),
@@ -405,6 +411,7 @@ ALLOWED = [
     (directions, "lessons/run.py", "import train\nimport techniques.lora\nimport lessons.l01"),
     (packages, "report.py", "import os, torch.nn\n\n\ndef f():\n    import wandb"),
     (no_pickle, "sample.py", "import torch\nx = torch.load('x.pt', weights_only=True, mmap=True)"),
+    (no_workers, "formats.py", "from concurrent.futures import ThreadPoolExecutor"),
     (utf8, "data.py", "open('x', 'rb')\nPath('x').open('wb')\nopen('x', encoding='utf-8')"),
     (portable, "README.md", "see https://example.com/data/x and ../shared/data/x.txt"),
     (unused_settings, "train.py", SEED + "print(config['seed'])\n"),
