@@ -40,7 +40,7 @@ seed = 1337  # draws samples and generates text
 dedup = False  # drop samples, or lines of a text, that were there before
 clean = False  # drop control characters, runs of blanks, and lines or samples shorter than 3 characters
 skip_bad = False  # jsonl: count bad rows and go on
-threads = 0  # that encode byte pairs, 10 MB/s each; 0 = one per core, 16 at most
+threads = 0  # that encode byte pairs; 0 = one per core, 16 at most
 # -----------------------------------------------------------------------------
 
 DATASETS = Path(__file__).resolve().parent / "datasets"

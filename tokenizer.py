@@ -154,9 +154,9 @@ class BPETokenizer(Tokenizer):
         return cls(tokens, special_tokens)
 
     def encode(self, text: str, allow_special: bool = False, unknown: str = "error") -> np.ndarray:
-        """(tokens,) uint32: encode_slowly's ids by tiktoken's compiled code, about 10 MB/s on each thread
-        (it holds no lock of Python's). unknown is there as in CharTokenizer, but nothing is unknown to bytes.
-        ValueError for a lone surrogate."""
+        """(tokens,) uint32: encode_slowly's ids by tiktoken's compiled code, about 10 MB/s, while other
+        threads may run. unknown is there as in CharTokenizer, but nothing is unknown to bytes. ValueError for
+        a lone surrogate."""
         text.encode("utf-8")  # UnicodeEncodeError is a ValueError; tiktoken would put another character there
         special = self._special_pattern if allow_special else ""
         ids = array("I")  # numpy takes 5 times as long to read a list as an array of numbers
