@@ -250,16 +250,20 @@ def memory_mb(device: torch.device) -> float:
 def flops_utilisation(model, tokens_per_second: float, device: torch.device) -> float:
     """MFU: arithmetic that the model needs over what the device can do, 0 where that is not known.
 
-    tokens_per_second: of one device. 6 operations per weight of a matrix and token (2 forward, 4 backward),
-    and 12 n_layer n_embd T for attention (Chowdhery et al. 2022, PaLM, appendix B).
+    tokens_per_second: of one device.
     """
     if device.type != "cuda" or torch.cuda.get_device_name(device) not in BF16_PEAK:
         return 0.0
-    peak = 1e12 * BF16_PEAK[torch.cuda.get_device_name(device)]
+    return flops_per_token(model) * tokens_per_second / (1e12 * BF16_PEAK[torch.cuda.get_device_name(device)])
+
+
+def flops_per_token(model) -> int:
+    """Operations that training needs: 6 per weight of a matrix and token (2 forward, 4 backward), and
+    12 n_layer n_embd T for attention (Chowdhery et al. 2022, PaLM, appendix B).
+    """
     config = model.config
     weights = sum(p.numel() for p in model.parameters()) - model.wte.weight.numel() * (not config.tie_weights)
-    per_token = 6 * weights + 12 * config.n_layer * config.n_embd * config.block_size
-    return per_token * tokens_per_second / peak
+    return 6 * weights + 12 * config.n_layer * config.n_embd * config.block_size
 
 
 def clock(seconds: float) -> str:

@@ -153,7 +153,7 @@ def test_changed_settings_are_printed_by_rank_0_only(tmp_path, monkeypatch, caps
 
 
 def test_every_setting_has_a_comment_and_a_default_that_is_not_none():
-    for script in ("train.py", "data.py", "sample.py", "evaluate.py"):
+    for script in ("train.py", "data.py", "sample.py", "evaluate.py", "bench.py"):
         for name, comment in read_comments(str(ROOT / script)).items():
             assert comment, f"{script}: {name}"
 

@@ -29,12 +29,12 @@ LAYERS = [  # a room imports its own layer and those above it in this list
     {"config"},
     {"corpora", "tokenizer"},
     {"formats", "data", "model", "optim", "distributed", "checkpoint", "report"},
-    {"train", "evaluate", "sample"},
+    {"train", "evaluate", "sample", "bench", "measure", "scaling"},
     {"techniques"},
     {"lessons"},
 ]
 PACKAGES = {"torch", "numpy", "tiktoken", "matplotlib"}
-SCRIPTS = ("train.py", "data.py", "evaluate.py", "sample.py")
+SCRIPTS = ("train.py", "data.py", "evaluate.py", "sample.py", "bench.py")
 
 
 # ---- reading the source

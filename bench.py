@@ -1,0 +1,320 @@
+"""How fast is all this, and against what? One table of what this machine can measure.
+
+    python bench.py                     every item but laptop: an hour on 2 CPU cores
+    python bench.py --only=throughput   one of them
+    python bench.py --plot              growth, with its two plots
+    python bench.py --quick             tiny sizes: does everything run? (the numbers mean nothing)
+
+time_to_loss, equal_time, laptop and precision train whole configs to their end; throughput, generation,
+bytepairs, memory, growth and ablation take 3 minutes or less each; gpu needs CUDA, the others run on the CPU.
+The table begins each with what is asked for. A ratio is ours / theirs, taken in turns (see measure.py).
+"""
+
+import inspect
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import corpora
+import data
+import distributed
+import report
+import scaling
+from checkpoint import run_folder
+from config import ROOT, at_least, override
+from measure import (
+    CHUNKED,
+    CPU,
+    SMALLER,
+    NotMeasured,
+    Row,
+    Run,
+    alternate,
+    compared,
+    decoding_rate,
+    machine,
+    matmul_rate,
+    measured,
+    seconds_of,
+    settings_of,
+    sized,
+    time_and_loss,
+    trained,
+    training_rate,
+)  # fmt: skip
+from model import GPT
+from tokenizer import BPETokenizer
+
+# -----------------------------------------------------------------------------
+only = ""  # one item; '' = all but laptop
+plot = False  # growth with its two plots, growth_cost.png and growth_loss.png
+out_dir = "out-bench"  # folder of the plots
+rounds = 3  # turns of each side where a turn takes long; a training run has another seed in each
+blocks = 5  # turns of each side where a turn takes seconds
+seeds = 3  # runs of each variant in the ablation
+ablation_seconds = 4.5  # training time of each of them
+growth_seconds = 8.0  # training time of growth's longest runs; others take a half and a quarter of it
+quick = False  # tiny sizes, to see that everything runs
+# -----------------------------------------------------------------------------
+QUICK = dict(
+    dataset="verse", n_layer=1, n_head=2, n_embd=32, block_size=32, batch_size=4, max_iters=10, eval_iters=1,
+    eval_interval=5, log_interval=5, max_new_tokens=5, compile=False,
+)  # fmt: skip
+GPT2 = dict(arch="gpt2", optimizer="adamw", n_layer=12, n_head=12, n_embd=768, block_size=1024)  # 124M
+VOCABULARY = 50304  # GPT-2's 50,257 tokens, filled up to a multiple of 128
+COLUMNS = Row("", "ratio", "absolute", "target", "smallest..largest")
+
+
+def of_shakespeare(target: str) -> str:
+    """A target that was set on the real text says nothing about what stands in for it without a network."""
+    return "none: a stand-in" if "stand_in_for" in data.ensure("shakespeare_char") else target
+
+
+# ---- the items: the first line of each says what is asked for
+def time_to_loss() -> Iterator[Row]:
+    """config/fast.py ends at config/classic.py's final val loss or lower, in at most 1/10 of its time."""
+    files = "config/fast.py", "config/classic.py"
+    fast, classic = alternate(*(time_and_loss(file, "--device=cpu") for file in files), turns=rounds)
+    yield compared("training time, fast / classic", fast[:, 0], classic[:, 0], "s", "<= 0.1")
+    yield compared("final val loss, fast / classic", fast[:, 1], classic[:, 1], "nats", "<= 1")
+
+
+def equal_time() -> Iterator[Row]:
+    """config/shakespeare_char.py ends at val loss 1.54 or lower in the time of config/classic.py."""
+    files = "config/shakespeare_char.py", "config/classic.py"
+    ours, classic = alternate(*(time_and_loss(file, "--device=cpu") for file in files), turns=rounds)
+    yield compared("training time, shakespeare_char / classic", ours[:, 0], classic[:, 0], "s", "<= 1")
+    yield measured("final val loss of shakespeare_char", ours[:, 1], "nats", of_shakespeare("<= 1.54"))
+
+
+def laptop() -> Iterator[Row]:
+    """config/shakespeare_long.py: val loss 1.4697 in at most 6 minutes, 1.42 in at most 10; one run."""
+    result, rows = trained("config/shakespeare_long.py", 0, "--device=cpu")
+    there = [row["seconds"] for row in rows if row.get("val_loss", np.inf) <= 1.4697]
+    there = there[:1] or [np.inf]  # never
+    yield measured("training time to val loss 1.4697", there, "s", of_shakespeare("<= 360"))
+    yield measured("training time to the end", [result["training_time"]], "s", "<= 600")
+    yield measured("final val loss", [result["final_val_loss"]], "nats", of_shakespeare("<= 1.42"))
+
+
+def plain_loop(settings: dict, windows: data.Windows, model: GPT) -> Callable:
+    """The baseline, as everyone writes it first: fp32, eager, AdamW parameter by parameter."""
+    T, B = settings["block_size"], settings["batch_size"]
+    betas = settings["beta1"], settings["beta2"]
+    optimizer = torch.optim.AdamW(
+        model.parameters(), settings["learning_rate"], betas, weight_decay=0.1, foreach=False, fused=False
+    )
+    tokens = np.memmap(str(windows.path), windows.dtype, mode="r")
+
+    def update(step: int) -> None:
+        starts = torch.randint(len(tokens) - T, (B,))
+        x = torch.stack([torch.from_numpy(tokens[i : i + T].astype(np.int64)) for i in starts])
+        y = torch.stack([torch.from_numpy(tokens[i + 1 : i + 1 + T].astype(np.int64)) for i in starts])
+        loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings["grad_clip"])
+        optimizer.step()
+        if step % settings["log_interval"] == 0:
+            loss.item()
+
+    return update
+
+
+def throughput() -> Iterator[Row]:
+    """arch=gpt2 at the classic's shape: at least 2.0 times the tokens/s of the plain fp32 loop."""
+    settings = settings_of("config/classic.py")
+    T, B, V = settings["block_size"], settings["batch_size"], data.ensure(settings["dataset"])["vocab_size"]
+    windows = data.Windows(settings["dataset"], "train", T)
+
+    def ours(dtype: str) -> Callable:
+        run = Run({**settings, "dtype": dtype}, V)
+        return lambda step: run.update(step, *windows.batch(step, B))
+
+    def tokens_per_second(update: Callable) -> Callable:
+        update(0)  # not counted: it allocates the optimizer's state
+        steps = range(sized(40, 4))
+        return lambda turn: len(steps) * B * T / seconds_of(lambda: [update(step) for step in steps])
+
+    plain = plain_loop(settings, windows, Run(settings, V).model)
+    updates = ours("auto"), plain, ours("bfloat16"), ours("float32")
+    auto, plain, bf16, fp32 = alternate(*map(tokens_per_second, updates), turns=blocks)
+    chosen = distributed.choose_precision("auto", CPU)[1]
+    yield compared("tokens/s, ours / a plain fp32 loop", auto, plain, "tokens/s", ">= 2")
+    yield compared("tokens/s, ours, bfloat16 / float32", bf16, fp32, "tokens/s")
+    yield compared(f"tokens/s, ours, auto ({chosen}) / float32", auto, fp32, "tokens/s", ">= 1")
+
+
+def precision() -> Iterator[Row]:
+    """config/tiny.py with dtype=auto and with float32: final val losses at most 0.01 apart."""
+    dtypes = "--dtype=auto", "--dtype=float32"
+    sides = [time_and_loss("config/tiny.py", "--device=cpu", dtype) for dtype in dtypes]
+    auto, fp32 = alternate(*sides, turns=rounds)[:, :, 1]
+    yield measured("final val loss, auto minus float32", auto - fp32, "nats", "<= 0.01")
+
+
+def generation() -> Iterator[Row]:
+    """124M parameters, 512 tokens: >= 10 times uncached, <= 1.5 times what reading the weights takes.
+
+    Without a cache, token number t costs a pass over t tokens: measured at nine lengths and interpolated, as
+    all 512 would take minutes. The floor reads each weight of blocks and head once per token, in the precision
+    in use, as fast as a sum reads 512 MB: decoding, too, reads nearly all and writes next to nothing.
+    """
+    model = Run(settings_of(**sized(GPT2, dict(arch="gpt2"))), VOCABULARY).model.eval()
+    autocast, dtype = distributed.choose_precision("auto", CPU)
+    weights = sum(p.numel() for p in [*model.blocks.parameters(), model.head.weight])
+    weight_bytes = weights * getattr(torch, dtype).itemsize
+    n, ones = sized(512, 16), torch.ones(sized(2**27, 2**20))
+    lengths = np.linspace(1, n, sized(9, 3)).round()  # 1, 65, 129, ... 512
+
+    @torch.inference_mode()
+    def one_pass(length: int) -> None:
+        with autocast:
+            model.to_logits(model.trunk(torch.zeros(1, length, dtype=torch.long))[:, -1])
+
+    def uncached(turn: int) -> float:
+        costs = [seconds_of(one_pass, int(length)) for length in lengths]
+        return n / np.interp(np.arange(1, n + 1), lengths, costs).sum()
+
+    def floor(turn: int) -> float:
+        return ones.nbytes / seconds_of(ones.sum) / weight_bytes  # tokens/s
+
+    uncached(0)  # not counted: it allocates
+    cached, without, most = alternate(decoding_rate(model, 1, n), uncached, floor, turns=rounds)
+    yield compared(f"tokens/s, {n} tokens, cached / uncached", cached, without, "tokens/s", ">= 10")
+    yield compared("time per token / reading the weights", 1e3 / cached, 1e3 / most, "ms", "<= 1.5")
+    for batch_size in (8, 32):  # a quarter of the tokens, to stay within 3 minutes
+        (rates,) = alternate(decoding_rate(model, batch_size, n // 4), turns=rounds)
+        yield measured(f"tokens/s, batch {batch_size}, {n // 4} tokens each", rates, "tokens/s")
+
+
+def bytepairs() -> Iterator[Row]:
+    """1.1 MB to 4,096 tokens: at most 2 times the time of the Rust package `tokenizers`."""
+    try:
+        from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    except ImportError:
+        raise NotMeasured("pip install tokenizers") from None
+    corpus = corpora.open_corpus(sized("shakespeare", "verse"), size=sized(0, 20_000))
+    texts, size = [text for text, _ in corpus.chunks()], sized(4096, 300)
+
+    def ours(turn: int) -> float:
+        return seconds_of(BPETokenizer.train, texts, size)
+
+    def rust(turn: int) -> float:
+        theirs = Tokenizer(models.BPE())
+        theirs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        options = dict(vocab_size=size, min_frequency=2, initial_alphabet=alphabet, show_progress=False)
+        return seconds_of(theirs.train_from_iterator, texts, trainers.BpeTrainer(**options))
+
+    ours, theirs = alternate(ours, rust, turns=rounds)
+    what = f"{size:,} tokens of {sum(map(len, texts)):,} characters, ours / Rust"
+    yield compared(what, ours, theirs, "s", "<= 2")
+    # ---- 100 MB on two processes: training, preparing
+
+
+def one_step(chunked: bool) -> float:
+    """For memory(): one update of GPT-2 with 4 x 512 tokens; returns this process's peak memory in MB."""
+    run = Run(settings_of(**sized({**GPT2, "block_size": 512}, {})), VOCABULARY)
+    run.chunked = chunked
+    x = torch.randint(VOCABULARY, (4, run.config.block_size))
+    run.update(0, x, x)
+    return report.memory_mb(CPU)
+
+
+def memory() -> Iterator[Row]:
+    """Peak of config/shakespeare_char.py below 900 MB; that of a step with 50,304 tokens, reported."""
+
+    def run_peak(turn: int) -> float:
+        _, rows = trained("config/shakespeare_char.py", turn, "--device=cpu", "--max_iters=40")
+        return max(row.get("memory_mb", 0) for row in rows)
+
+    def step_peak(chunked: bool) -> Callable:
+        code = f"import bench; bench.SMALLER.update({SMALLER}); print(bench.one_step({chunked}))"
+        command = [sys.executable, "-c", code]
+        return lambda turn: float(subprocess.check_output(command, cwd=ROOT, encoding="utf-8"))
+
+    yield measured("40 updates of shakespeare_char", *alternate(run_peak, turns=rounds), "MB", "< 900")
+    if not CHUNKED:
+        yield measured("124M step, loss of whole logits", *alternate(step_peak(False), turns=rounds), "MB")
+        raise NotMeasured("loss in chunks: GPT.forward takes no targets")
+    chunks, whole = alternate(step_peak(True), step_peak(False), turns=rounds)
+    yield compared("124M step, loss in chunks / whole", chunks, whole, "MB", "<= 1")
+
+
+def growth() -> Iterator[Row]:
+    """How cost per token grows with each size, and how loss falls with compute; with --plot, two plots."""
+    yield from scaling.growth(growth_seconds, blocks, run_folder(out_dir) if plot else None)
+
+
+def ablation() -> Iterator[Row]:
+    """config/shakespeare_char.py with each switch off, one at a time: val loss after equal training time."""
+    yield from scaling.ablation(ablation_seconds, seeds)
+
+
+def gpu() -> Iterator[Row]:
+    """124M at 55 % of the measured matrix peak; shakespeare_char in 1/3 of classic_gpu's time to its best."""
+    if not torch.cuda.is_available():
+        raise NotMeasured("no CUDA GPU")
+    device = torch.device("cuda")
+    torch.set_float32_matmul_precision("high")  # as in train.py
+    settings = settings_of("config/base.py", device="cuda", compile=True)
+    sides = training_rate(settings, VOCABULARY, device), matmul_rate(device, 8192)
+    training, peak = alternate(*sides, turns=blocks)
+    what = "flop/s, 124M training / 8192^3 matmul"
+    yield compared(what, training / 1e12, peak / 1e12, "TFLOP/s", ">= 0.55")
+
+    model = Run(settings, VOCABULARY, device).model
+    sides = [decoding_rate(model, batch_size, 256) for batch_size in (1, 8, 32)]
+    for batch_size, rates in zip((1, 8, 32), alternate(*sides, turns=blocks), strict=True):
+        yield measured(f"tokens/s, batch {batch_size}, cached", rates, "tokens/s")
+    if "graph" in inspect.signature(GPT.stream).parameters:
+        sides = [decoding_rate(model, 1, 256, graph=graph) for graph in (True, False)]
+        yield compared("tokens/s, CUDA graph / without", *alternate(*sides, turns=blocks), "tokens/s")
+
+    def time_to_best(turn: int) -> tuple[float, float]:
+        result, rows = trained("config/classic_gpu.py", turn, "--device=cuda")
+        at = [row["seconds"] for row in rows if "val_loss" in row and row["step"] == result["best_step"]]
+        return at[0], result["best_val_loss"]
+
+    ours = time_and_loss("config/shakespeare_char.py", "--device=cuda")
+    ours, classic = alternate(ours, time_to_best, turns=rounds)
+    what = "training time, shakespeare_char / classic to its best"
+    yield compared(what, ours[:, 0], classic[:, 0], "s", "<= 0.333")
+    yield measured("final val loss of shakespeare_char", ours[:, 1], "nats", of_shakespeare("<= 1.42"))
+
+
+ITEMS = {
+    item.__name__: item
+    for item in (
+        time_to_loss, equal_time, laptop, throughput, precision, generation, bytepairs, memory, growth, gpu,
+        ablation,
+    )
+}  # fmt: skip
+
+
+def rows_of(item: Callable) -> Iterator[Row]:
+    """The rows of an item; where something is missing, the last one says what."""
+    try:
+        yield from item()
+    except NotMeasured as missing:
+        yield Row(f"not measured: {missing}", "", "", "", "")
+
+
+if __name__ == "__main__":
+    config = override(globals())
+    at_least(1, config, "rounds blocks seeds")
+    only = only or ("growth" if plot else "")
+    if only and only not in ITEMS:
+        raise ValueError(f"only={only} is no item; expected one of {', '.join(ITEMS)}")
+    SMALLER.update(QUICK if quick else {})
+    print("\n".join(machine()))
+    for name in [only] if only else [name for name in ITEMS if name != "laptop"]:
+        print(f"\n{name}: {ITEMS[name].__doc__.splitlines()[0]}")
+        for row in itertools.chain([COLUMNS], rows_of(ITEMS[name])):  # each as soon as it is there
+            print("  {:52} {:>9}  {:30} {:>9}  {}".format(*row), flush=True)

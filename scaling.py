@@ -1,0 +1,151 @@
+"""What grows how: cost per token with a model's sizes, loss with compute; and what each switch is worth.
+
+Both train in this process for some seconds, with the recipe of config/shakespeare_char.py. bench.py prints
+the rows.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import data
+from evaluate import evaluate, spread
+from measure import CPU, Row, Run, alternate, measured, seconds_of, settings_of, show, sized
+
+RECIPE = "config/shakespeare_char.py"
+AXES = dict(block_size=(64, 128, 256, 512, 1024, 2048), n_layer=(1, 2, 4, 8, 16), n_embd=(64, 128, 256, 512))
+MODELS = [(1, 32), (2, 32), (2, 64), (3, 96), (4, 128), (4, 192)]  # n_layer, n_embd
+SWITCHES = [  # what the ablation changes, one row at a time
+    dict(norm="layernorm"), dict(position="learned"), dict(activation="gelu"), dict(qk_norm=0),
+    dict(zero_init=0), dict(logit_cap=0.0),
+    dict(optimizer="adamw", learning_rate=3e-3, beta1=0.9, beta2=0.99), dict(lr_schedule="cosine"),
+    dict(dtype="float32"),
+]  # fmt: skip
+
+
+def train_for(settings: dict, seconds: float) -> tuple[float, float]:
+    """Train for so many seconds; returns (val loss, floating-point operations spent, which are 6 N D).
+
+    The schedule is read off the clock: after a third of the seconds the learning rate is what it is after a
+    third of max_iters. So every run ends its schedule in time, however fast its updates are. The loss is that
+    of 65,536 tokens spread over the val split.
+    """
+    meta, T, B = data.ensure(settings["dataset"]), settings["block_size"], settings["batch_size"]
+    train, val = (data.Windows(settings["dataset"], split, T, settings["seed"]) for split in ("train", "val"))
+    run = Run(settings, meta["vocab_size"])
+    run.gradients(*train.batch(0, B))  # not counted: the first call allocates, and chooses kernels
+    updates, elapsed, begun = 0, 0.0, time.perf_counter()
+    while elapsed < seconds:
+        run.update(int(settings["max_iters"] * elapsed / seconds), *train.batch(updates, B))
+        updates, elapsed = updates + 1, time.perf_counter() - begun
+    loss = evaluate(run.model, val, spread(val, 65536 // T), CPU, run.autocast)["loss"]
+    weights = sum(p.numel() for p in run.model.parameters()) - run.model.wte.weight.numel()
+    return loss, 6.0 * weights * updates * B * T
+
+
+def ablation(seconds: float, seeds: int) -> Iterator[Row]:
+    """Val loss of the recipe and with each switch off, after equal training time; mean over the seeds."""
+
+    def side(changes: dict) -> Callable:
+        return lambda turn: train_for(settings_of(RECIPE, **changes, seed=1337 + turn), seconds)[0]
+
+    losses = alternate(*(side(changes) for changes in [{}, *SWITCHES]), turns=seeds)  # (variants, seeds)
+    for changes, loss in zip([{}, *SWITCHES], losses, strict=True):
+        name = " ".join(f"{key}={value}" for key, value in changes.items()) or "the recipe"
+        worse = f", {np.mean(loss - losses[0]):+.4f}" if changes else ""
+        yield measured(name, loss, "")._replace(absolute=f"{loss.mean():.4f} nats{worse}")
+
+
+# ---- power laws
+def exponent(x, y) -> float:
+    """b of y = a x^b, by least squares on the logarithms."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+def envelope(compute, loss) -> list[int]:
+    """The points that no point of less or equal compute beats, in order of compute."""
+    order = sorted(range(len(loss)), key=lambda i: (compute[i], loss[i]))
+    lowest_before = itertools.accumulate((loss[i] for i in order[:-1]), min, initial=math.inf)
+    return [i for i, lowest in zip(order, lowest_before, strict=True) if loss[i] < lowest]
+
+
+def plot_power_laws(panels: list[dict], path: Path) -> None:
+    """Draw panels side by side on logarithmic axes, to a PNG file.
+
+    panel: title, xlabel, ylabel, points {label: (x, y)} and the (x, y) that the straight line is fitted to.
+    """
+    import matplotlib  # here, because it takes half a second
+
+    matplotlib.use("Agg")  # needs no display
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(5 * len(panels), 4), squeeze=False)
+    for axis, panel in zip(axes[0], panels, strict=True):
+        for label, (x, y) in panel["points"].items():
+            axis.loglog(x, y, "o", label=label)
+        x, y = (np.asarray(values) for values in panel["fitted"])
+        b = exponent(x, y)
+        line = np.exp(np.mean(np.log(y)) + b * (np.log(x) - np.mean(np.log(x))))
+        axis.loglog(x, line, "k--", label=f"exponent {b:.2f}")
+        axis.set(title=panel["title"], xlabel=panel["xlabel"], ylabel=panel["ylabel"])
+        axis.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+# ---- growth
+def cost_per_token(name: str, sizes: tuple, turns: int) -> np.ndarray:
+    """Milliseconds of forward and backward per token, (sizes, turns), with 2,048 tokens at once."""
+
+    def side(size: int) -> Callable:
+        run = Run(settings_of(RECIPE, **{name: size}), 65)
+        x = torch.randint(65, (2048 // run.config.block_size, run.config.block_size))
+        run.gradients(x, x)  # not counted: it allocates
+        return lambda turn: 1e3 / x.numel() * seconds_of(run.gradients, x, x)
+
+    return alternate(*map(side, sizes), turns=turns)
+
+
+def growth(seconds: float, turns: int, folder: Path | None) -> Iterator[Row]:
+    """Exponents of cost per token in each size, and of loss in compute; two plots if there is a folder."""
+    panels = []
+    for name, sizes in AXES.items():
+        sizes = sizes[: sized(None, 3)]
+        costs = cost_per_token(name, sizes, turns)
+        cost, half = np.median(costs, axis=1), len(sizes) // 2
+        upper = exponent(sizes[half:], cost[half:])  # it rises where the overhead of small sizes ends
+        row = measured(
+            f"cost per token ~ {name}^b, {sizes[0]} to {sizes[-1]}", [exponent(sizes, c) for c in costs.T], ""
+        )
+        absolute = f"{show(cost[0])} to {show(cost[-1])} ms, upper half b = {upper:.2f}"
+        yield row._replace(ratio=f"{exponent(sizes, cost):.3f}", absolute=absolute)
+        panel = dict(title=f"cost against {name}", xlabel=name, ylabel="ms per token")
+        panels.append({**panel, "points": {"measured": (sizes, cost)}, "fitted": (sizes, cost)})
+
+    dataset = sized("verse", settings_of()["dataset"])
+    floor = data.floor_per_token(data.ensure(dataset), "val")
+    points, compute, excess = {}, [], []
+    for n_layer, n_embd in MODELS[: sized(None, 2)]:
+        shape = dict(n_layer=n_layer, n_embd=n_embd, n_head=n_embd // 32)
+        settings = settings_of(RECIPE, **shape, dataset=dataset)
+        found = [train_for(settings, share * seconds) for share in (0.25, 0.5, 1)]
+        losses, flops = np.array(found).T
+        points[f"{n_layer} layers, {n_embd} wide"] = flops, losses - floor
+        compute, excess = [*compute, *flops], [*excess, *(losses - floor)]
+    best = envelope(compute, excess)
+    fitted = np.array(compute)[best], np.array(excess)[best]
+    best_loss = f"{fitted[1][0] + floor:.3f} to {fitted[1][-1] + floor:.3f} nats, floor {floor:.3f}"
+    b = f"{exponent(*fitted):.3f}" if len(best) > 1 else ""
+    what = f"loss above the floor ~ flop^b, {fitted[0][0]:.1e} to {fitted[0][-1]:.1e}"
+    yield Row(what, b, best_loss, "reported", f"{len(best)} of {len(compute)} points")
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        title = dict(title="loss against compute", xlabel="flop, 6 N D", ylabel="nats above the floor")
+        plot_power_laws(panels, folder / "growth_cost.png")
+        plot_power_laws([{**title, "points": points, "fitted": fitted}], folder / "growth_loss.png")
