@@ -162,7 +162,7 @@ def generation() -> Iterator[Row]:
     """124M parameters, 512 tokens: >= 10 times uncached, <= 1.5 times what reading the weights takes.
 
     Without a cache, token number t costs a pass over t tokens: measured at nine lengths and interpolated, as
-    all 512 would take minutes. The floor reads each weight of blocks and head once per token, in the precision
+    all 512 would take minutes. The floor reads each weight of blocks and head once a token, in the precision
     in use, as fast as a sum reads 512 MB: decoding, too, reads nearly all and writes next to nothing.
     """
     model = Run(settings_of(**sized(GPT2, dict(arch="gpt2"))), VOCABULARY).model.eval()
@@ -317,4 +317,4 @@ if __name__ == "__main__":
     for name in [only] if only else [name for name in ITEMS if name != "laptop"]:
         print(f"\n{name}: {ITEMS[name].__doc__.splitlines()[0]}")
         for row in itertools.chain([COLUMNS], rows_of(ITEMS[name])):  # each as soon as it is there
-            print("  {:52} {:>9}  {:30} {:>9}  {}".format(*row), flush=True)
+            print("  {:54} {:>7}  {:27} {:>8}  {}".format(*row).rstrip(), flush=True)

@@ -118,13 +118,12 @@ def growth(seconds: float, turns: int, folder: Path | None) -> Iterator[Row]:
     for name, sizes in AXES.items():
         sizes = sizes[: sized(None, 3)]
         costs = cost_per_token(name, sizes, turns)
-        cost, half = np.median(costs, axis=1), len(sizes) // 2
-        upper = exponent(sizes[half:], cost[half:])  # it rises where the overhead of small sizes ends
-        row = measured(
-            f"cost per token ~ {name}^b, {sizes[0]} to {sizes[-1]}", [exponent(sizes, c) for c in costs.T], ""
-        )
-        absolute = f"{show(cost[0])} to {show(cost[-1])} ms, upper half b = {upper:.2f}"
-        yield row._replace(ratio=f"{exponent(sizes, cost):.3f}", absolute=absolute)
+        cost = np.median(costs, axis=1)
+        for first in (0, len(sizes) // 2):  # the larger half, too: the overhead of small sizes hides the law
+            every = [exponent(sizes[first:], turn[first:]) for turn in costs.T]
+            row = measured(f"cost per token ~ {name}^b, {sizes[first]} to {sizes[-1]}", every, "")
+            absolute = f"{show(cost[first])} to {show(cost[-1])} ms"
+            yield row._replace(ratio=f"{np.median(every):.3f}", absolute=absolute)
         panel = dict(title=f"cost against {name}", xlabel=name, ylabel="ms per token")
         panels.append({**panel, "points": {"measured": (sizes, cost)}, "fitted": (sizes, cost)})
 

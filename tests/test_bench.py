@@ -1,0 +1,288 @@
+"""bench.py and its helpers: turns and ratios, runs that train as train.py does, fits, and every item, tiny."""
+
+import itertools
+import math
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import bench
+import config
+import data
+import measure
+import report
+import scaling
+from conftest import ROOT, TINY
+from measure import CPU, NotMeasured, Row, Run, settings_of
+
+
+@pytest.fixture
+def tiny(datasets, monkeypatch):
+    """As with --quick, but on the small text of the tests and one turn."""
+    monkeypatch.setattr(data, "DATASETS", datasets)
+    monkeypatch.setattr(measure, "SMALLER", {**bench.QUICK, "dataset": str(datasets / "small")})
+    monkeypatch.setattr(bench, "SMALLER", measure.SMALLER)
+    for name in ("rounds", "blocks", "seeds"):
+        monkeypatch.setattr(bench, name, 1)
+    monkeypatch.setattr(bench, "ablation_seconds", 0.05)
+    monkeypatch.setattr(bench, "growth_seconds", 0.2)
+    measure.trained.cache_clear()
+
+
+# ---- rows, turns, ratios
+def test_sides_take_turns():
+    calls = []
+    sides = [lambda turn, name=name: calls.append((name, turn)) or 10 * turn + name for name in (1, 2)]
+    assert measure.alternate(*sides, turns=3).tolist() == [[1, 11, 21], [2, 12, 22]]
+    assert calls == [(1, 0), (2, 0), (1, 1), (2, 1), (1, 2), (2, 2)]
+
+
+def test_a_side_may_give_several_numbers():
+    found = measure.alternate(lambda turn: (turn, -turn), lambda turn: (5, 6), turns=2)
+    assert found.tolist() == [[[0, 0], [1, -1]], [[5, 6], [5, 6]]]
+
+
+def test_a_ratio_is_ours_over_theirs_turn_by_turn():
+    row = measure.compared("speed", [1, 4, 9], [1, 1, 9], "tokens/s", ">= 2")  # of the medians it would be 4
+    assert row == Row("speed", "1.000", "4.000 / 1.000 tokens/s", ">= 2", "1.000..4.000")
+
+
+def test_a_quantity_alone_is_the_median_of_its_turns():
+    row = measure.measured("memory", [700, 1234.5, 650], "MB", "< 900")
+    assert row == Row("memory", "", "700.0 MB", "< 900", "650.0..1,234")
+
+
+def test_a_clock_measures_one_call():
+    assert 0.05 <= measure.seconds_of(time.sleep, 0.05) < 0.5
+
+
+def test_the_machine_is_named():
+    text = "\n".join(measure.machine())
+    for part in (
+        "cpu: ",
+        " cores",
+        "GB of memory",
+        f"torch {torch.__version__}",
+        "numpy ",
+        "tiktoken ",
+        "commit ",
+    ):
+        assert part in text
+
+
+# ---- training
+def test_settings_are_those_of_train_py(run_script, capsys):
+    with pytest.raises(SystemExit):
+        run_script("train.py", "-h")
+    shown = capsys.readouterr().out
+    for name, value in {**settings_of(), "device": "auto"}.items():
+        assert f"--{name}={value} ".replace("\n", "\\n") in shown
+    assert settings_of().keys() == config.read_comments(str(ROOT / "train.py")).keys()
+
+
+def test_changes_beat_smaller_beats_files_beats_defaults(monkeypatch):
+    assert settings_of("config/classic.py")["n_layer"] == 4
+    monkeypatch.setattr(measure, "SMALLER", dict(n_layer=1, n_embd=32))
+    found = settings_of("config/classic.py", n_embd=64)
+    assert (found["arch"], found["n_layer"], found["n_embd"], found["weight_decay"]) == ("gpt2", 1, 64, 0.1)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_run_ends_with_the_weights_of_train_py(train, datasets, optimizer):
+    theirs = train(f"--optimizer={optimizer}", "--warmup_iters=3", "--weight_decay=0.2")
+    flags = dict(config.parse_flag(flag, settings_of()) for flag in TINY)
+    changes = dict(optimizer=optimizer, warmup_iters=3, weight_decay=0.2)
+    run = Run(settings_of(**flags | changes), theirs["text_tokenizer"].vocab_size)
+    for step in range(20):
+        run.update(step, *theirs["train_windows"].batch(step, 4))
+    for name, weights in theirs["raw_model"].state_dict().items():
+        torch.testing.assert_close(run.model.state_dict()[name], weights, rtol=0, atol=1e-6)
+
+
+def test_training_by_the_clock_ends_the_schedule_in_time(tiny, monkeypatch):
+    steps, update = [], Run.update
+    monkeypatch.setattr(Run, "update", lambda run, step, x, y: steps.append(step) or update(run, step, x, y))
+    settings = settings_of(max_iters=100)
+    began = time.perf_counter()
+    loss, flops = scaling.train_for(settings, 0.6)
+    assert 0.6 <= time.perf_counter() - began < 6
+    assert steps == sorted(steps) and steps[0] == 0 and 70 <= steps[-1] < 100
+    assert 1 < loss < 3.5  # from ln(V), which is about 4
+    model = Run(settings, data.read_meta(data.folder_of(settings["dataset"]))["vocab_size"]).model
+    weights = sum(p.numel() for p in model.parameters()) - model.wte.weight.numel()
+    assert flops == 6 * weights * len(steps) * 4 * 32
+
+
+def test_the_baseline_trains_too(tiny):
+    settings = settings_of("config/classic.py", learning_rate=1e-2)
+    windows = data.Windows(settings["dataset"], "train", 32)
+    model = Run(settings, data.read_meta(windows.path.parent)["vocab_size"]).model
+    x, y = windows.batch(0, 16)
+    losses = []
+    update = bench.plain_loop(settings, windows, model)
+    for step in range(61):
+        if step % 60 == 0:
+            losses.append(
+                torch.nn.functional.cross_entropy(model(x).flatten(0, 1), y.flatten(), ignore_index=-1)
+            )
+        update(step)
+    assert losses[1] < losses[0] - 0.8
+
+
+def test_a_whole_run_is_made_once_and_shared(tiny, capsys):
+    result, rows = measure.trained("config/tiny.py", 1, "--device=cpu", "--max_iters=6")
+    assert measure.trained("config/tiny.py", 1, "--device=cpu", "--max_iters=6") == (result, rows)
+    assert capsys.readouterr().err == "running train.py config/tiny.py, turn 2\n"
+    assert rows[-1]["step"] == 6 and rows[-1]["val_loss"] == result["final_val_loss"]
+    assert max(row.get("memory_mb", 0) for row in rows) > 100
+    side = measure.time_and_loss("config/tiny.py", "--device=cpu", "--max_iters=6")
+    assert side(1) == (result["training_time"], result["final_val_loss"])
+
+
+def test_a_run_that_fails_says_why(tiny):
+    with pytest.raises(NotMeasured, match=r"config/tiny\.py stopped: error: .*n_embd=32 .* n_head=5"):
+        measure.trained("config/tiny.py", 0, "--n_head=5")
+
+
+def test_operations_per_token_are_counted():
+    model = Run(
+        settings_of(arch="gpt2", n_layer=2, n_embd=32, n_head=2, block_size=16, optimizer="adamw"), 50
+    ).model
+    weights = (50 + 16) * 32 + 2 * 12 * 32 * 32 + 5 * 32  # embeddings, matrices, norms
+    assert report.flops_per_token(model) == 6 * weights + 12 * 2 * 32 * 16
+
+
+def test_rates_of_a_gpu_are_right_on_a_cpu(tiny, monkeypatch):
+    seconds = []
+
+    def clocked(function, *arguments):
+        function(*arguments)
+        return seconds.pop()
+
+    monkeypatch.setattr(measure, "seconds_of", clocked)
+    settings = settings_of("config/base.py", block_size=16)
+    model = Run(settings, 99).model
+    seconds[:] = [2.0, 4.0, 8.0]
+    assert measure.matmul_rate(CPU, 16)(0) == 20 * 2 * 16**3 / 8
+    assert measure.training_rate(settings, 99, CPU)(0) == 10 * 4 * 16 * report.flops_per_token(model) / 4
+    assert measure.decoding_rate(model, 3, 5)(0) == 3 * 5 / 2
+
+
+# ---- fits
+def test_an_exponent_is_recovered():
+    x = np.array([64, 128, 256, 512, 1024, 2048])
+    noise = np.exp(np.random.default_rng(1).normal(0, 0.02, len(x)))
+    assert scaling.exponent(x, 7 * x**-0.3) == pytest.approx(-0.3)
+    assert scaling.exponent(x, 0.02 * x**1.5 * noise) == pytest.approx(1.5, abs=0.05)
+
+
+def test_the_envelope_holds_what_no_cheaper_point_beats():
+    compute, loss = [4, 1, 2, 3, 4, 2], [1.0, 3.0, 2.5, 2.7, 0.9, 2.0]
+    assert scaling.envelope(compute, loss) == [1, 5, 4]
+    rng = np.random.default_rng(2)
+    compute, loss = rng.random(50), rng.random(50)
+    pairs = list(zip(compute, loss, strict=True))
+    beaten = [any(c <= a and n < b for c, n in pairs) for a, b in pairs]
+    assert sorted(scaling.envelope(compute, loss)) == [i for i in range(50) if not beaten[i]]
+
+
+# ---- the items
+@pytest.mark.parametrize("name", ["throughput", "generation", "bytepairs", "growth", "ablation"])
+def test_an_item_gives_rows_with_numbers_and_targets(tiny, monkeypatch, tmp_path, name):
+    if name == "bytepairs":
+        pytest.importorskip("tokenizers")
+    monkeypatch.setattr(bench, "plot", True)
+    monkeypatch.setattr(bench, "out_dir", str(tmp_path))
+    monkeypatch.setattr(scaling, "AXES", dict(block_size=(16, 32, 64), n_layer=(1, 2, 3)))
+    rows = list(bench.rows_of(bench.ITEMS[name]))
+    assert len(rows) == {"bytepairs": 1, "throughput": 3, "generation": 4, "growth": 5, "ablation": 10}[name]
+    for row in rows:
+        assert row.target == "reported" or row.target.startswith((">= ", "<= "))
+        numbers = [row.ratio or "1", *row.absolute.split(" ")[:1]]
+        assert all(math.isfinite(float(number.replace(",", ""))) for number in numbers), row
+    assert len({row.what for row in rows}) == len(rows)
+    plots = sorted(path.name for path in tmp_path.iterdir())
+    assert plots == (["growth_cost.png", "growth_loss.png"] if name == "growth" else [])
+
+
+def test_one_step_reports_this_process_memory(tiny, monkeypatch):
+    chunked = []
+    monkeypatch.setattr(Run, "gradients", lambda run, x, y: chunked.append((run.chunked, *x.shape)))
+    assert 50 < bench.one_step(False) < 50_000
+    bench.one_step(True)
+    assert chunked == [(False, 4, 32), (True, 4, 32)]
+
+
+def test_quality_items_compare_the_runs_they_name(monkeypatch):
+    runs = {  # seconds, val loss
+        "config/fast.py": (9, 1.8), "config/classic.py": (100, 1.9), "config/shakespeare_char.py": (95, 1.53),
+    }  # fmt: skip
+    monkeypatch.setattr(bench, "time_and_loss", lambda file, *flags: lambda turn: runs[file])
+    monkeypatch.setattr(data, "ensure", lambda name: {})
+    first, second = bench.time_to_loss()
+    assert (first.ratio, first.absolute) == ("0.09000", "9.000 / 100.0 s")
+    assert (second.ratio, second.target) == ("0.9474", "<= 1")
+    first, second = bench.equal_time()
+    assert (first.ratio, second.absolute, second.target) == ("0.9500", "1.530 nats", "<= 1.54")
+    monkeypatch.setattr(data, "ensure", lambda name: {"stand_in_for": "shakespeare"})
+    assert [row.target for row in bench.equal_time()] == ["<= 1", "none: a stand-in"]
+
+
+@pytest.mark.parametrize(
+    "losses, reached",
+    [((4.2, 1.6, 1.46, 1.41), "200.0 s"), ((4.2, 1.6, 1.48, 1.41), "300.0 s"), ((4.2, 1.5), "inf s")],
+)
+def test_laptop_finds_when_the_loss_was_reached(monkeypatch, losses, reached):
+    rows = [dict(step=i, seconds=100.0 * i, val_loss=loss) for i, loss in enumerate(losses)]
+    rows.insert(1, dict(step=1, seconds=50.0, loss=1.0))
+    result = dict(training_time=321.0, final_val_loss=losses[-1])
+    monkeypatch.setattr(bench, "trained", lambda *arguments: (result, rows))
+    monkeypatch.setattr(data, "ensure", lambda name: {})
+    assert [row.absolute for row in bench.laptop()] == [reached, "321.0 s", f"{losses[-1]:.3f} nats"]
+
+
+def test_what_is_not_there_is_not_measured(monkeypatch):
+    def rows(name):
+        return [row.what for row in bench.rows_of(bench.ITEMS[name])]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert rows("gpu") == ["not measured: no CUDA GPU"]
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    assert rows("bytepairs") == ["not measured: pip install tokenizers"]
+    monkeypatch.setattr(measure, "ROOT", ROOT / "tests")
+    measure.trained.cache_clear()
+    assert rows("laptop") == ["not measured: config/shakespeare_long.py is not there"]
+
+
+def test_rows_before_what_is_missing_stay():
+    def item():
+        yield Row("there", "1", "", "", "")
+        raise NotMeasured("the rest")
+
+    assert [row.what for row in bench.rows_of(item)] == ["there", "not measured: the rest"]
+
+
+def test_every_item_says_what_is_asked_for_in_one_line():
+    for name, item in bench.ITEMS.items():
+        assert name in bench.__doc__
+        assert len(item.__doc__.splitlines()[0]) > 40
+
+
+# ---- the script
+def test_an_unknown_item_is_an_error_with_the_list(shell):
+    done = shell("bench.py", "--only=speed")
+    assert done.returncode == 2
+    assert done.stderr == f"error: only=speed is no item; expected one of {', '.join(bench.ITEMS)}\n"
+
+
+def test_the_table_begins_with_the_machine(shell, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    done = shell("bench.py", "--only=gpu", "--quick")
+    lines = [line.split("  ")[0] for line in done.stdout.splitlines()]
+    expected = ["settings: ", "cpu: ", "python ", "", "gpu: 124M", "", ""]
+    assert done.returncode == 0 and done.stderr == ""
+    assert all(line.startswith(start) for line, start in itertools.zip_longest(lines, expected)), lines
+    assert "not measured: no CUDA GPU" in done.stdout
