@@ -1,4 +1,4 @@
-"""bench.py and its helpers: turns and ratios, runs that train as train.py does, fits, and every item, tiny."""
+"""bench.py and its helpers: turns and ratios, runs that train as train.py does, fits, and all items, tiny."""
 
 import itertools
 import math
