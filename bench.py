@@ -249,7 +249,9 @@ def memory() -> Iterator[Row]:
 
 def growth() -> Iterator[Row]:
     """How cost per token grows with each size, and how loss falls with compute; with --plot, two plots."""
-    yield from scaling.growth(growth_seconds, blocks, run_folder(out_dir) if plot else None)
+    folder = run_folder(out_dir) if plot else None
+    yield from scaling.growth_of_cost(blocks, folder)
+    yield from scaling.growth_of_loss(growth_seconds, folder)
 
 
 def ablation() -> Iterator[Row]:
@@ -317,4 +319,4 @@ if __name__ == "__main__":
     for name in [only] if only else [name for name in ITEMS if name != "laptop"]:
         print(f"\n{name}: {ITEMS[name].__doc__.splitlines()[0]}")
         for row in itertools.chain([COLUMNS], rows_of(ITEMS[name])):  # each as soon as it is there
-            print("  {:54} {:>7}  {:27} {:>8}  {}".format(*row).rstrip(), flush=True)
+            print("  {:54} {:>7}  {:29} {:>8}  {}".format(*row).rstrip(), flush=True)

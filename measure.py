@@ -10,10 +10,12 @@ their median is the result, their smallest..largest the spread.
 import ast
 import dataclasses
 import functools
+import inspect
 import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,7 +38,7 @@ from model import GPT, GPTConfig
 SMALLER = {}  # settings of train.py that beat config files in all runs; bench.py --quick fills it
 CPU = torch.device("cpu")
 # Can the model compute the loss itself, in chunks that never hold all logits?
-CHUNKED = "targets" in GPT.forward.__annotations__
+CHUNKED = "targets" in inspect.signature(GPT.forward).parameters
 
 
 class NotMeasured(Exception):
@@ -198,7 +200,7 @@ def training_rate(settings: dict, vocab_size: int, device: torch.device) -> Call
 
 # ---- where all this was measured
 def machine() -> list[str]:
-    """Lines on processor, memory, GPU, versions and commit."""
+    """Processor, memory, GPU, versions and commit, in two lines."""
     info = Path("/proc/cpuinfo")  # Linux
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
@@ -207,10 +209,13 @@ def machine() -> list[str]:
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     versions = [f"{name} {metadata.version(name)}" for name in ("torch", "numpy", "tiktoken")]
-    git = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, cwd=ROOT, capture_output=True, encoding="utf-8").stdout.strip()
+    commit = "unknown"
+    if shutil.which("git"):
+        git = ["git", "describe", "--always", "--dirty"]
+        done = subprocess.run(git, cwd=ROOT, capture_output=True, encoding="utf-8")
+        commit = done.stdout.strip() or "unknown"
     cpu = f"{(names or [platform.processor()])[0]}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     return [
         f"cpu: {cpu}, bf16 instructions: {bf16}, {pages / 1e9:.0f} GB of memory; gpu: {gpu}",
-        f"python {platform.python_version()}, {', '.join(versions)}; commit {commit or 'unknown'}",
+        f"python {platform.python_version()}, {', '.join(versions)}; commit {commit}",
     ]

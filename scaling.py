@@ -63,7 +63,9 @@ def ablation(seconds: float, seeds: int) -> Iterator[Row]:
 
 # ---- power laws
 def exponent(x, y) -> float:
-    """b of y = a x^b, by least squares on the logarithms."""
+    """b of y = a x^b, by least squares on the logarithms; nan for a single point."""
+    if len(x) < 2:
+        return math.nan
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
@@ -95,6 +97,7 @@ def plot_power_laws(panels: list[dict], path: Path) -> None:
         axis.set(title=panel["title"], xlabel=panel["xlabel"], ylabel=panel["ylabel"])
         axis.legend(fontsize=8)
     figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
 
@@ -112,8 +115,8 @@ def cost_per_token(name: str, sizes: tuple, turns: int) -> np.ndarray:
     return alternate(*map(side, sizes), turns=turns)
 
 
-def growth(seconds: float, turns: int, folder: Path | None) -> Iterator[Row]:
-    """Exponents of cost per token in each size, and of loss in compute; two plots if there is a folder."""
+def growth_of_cost(turns: int, folder: Path | None) -> Iterator[Row]:
+    """Exponents of cost per token in each size; a plot if there is a folder."""
     panels = []
     for name, sizes in AXES.items():
         sizes = sizes[: sized(None, 3)]
@@ -126,25 +129,32 @@ def growth(seconds: float, turns: int, folder: Path | None) -> Iterator[Row]:
             yield row._replace(ratio=f"{np.median(every):.3f}", absolute=absolute)
         panel = dict(title=f"cost against {name}", xlabel=name, ylabel="ms per token")
         panels.append({**panel, "points": {"measured": (sizes, cost)}, "fitted": (sizes, cost)})
+    if folder:
+        plot_power_laws(panels, folder / "growth_cost.png")
 
+
+def growth_of_loss(seconds: float, folder: Path | None) -> Iterator[Row]:
+    """Exponent of the loss in compute; a plot if there is a folder.
+
+    Six models are trained for a quarter, a half and all of the seconds, each with a schedule of its own. The
+    text is generated and its entropy known: what is left above it is what falls with compute. The law is
+    fitted to the lower envelope, the runs that no cheaper one beats.
+    """
     dataset = sized("verse", settings_of()["dataset"])
     floor = data.floor_per_token(data.ensure(dataset), "val")
-    points, compute, excess = {}, [], []
+    points = {}
     for n_layer, n_embd in MODELS[: sized(None, 2)]:
         shape = dict(n_layer=n_layer, n_embd=n_embd, n_head=n_embd // 32)
         settings = settings_of(RECIPE, **shape, dataset=dataset)
         found = [train_for(settings, share * seconds) for share in (0.25, 0.5, 1)]
-        losses, flops = np.array(found).T
-        points[f"{n_layer} layers, {n_embd} wide"] = flops, losses - floor
-        compute, excess = [*compute, *flops], [*excess, *(losses - floor)]
+        loss, flops = np.array(found).T
+        points[f"n_layer {n_layer}, n_embd {n_embd}"] = flops, loss - floor
+    compute, excess = (np.concatenate(values) for values in zip(*points.values(), strict=True))
     best = envelope(compute, excess)
-    fitted = np.array(compute)[best], np.array(excess)[best]
-    best_loss = f"{fitted[1][0] + floor:.3f} to {fitted[1][-1] + floor:.3f} nats, floor {floor:.3f}"
-    b = f"{exponent(*fitted):.3f}" if len(best) > 1 else ""
-    what = f"loss above the floor ~ flop^b, {fitted[0][0]:.1e} to {fitted[0][-1]:.1e}"
-    yield Row(what, b, best_loss, "reported", f"{len(best)} of {len(compute)} points")
+    x, y = compute[best], excess[best]
+    what = f"loss above the floor ~ flop^b, {x[0]:.1e} to {x[-1]:.1e}"
+    losses = f"{y[0] + floor:.3f} to {y[-1] + floor:.3f} nats, floor {floor:.3f}"
+    yield Row(what, f"{exponent(x, y):.3f}", losses, "reported", f"{len(best)} of {len(compute)} points")
     if folder:
-        folder.mkdir(parents=True, exist_ok=True)
         title = dict(title="loss against compute", xlabel="flop, 6 N D", ylabel="nats above the floor")
-        plot_power_laws(panels, folder / "growth_cost.png")
-        plot_power_laws([{**title, "points": points, "fitted": fitted}], folder / "growth_loss.png")
+        plot_power_laws([{**title, "points": points, "fitted": (x, y)}], folder / "growth_loss.png")
