@@ -10,7 +10,6 @@ their median is the result, their smallest..largest the spread.
 import ast
 import dataclasses
 import functools
-import inspect
 import json
 import math
 import os
@@ -37,8 +36,6 @@ from model import GPT, GPTConfig
 
 SMALLER = {}  # settings of train.py that beat config files in all runs; bench.py --quick fills it
 CPU = torch.device("cpu")
-# Can the model compute the loss itself, in chunks that never hold all logits?
-CHUNKED = "targets" in inspect.signature(GPT.forward).parameters
 
 
 class NotMeasured(Exception):
@@ -146,7 +143,7 @@ class Run:
         self.optimizer = optim.build_optimizer(self.model, {**settings, "dtype": dtype}, device.type)
         self.schedule, _ = optim.resolve_schedule(settings)
         self.longest = settings["grad_clip"] or math.inf
-        self.chunked = CHUNKED
+        self.chunked = False  # as train.py does where the logits are large
 
     def gradients(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """Forward, loss, backward of a batch (B, T)."""
@@ -168,16 +165,11 @@ class Run:
 
 
 # ---- more sides for alternate()
-def generate(model: GPT, batch_size: int, n: int, **options) -> None:
-    """n new tokens in each row, as sample.py makes them."""
-    with distributed.choose_precision("auto", model.wte.weight.device)[0]:
-        model.generate([[0]] * batch_size, n, **options)
-
-
 def decoding_rate(model: GPT, batch_size: int, n: int, **options) -> Callable:
     """A side for alternate(): tokens/s of cached generation, n tokens in each row."""
-    generate(model, batch_size, 8, **options)  # not counted: it allocates
-    return lambda turn: batch_size * n / seconds_of(lambda: generate(model, batch_size, n, **options))
+    prompts = [[0]] * batch_size
+    model.generate(prompts, 8, **options)  # not counted: it allocates
+    return lambda turn: batch_size * n / seconds_of(lambda: model.generate(prompts, n, **options))
 
 
 def matmul_rate(device: torch.device, n: int) -> Callable:

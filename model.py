@@ -1,9 +1,10 @@
-"""ids -> logits: the GPT, its variants, and generation with a key/value cache.
+"""ids -> logits: the GPT and its variants.
 
     idx (B,T) -> wte (B,T,C) -> n_layer times: x += attn(norm(x)), x += mlp(norm(x)) -> norm -> head (B,T,V)
 
 B rows, T tokens, C = n_embd, V = vocab_size, H = n_head, K = n_kv_head, hs = head_size = C / H.
-The decoder-only transformer: Vaswani et al., 2017; Radford et al., 2018. The loss is train.py's.
+The decoder-only transformer: Vaswani et al., 2017; Radford et al., 2018. The loss is train.py's; generate.py
+draws tokens.
 """
 
 import math
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from generate import Cache, require, stream
+
 # An architecture is a set of switches; what it does not name is off (0). Each can also be set alone, to any
 # value that stands here. modern: what small models learn fastest with (modded-nanogpt, nanochat; 2025).
 ARCHS = {
@@ -23,11 +26,6 @@ ARCHS = {
     "gpt2": dict(norm="layernorm", position="learned", activation="gelu", tie_weights=1),  # OpenAI, 2019
     "llama": dict(norm="rmsnorm", position="rope", activation="swiglu"),  # Meta, 2023
 }  # fmt: skip
-
-
-def require(condition: bool, message: str):
-    if not condition:
-        raise ValueError(message)
 
 
 @dataclass
@@ -109,29 +107,11 @@ def build_norm(config: GPTConfig) -> nn.Module:
     """LayerNorm (Ba et al., 2016) or RMSNorm (Zhang and Sennrich, 2019); both compute in float32 inside.
 
     On a CPU torch has one kernel for LayerNorm and many small steps for RMSNorm: forward and backward of
-    2,560 x 128 numbers take 0.4 ms and 1.2 on one core. As good for the loss, so CPU configs choose LayerNorm.
+    2,560 x 128 numbers take 0.4 ms and 1.2 on one core. The loss is as good: CPU configs choose LayerNorm.
     """
     if config.norm == "layernorm":
         return nn.LayerNorm(config.n_embd, eps=1e-5, bias=config.bias)
     return nn.RMSNorm(config.n_embd, eps=1e-5)
-
-
-@dataclass
-class Cache:
-    """The keys and values that one layer has computed so far: a static tensor, filled from the left."""
-
-    block_size: int
-    length: int = 0  # how many tokens
-    before: Tensor | None = None  # the last of them (B,1,C), as it came to the layer: for token_shift
-
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """k and v (B,K,T,hs) of T new tokens -> those of all tokens so far, (B,K,length,hs)."""
-        B, K, T, hs = k.shape
-        if self.length == 0:
-            self.kv = k.new_empty(2, B, K, self.block_size, hs)
-        self.kv[:, :, :, self.length : self.length + T] = torch.stack((k, v))
-        self.length += T
-        return self.kv[0, :, :, : self.length], self.kv[1, :, :, : self.length]
 
 
 def written_out_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
@@ -155,9 +135,7 @@ def token_shift(x: Tensor, first: Tensor, cache: Cache | None) -> Tensor:
     (B or 1,T,1), True where there is no token before; zeros stand there.
     """
     half = x.size(-1) // 2
-    before = cache.before if cache and cache.length else x.roll(1, dims=1)  # (B,T,C)
-    if cache:
-        cache.before = x[:, -1:]
+    before = cache.token_before(x) if cache else x.roll(1, dims=1)  # (B,T,C)
     return torch.cat((before[..., :half].masked_fill(first, 0.0), x[..., half:]), dim=-1)
 
 
@@ -269,6 +247,9 @@ class GPT(nn.Module):
         for name, parameter in self.named_parameters():
             if name.endswith(("attn.o.weight", "mlp.down.weight")):
                 parameter.normal_(std=residual_std)
+            elif name == "wte.weight" and self.config.zero_init and not self.config.tie_weights:
+                # It is all there is at first. 120 updates of config/fast.py: val loss 1.829, with 0.02 1.866.
+                parameter.normal_(std=0.2)
             elif parameter.dim() == 2:
                 parameter.normal_(std=0.02)
             else:
@@ -292,24 +273,28 @@ class GPT(nn.Module):
         """Hidden states (N,C) and targets (N) -> the sum of the cross-entropies."""
         return F.cross_entropy(self.to_logits(x), targets, ignore_index=-1, reduction="sum")
 
-    def trunk(self, idx: Tensor, caches: list[Cache] | None = None, pad: list[int] | None = None) -> Tensor:
+    def trunk(self, idx: Tensor, caches: list[Cache] | None = None, pad: Tensor | None = None) -> Tensor:
         """Token ids (B,T) -> normalised hidden states (B,T,C).
 
         caches: one a layer; idx then holds what they have not read yet: the whole prompt, or one token.
-        pad: for each row, how many columns at its left are no tokens. None: all columns are tokens.
+        pad: (B,1), how many columns at the left of each row are no tokens. None: all columns are tokens.
         """
         config, T, start = self.config, idx.size(1), caches[0].length if caches else 0
         if start + T > config.block_size:
             raise ValueError(f"{start + T} tokens do not fit into block_size={config.block_size}")
         assert start == 0 or T == 1, "between a whole prompt and one token, is_causal would be wrong"
-        positions = torch.arange(start, start + T, device=idx.device)[None]  # (1,T)
+        static = start > 0 and caches[0].static
+        columns = caches[0].position if static else torch.arange(start, start + T, device=idx.device)  # (T)
+        positions = columns[None]  # (1,T)
         mask = rope = None
-        if pad is not None:
-            first = torch.tensor(pad, device=idx.device)[:, None]  # (B,1), column of each row's first token
-            query, key = positions[..., None], torch.arange(start + T, device=idx.device)  # (1,T,1), (keys)
-            seen = key >= torch.minimum(first[..., None], query)  # (B,T,keys); padding sees itself: no NaN
-            mask = (seen & (key <= query))[:, None]  # (B,T,keys) -> (B,1,T,keys)
-            positions = (positions - first).clamp(min=0)  # (B,T)
+        if pad is not None or static:
+            keys = config.block_size if static else start + T
+            key, query = torch.arange(keys, device=idx.device), columns[:, None]  # (keys), (T,1)
+            mask = (key <= query)[None, None]  # (1,1,T,keys)
+            if pad is not None:
+                seen = key >= torch.minimum(pad[..., None], query)  # (B,T,keys); padding sees itself: no NaN
+                mask = mask & seen[:, None]  # (B,1,T,keys)
+                positions = (positions - pad).clamp(min=0)  # (B,T)
         first = positions[..., None] == 0 if config.token_shift else None  # (B or 1,T,1)
         x = self.wte(idx)  # (B,T) -> (B,T,C)
         if config.position == "learned":
@@ -329,76 +314,11 @@ class GPT(nn.Module):
         logits, cap = self.head(x).float(), self.config.logit_cap
         return cap * torch.tanh(logits / cap) if cap else logits  # Gemma 2, 2024
 
-    @torch.inference_mode()
-    def stream(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        stop_tokens: Sequence[int] = (),
-        seed: int = 1337,
-    ) -> Iterator[list[int]]:
-        """Yield, step by step, one new id for each prompt; -1 for those that have met a stop token.
-
-        Row i draws from its own generator, seeded seed + i: its text does not depend on its company. When the
-        context is full, each token shifts all positions, and the last block_size tokens are read anew.
-        """
-        V, block_size, device = self.config.vocab_size, self.config.block_size, self.wte.weight.device
-        prompts = [[int(i) for i in row] for row in prompts]
-        strange = [i for row in prompts for i in row if not 0 <= i < V]
-        require(not strange, f"token ids {strange[:5]} are outside the vocabulary of {V}; wrong tokenizer?")
-        require(min(map(len, prompts), default=0) > 0, "a prompt is empty; it needs at least one token")
-        require(temperature >= 0 and top_k >= 0, f"temperature={temperature} or top_k={top_k} is below 0")
-        require(0 < top_p <= 1, f"top_p={top_p} must be above 0 and at most 1, which keeps all tokens")
-        pad = [max(map(len, prompts)) - len(row) for row in prompts]
-        idx = torch.tensor([[0] * n + row for n, row in zip(pad, prompts, strict=True)], device=device)
-        generators = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
-        caches = [Cache(block_size) for _ in self.blocks]
-        running = [True] * len(prompts)
-        was_training = self.training
-        self.eval()
-        try:
-            for _ in range(max_new_tokens):
-                if idx.size(1) > block_size:
-                    pad = [max(0, n - idx.size(1) + block_size) for n in pad]
-                    idx, caches = idx[:, -block_size:], None
-                unread = idx[:, caches[0].length :] if caches else idx  # (B,T)
-                x = self.trunk(unread, caches, pad if any(pad) else None)[:, -1]  # (B,T,C) -> (B,C)
-                sums = token_probs(self.to_logits(x), temperature, top_k, top_p).cumsum(dim=-1)  # (B,V)
-                drawn = torch.stack([torch.rand(1, generator=g) for g in generators]).to(device)  # (B,1)
-                new = torch.searchsorted(sums, drawn * sums[:, -1:], right=True)  # (B,1), first above drawn
-                idx = torch.cat((idx, new), dim=1)
-                ids = new[:, 0].tolist()  # here, and only here, the program waits for the device
-                require(max(ids) < V, "the logits are NaN or infinite; use a checkpoint from before that")
-                running = [r and i not in stop_tokens for r, i in zip(running, ids, strict=True)]
-                if not any(running):
-                    return
-                yield [i if r else -1 for r, i in zip(running, ids, strict=True)]
-        finally:
-            self.train(was_training)
+    def stream(self, prompts: Sequence[Sequence[int]], *args, **kwargs) -> Iterator[list[int]]:
+        """Yield one new token id for each prompt, step by step. Takes the arguments of generate.stream()."""
+        return stream(self, prompts, *args, **kwargs)
 
     def generate(self, prompts: Sequence[Sequence[int]], *args, **kwargs) -> list[list[int]]:
         """The prompts with their continuations, without the stop tokens. Takes the arguments of stream()."""
         new = list(self.stream(prompts, *args, **kwargs))
         return [[*map(int, row)] + [ids[i] for ids in new if ids[i] >= 0] for i, row in enumerate(prompts)]
-
-
-def token_probs(logits: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Tensor:
-    """Float32 logits (B,V) -> probabilities (B,V) to draw with, up to a factor: not yet divided by their sum.
-
-    top_k keeps the k likeliest tokens (Fan et al., 2018), top_p the likeliest ones that together reach p, the
-    one that crosses p included (Holtzman et al., 2019). temperature 0 and top_k 1 keep the likeliest only.
-    """
-    if temperature == 0 or top_k == 1:
-        return torch.zeros_like(logits).scatter(-1, logits.argmax(dim=-1, keepdim=True), 1.0)
-    if 0 < top_k < logits.size(-1):
-        values, tokens = logits.topk(top_k)  # (B,k)
-        logits = torch.full_like(logits, -math.inf).scatter(-1, tokens, values)
-    probs = torch.softmax(logits / temperature, dim=-1)
-    if top_p < 1:
-        ordered, tokens = probs.sort(dim=-1, descending=True)
-        likelier = ordered.cumsum(dim=-1) - ordered  # the sum of all likelier tokens
-        probs = probs.scatter(-1, tokens, ordered.masked_fill(likelier >= top_p, 0.0))
-    return probs

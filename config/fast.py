@@ -1,0 +1,14 @@
+# The classic's loss in a fraction of its time.
+#     python train.py config/fast.py
+# 411,0 parameters; @ seconds on 2 CPU cores; val loss @ (config/classic.py: @ after @).
+out_dir = "out-fast"
+dataset = "shakespeare_char"
+norm = "layernorm"  # one kernel on a CPU, where RMSNorm is many
+n_layer, n_head, n_embd, block_size = 2, 2, 128, 64
+batch_size = 24  # 24 x 64 = 1,536 tokens per update
+max_iters = 120  # x 1,536 = 0.18 passes over the training text
+muon_lr, muon_momentum = 0.05, 0.85
+beta1, beta2 = 0.8, 0.95
+min_lr = 0.0
+eval_iters = 0  # the whole val split
+eval_interval = 120

@@ -1,0 +1,157 @@
+"""ids -> more ids: tokens drawn one by one, with the keys and values of all earlier ones kept in a cache.
+
+Without a cache, token number t costs a pass over t tokens, so n tokens cost n^2 / 2; with it, each costs a
+pass over one. GPT.stream() and GPT.generate() in model.py are the way in.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+
+def require(condition: bool, message: str):
+    if not condition:
+        raise ValueError(message)
+
+
+class Cache:
+    """The keys and values that one layer has computed so far: a tensor that is filled from the left.
+
+    static: all block_size columns are read (the model masks those still empty), and the place to write to is
+    itself a tensor. So a step has the same shapes and addresses wherever it is in the text, and its kernels
+    can be recorded (below). On a CPU that gains nothing, and to read less is faster.
+    """
+
+    def __init__(self, block_size: int, static: bool = False):
+        self.block_size, self.static = block_size, static
+        self.length = 0  # how many tokens
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """k and v (B,K,T,hs) of new tokens -> those of all tokens so far, (B,K,length,hs), or all columns."""
+        B, K, T, hs = k.shape
+        new = torch.stack((k, v))  # (2,B,K,T,hs)
+        if self.length == 0:
+            self.kv = new.new_zeros(2, B, K, self.block_size, hs)
+            self.position = torch.full((1,), T, device=k.device)  # of the next token
+        if self.length and self.static:
+            self.kv.index_copy_(3, self.position, new)
+            self.position += 1
+            self.length += 1
+            return self.kv[0], self.kv[1]
+        self.kv[:, :, :, self.length : self.length + T] = new
+        self.length += T
+        return self.kv[0, :, :, : self.length], self.kv[1, :, :, : self.length]
+
+    def token_before(self, x: Tensor) -> Tensor:
+        """What stood one place to the left of each token of x (B,T,C); the first of all tokens gets any."""
+        if self.length == 0:
+            self.last = x[:, -1:].clone()
+            return x.roll(1, dims=1)
+        before = self.last.clone()
+        self.last.copy_(x)
+        return before
+
+
+class Recorded:
+    """A step whose kernels are recorded once and then replayed (CUDA graphs): nothing is launched one by one.
+
+    step: (B,1) token ids -> (B,V) logits, with static caches. Not measured yet: no GPU was at hand.
+    """
+
+    def __init__(self, step: Callable, new: Tensor):
+        self.new, self.graph = new.clone(), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.logits = step(self.new)
+
+    def __call__(self, new: Tensor) -> Tensor:
+        self.new.copy_(new)
+        self.graph.replay()
+        return self.logits
+
+
+@torch.inference_mode()
+def stream(
+    model,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    stop_tokens: Sequence[int] = (),
+    seed: int = 1337,
+    graph: bool = False,
+) -> Iterator[list[int]]:
+    """Yield, step by step, one new id for each prompt; -1 for those that have met a stop token.
+
+    Row i draws from its own generator, seeded seed + i: its text does not depend on its company. When the
+    context is full, each token shifts all positions, and the last block_size tokens are read anew.
+    graph: record the step of one token and replay it (CUDA only). ValueError for bad prompts and settings.
+    """
+    V, block_size, device = model.config.vocab_size, model.config.block_size, model.wte.weight.device
+    prompts = [[int(i) for i in row] for row in prompts]
+    strange = [i for row in prompts for i in row if not 0 <= i < V]
+    require(not strange, f"token ids {strange[:5]} are outside the vocabulary of {V}; wrong tokenizer?")
+    require(min(map(len, prompts), default=0) > 0, "a prompt is empty; it needs at least one token")
+    require(temperature >= 0 and top_k >= 0, f"temperature={temperature} or top_k={top_k} is below 0")
+    require(0 < top_p <= 1, f"top_p={top_p} must be above 0 and at most 1, which keeps all tokens")
+    require(not graph or device.type == "cuda", f"graph=True needs CUDA, and the model is on {device}")
+    longest = max(map(len, prompts))
+    idx = torch.tensor([[0] * (longest - len(row)) + row for row in prompts], device=device)
+    pad = None  # (B,1), how many columns at the left of each row are no tokens
+    if min(map(len, prompts)) < longest:
+        pad = torch.tensor([[longest - len(row)] for row in prompts], device=device)
+    generators = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
+    caches = [Cache(block_size, static=graph) for _ in model.blocks]
+    running = [True] * len(prompts)
+
+    def step(unread: Tensor) -> Tensor:
+        """(B,T) -> (B,V)"""
+        return model.to_logits(model.trunk(unread, caches, pad)[:, -1])
+
+    was_training = model.training
+    model.eval()
+    replay = None
+    try:
+        for _ in range(max_new_tokens):
+            surplus = idx.size(1) - block_size
+            if surplus > 0:
+                pad = (pad - surplus).clamp(min=0) if pad is not None else None
+                idx, caches, graph = idx[:, surplus:], None, False
+            if graph and idx.size(1) > longest + 1:  # one eager step of one token has warmed up
+                replay = replay or Recorded(step, idx[:, -1:])
+                logits = replay(idx[:, -1:])
+            else:
+                logits = step(idx[:, caches[0].length :] if caches else idx)  # (B,V)
+            sums = token_probs(logits, temperature, top_k, top_p).cumsum(dim=-1)  # (B,V)
+            drawn = torch.stack([torch.rand(1, generator=g) for g in generators]).to(device)  # (B,1)
+            new = torch.searchsorted(sums, drawn * sums[:, -1:], right=True)  # (B,1), first above drawn
+            idx = torch.cat((idx, new), dim=1)
+            ids = new[:, 0].tolist()  # here, and only here, the program waits for the device
+            require(max(ids) < V, "the logits are NaN or infinite; use a checkpoint from before that")
+            running = [r and i not in stop_tokens for r, i in zip(running, ids, strict=True)]
+            if not any(running):
+                return
+            yield [i if r else -1 for r, i in zip(running, ids, strict=True)]
+    finally:
+        model.train(was_training)
+
+
+def token_probs(logits: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """Float32 logits (B,V) -> probabilities (B,V) to draw with, up to a factor: not yet divided by their sum.
+
+    top_k keeps the k likeliest tokens (Fan et al., 2018), top_p the likeliest ones that together reach p, the
+    one that crosses p included (Holtzman et al., 2019). temperature 0 and top_k 1 keep the likeliest only.
+    """
+    if temperature == 0 or top_k == 1:
+        return torch.zeros_like(logits).scatter(-1, logits.argmax(dim=-1, keepdim=True), 1.0)
+    if 0 < top_k < logits.size(-1):
+        values, tokens = logits.topk(top_k)  # (B,k)
+        logits = torch.full_like(logits, -math.inf).scatter(-1, tokens, values)
+    probs = torch.softmax(logits / temperature, dim=-1)
+    if top_p < 1:
+        ordered, tokens = probs.sort(dim=-1, descending=True)
+        likelier = ordered.cumsum(dim=-1) - ordered  # the sum of all likelier tokens
+        probs = probs.scatter(-1, tokens, ordered.masked_fill(likelier >= top_p, 0.0))
+    return probs
