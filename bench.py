@@ -5,19 +5,24 @@
     python bench.py --plot              growth, with its two plots
     python bench.py --quick             tiny sizes: does everything run? (the numbers mean nothing)
 
-time_to_loss, equal_time, laptop and precision train whole configs to their end; throughput, generation,
-bytepairs, memory, growth and ablation take 3 minutes or less each; gpu needs CUDA, the others run on the CPU.
-The table begins each with what is asked for. A ratio is ours / theirs, taken in turns (see measure.py).
+time_to_loss, equal_time, laptop and precision train whole configs to their end; gpu needs CUDA; each of the
+others takes some 3 minutes on a CPU. The table begins each with what is asked for. A ratio is ours / theirs,
+taken in turns (see measure.py).
 """
 
+import contextlib
+import io
 import itertools
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
+import tiktoken
 import torch
-import torch.nn.functional as F
 
 import corpora
 import data
@@ -35,9 +40,12 @@ from measure import (
     alternate,
     compared,
     decoding_rate,
+    large_text,
     machine,
     matmul_rate,
     measured,
+    plain_loop,
+    rust_trainer,
     seconds_of,
     settings_of,
     sized,
@@ -45,17 +53,16 @@ from measure import (
     trained,
     training_rate,
 )  # fmt: skip
-from model import GPT
-from tokenizer import BPETokenizer
+from tokenizer import END, BPETokenizer
 
 # -----------------------------------------------------------------------------
-only = ""  # one item; '' = all but laptop
+only = ""  # one item, or several: throughput,memory; '' = all but laptop
 plot = False  # growth with its two plots, growth_cost.png and growth_loss.png
 out_dir = "out-bench"  # folder of the plots
 rounds = 3  # turns of each side where a turn takes long; a training run has another seed in each
 blocks = 5  # turns of each side where a turn takes seconds
 seeds = 3  # runs of each variant in the ablation
-ablation_seconds = 4.5  # training time of each of them
+ablation_seconds = 3.0  # training time of each of them
 growth_seconds = 8.0  # training time of growth's longest runs; others take a half and a quarter of it
 quick = False  # tiny sizes, to see that everything runs
 # -----------------------------------------------------------------------------
@@ -98,30 +105,6 @@ def laptop() -> Iterator[Row]:
     yield measured("training time to val loss 1.4697", there, "s", of_shakespeare("<= 360"))
     yield measured("training time to the end", [result["training_time"]], "s", "<= 600")
     yield measured("final val loss", [result["final_val_loss"]], "nats", of_shakespeare("<= 1.42"))
-
-
-def plain_loop(settings: dict, windows: data.Windows, model: GPT) -> Callable:
-    """The baseline, as everyone writes it first: fp32, eager, AdamW parameter by parameter."""
-    T, B = settings["block_size"], settings["batch_size"]
-    betas = settings["beta1"], settings["beta2"]
-    optimizer = torch.optim.AdamW(
-        model.parameters(), settings["learning_rate"], betas, weight_decay=0.1, foreach=False, fused=False
-    )
-    tokens = np.memmap(str(windows.path), windows.dtype, mode="r")
-
-    def update(step: int) -> None:
-        starts = torch.randint(len(tokens) - T, (B,))
-        x = torch.stack([torch.from_numpy(tokens[i : i + T].astype(np.int64)) for i in starts])
-        y = torch.stack([torch.from_numpy(tokens[i + 1 : i + 1 + T].astype(np.int64)) for i in starts])
-        loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings["grad_clip"])
-        optimizer.step()
-        if step % settings["log_interval"] == 0:
-            loss.item()
-
-    return update
 
 
 def throughput() -> Iterator[Row]:
@@ -192,28 +175,52 @@ def generation() -> Iterator[Row]:
 
 
 def bytepairs() -> Iterator[Row]:
-    """1.1 MB to 4,096 tokens: at most 2 times the time of the Rust package `tokenizers`."""
-    try:
-        from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    except ImportError:
-        raise NotMeasured("pip install tokenizers") from None
+    """To 4,096 tokens: 1.1 MB in at most 2 times the time of Rust's `tokenizers`, 100 MB in at most 4 times.
+
+    The package is in requirements-dev.txt. It uses all cores, we use one.
+    """
     corpus = corpora.open_corpus(sized("shakespeare", "verse"), size=sized(0, 20_000))
-    texts, size = [text for text, _ in corpus.chunks()], sized(4096, 300)
+    small = [text for text, _ in corpus.chunks()]
+    yield training_row(small, "<= 2")
+    yield training_row(large_text(sized(100_000_000, 1_000_000)), "<= 4")
 
-    def ours(turn: int) -> float:
-        return seconds_of(BPETokenizer.train, texts, size)
 
-    def rust(turn: int) -> float:
-        theirs = Tokenizer(models.BPE())
-        theirs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        options = dict(vocab_size=size, min_frequency=2, initial_alphabet=alphabet, show_progress=False)
-        return seconds_of(theirs.train_from_iterator, texts, trainers.BpeTrainer(**options))
+def training_row(texts: list[str], target: str) -> Row:
+    size = sized(4096, 300)
+    ours, theirs = alternate(
+        lambda turn: seconds_of(BPETokenizer.train, texts, size), rust_trainer(texts, size), turns=rounds
+    )
+    return compared(
+        f"training on {sum(map(len, texts)) / 1e6:.1f} MB, ours / Rust", ours, theirs, "s", target
+    )
 
-    ours, theirs = alternate(ours, rust, turns=rounds)
-    what = f"{size:,} tokens of {sum(map(len, texts)):,} characters, ours / Rust"
-    yield compared(what, ours, theirs, "s", "<= 2")
-    # ---- 100 MB on two processes: training, preparing
+
+def preparing() -> Iterator[Row]:
+    """100 MB to a dataset: >= 0.8 of the speed of bare tiktoken on one thread, >= 1.6 of it on two.
+
+    data.py reads, encodes, writes and hashes; tiktoken only encodes, with the same tokens, on one thread.
+    """
+    texts = large_text(sized(100_000_000, 1_000_000))
+    tokenizer = BPETokenizer.train(texts[:20], sized(4096, 300), (END,))
+    ranks = {token: rank for rank, token in enumerate(tokenizer.tokens)}
+    bare = tiktoken.Encoding("", pat_str=tokenizer.pattern, mergeable_ranks=ranks, special_tokens={})
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(data, "DATASETS", Path(folder)):
+        text_file, tokenizer_file = Path(folder, "text.txt"), Path(folder, "tokenizer.json")
+        text_file.write_text("".join(texts), encoding="utf-8")
+        tokenizer.save(tokenizer_file)
+
+        def ours(threads: int) -> Callable:
+            arguments = "prepared", str(text_file), str(tokenizer_file)
+            return lambda turn: seconds_of(lambda: data.prepare(*arguments, threads=threads))
+
+        def theirs(turn: int) -> float:
+            return seconds_of(lambda: [bare.encode_ordinary(text) for text in texts])
+
+        with contextlib.redirect_stdout(io.StringIO()):
+            seconds = alternate(ours(1), ours(2), theirs, turns=rounds)
+        one, two, bare = text_file.stat().st_size / 1e6 / seconds  # MB/s
+    yield compared("preparing on one thread / bare tiktoken", one, bare, "MB/s", ">= 0.8")
+    yield compared("preparing on two threads / bare tiktoken", two, bare, "MB/s", ">= 1.6")
 
 
 def one_step(chunked: bool) -> float:
@@ -288,8 +295,8 @@ def gpu() -> Iterator[Row]:
 ITEMS = {
     item.__name__: item
     for item in (
-        time_to_loss, equal_time, laptop, throughput, precision, generation, bytepairs, memory, growth, gpu,
-        ablation,
+        time_to_loss, equal_time, laptop, throughput, precision, generation, bytepairs, preparing, memory,
+        growth, gpu, ablation,
     )
 }  # fmt: skip
 
@@ -305,12 +312,14 @@ def rows_of(item: Callable) -> Iterator[Row]:
 if __name__ == "__main__":
     config = override(globals())
     at_least(1, config, "rounds blocks seeds")
-    only = only or ("growth" if plot else "")
-    if only and only not in ITEMS:
-        raise ValueError(f"only={only} is no item; expected one of {', '.join(ITEMS)}")
+    names = (only or ("growth" if plot else "")).replace(" ", "").split(",")
+    names = names if names != [""] else [name for name in ITEMS if name != "laptop"]
+    unknown = [name for name in names if name not in ITEMS]
+    if unknown:
+        raise ValueError(f"only={only} names no item {unknown[0]!r}; expected of {', '.join(ITEMS)}")
     SMALLER.update(QUICK if quick else {})
     print("\n".join(machine()))
-    for name in [only] if only else [name for name in ITEMS if name != "laptop"]:
+    for name in names:
         print(f"\n{name}: {ITEMS[name].__doc__.splitlines()[0]}")
         for row in itertools.chain([COLUMNS], rows_of(ITEMS[name])):  # each as soon as it is there
             print("  {:54} {:>7}  {:29} {:>8}  {}".format(*row).rstrip(), flush=True)

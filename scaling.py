@@ -21,8 +21,8 @@ RECIPE = "config/shakespeare_char.py"
 AXES = dict(block_size=(64, 128, 256, 512, 1024, 2048), n_layer=(1, 2, 4, 8, 16), n_embd=(64, 128, 256, 512))
 MODELS = [(1, 32), (2, 32), (2, 64), (3, 96), (4, 128), (4, 192)]  # n_layer, n_embd
 SWITCHES = [  # what the ablation changes, one row at a time
-    dict(norm="layernorm"), dict(position="learned"), dict(activation="gelu"), dict(qk_norm=0),
-    dict(zero_init=0), dict(logit_cap=0.0),
+    dict(norm="rmsnorm"), dict(position="learned"), dict(activation="gelu"), dict(qk_norm=0),
+    dict(token_shift=0), dict(zero_init=0), dict(logit_cap=0.0), dict(n_head=4), dict(muon_momentum=0.95),
     dict(optimizer="adamw", learning_rate=3e-3, beta1=0.9, beta2=0.99), dict(lr_schedule="cosine"),
     dict(dtype="float32"),
 ]  # fmt: skip

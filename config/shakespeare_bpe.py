@@ -3,11 +3,12 @@
 # 1,049,728 parameters; 1:26 on 2 CPU cores; val loss 3.545, 2.266 bits per byte.
 out_dir = "out-shakespeare-bpe"
 dataset = "shakespeare_bpe"
-n_layer, n_head, n_embd, block_size = 4, 4, 128, 128
+norm = "layernorm"  # one kernel on a CPU, where RMSNorm is many
+n_layer, n_head, n_embd, block_size = 4, 2, 128, 128
 batch_size = 16  # 16 x 128 = 2,048 tokens per update, about 5,000 characters
 max_iters = 500
 eval_interval = 100
 eval_iters = 0
-muon_lr = 0.03
+muon_lr, muon_momentum = 0.03, 0.9
 dropout = 0.1
 min_lr = 0.0

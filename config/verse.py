@@ -4,9 +4,10 @@
 # It needs no network, and shows best whether a change helps: the gap is all that is left to learn.
 out_dir = "out-verse"
 dataset = "verse"
-n_layer, n_head, n_embd, block_size = 4, 4, 128, 256  # long enough to see most of a scene
+norm = "layernorm"  # one kernel on a CPU, where RMSNorm is many
+n_layer, n_head, n_embd, block_size = 4, 2, 128, 256  # long enough to see most of a scene
 batch_size = 20  # 20 x 256 = 5,120 tokens per update
 max_iters = 500
 eval_interval = 100
-muon_lr = 0.03
+muon_lr, muon_momentum = 0.03, 0.9
 min_lr = 0.0
