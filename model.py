@@ -164,6 +164,7 @@ class Attention(nn.Module):
             q, k = norm(q, (hs,), eps=1e-5), norm(k, (hs,), eps=1e-5)
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
+        q, k = q.to(v.dtype), k.to(v.dtype)  # CUDA's autocast normalises in float32
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B,T,heads,hs) -> (B,heads,T,hs)
         if cache is not None:
             k, v = cache.append(k, v)  # (B,K,T,hs) -> (B,K,keys,hs)

@@ -24,7 +24,7 @@ else:
     n_layer, n_head, n_embd, block_size = 4, 2, 128, 128  # heads of 64: a sixth less time a step than of 32
     norm = "layernorm"  # one kernel on a CPU, where RMSNorm is many
     batch_size = 20  # 20 x 128 = 2,560 tokens per update
-    max_iters = 900  # x 2,560 = 2.3 passes over the 1.0M training tokens
+    max_iters = 850  # x 2,560 = 2.2 passes over the 1.0M training tokens
     muon_lr, muon_momentum = 0.03, 0.9
     beta1, beta2 = 0.8, 0.95
 min_lr = 0.0  # constant, then linearly to 0 over the second half

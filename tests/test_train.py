@@ -17,6 +17,7 @@ import torch.nn.functional as F
 import data
 import distributed
 import evaluate
+import model
 import optim
 from conftest import ROOT, TINY
 
@@ -51,6 +52,27 @@ def test_exactly_max_iters_updates_happen_and_are_saved(train, tmp_path, monkeyp
     assert len(steps) == 8
     assert torch.load(tmp_path / "out/ckpt.pt", weights_only=True)["step"] == 8
     assert (tmp_path / "out/best.pt").is_file()
+
+
+def test_large_logits_are_computed_in_chunks_with_the_same_result(train, tmp_path, monkeypatch):
+    """1 MB is 262,144 numbers; 160 windows of 64 tokens have more logits than that, with 30 characters or so."""
+    forward, with_targets, ends = model.GPT.forward, [], []
+
+    def spy(self, idx, targets=None):
+        with_targets.append(targets is not None)
+        return forward(self, idx, targets)
+
+    monkeypatch.setattr(model.GPT, "forward", spy)
+    flags = "--block_size=64", "--batch_size=160", "--max_iters=2", "--dtype=float32", "--eval_interval=2"
+    for limit in (1, 0, 100):
+        with_targets.clear()
+        train(f"--logits_mb={limit}", *flags)
+        assert any(with_targets) == (limit == 1)
+        ends.append((with_targets.count(True), weights(tmp_path / "out/ckpt.pt")))
+    assert ends[0][0] == 2
+    for name, weight in ends[1][1].items():
+        torch.testing.assert_close(ends[0][1][name], weight, atol=1e-4, rtol=1e-4)
+        assert torch.equal(weight, ends[2][1][name])
 
 
 def test_the_same_seed_gives_the_same_losses_and_another_seed_others(train, tmp_path):
