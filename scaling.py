@@ -95,7 +95,7 @@ def plot_power_laws(panels: list[dict], path: Path) -> None:
         line = np.exp(np.mean(np.log(y)) + b * (np.log(x) - np.mean(np.log(x))))
         axis.loglog(x, line, "k--", label=f"exponent {b:.2f}")
         axis.set(title=panel["title"], xlabel=panel["xlabel"], ylabel=panel["ylabel"])
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, framealpha=0.5)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)

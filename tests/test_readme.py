@@ -14,11 +14,13 @@ import corpora
 from conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-# appended to every training command: the same work in seconds
+# appended to every training and measuring command: the same work in seconds
 SMALL = (
     "--device=cpu --max_iters=3 --n_layer=1 --n_head=2 --n_embd=32 --block_size=32 --batch_size=4 "
     "--eval_iters=1 --gradient_accumulation_steps=1 --max_new_tokens=10 --threads=1 --dropout=0"
 ).split()
+
+SMALL_BENCH = "--quick --rounds=1 --blocks=1 --seeds=1 --ablation_seconds=0.1".split()
 
 
 def commands() -> list[str]:
@@ -51,7 +53,7 @@ def copy(tmp_path_factory):
             assert words.pop(0) == "python", command
         if "--init_from=resume" in words:
             small = [*small, "--max_iters=6"]  # there are 3 already
-        small = small if "train.py" in words else []
+        small = small if "train.py" in words else SMALL_BENCH if "bench.py" in words else []
         return subprocess.run(
             [sys.executable, *words, *small],
             cwd=folder,

@@ -55,7 +55,7 @@ def test_exactly_max_iters_updates_happen_and_are_saved(train, tmp_path, monkeyp
 
 
 def test_large_logits_are_computed_in_chunks_with_the_same_result(train, tmp_path, monkeypatch):
-    """1 MB is 262,144 numbers; 160 windows of 64 tokens have more logits than that, with 30 characters or so."""
+    """1 MB is 262,144 numbers: fewer than 160 windows of 64 tokens have logits, with 30 characters or so."""
     forward, with_targets, ends = model.GPT.forward, [], []
 
     def spy(self, idx, targets=None):
