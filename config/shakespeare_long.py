@@ -1,6 +1,7 @@
 # On a laptop what nanoGPT's recipe for Tiny Shakespeare reaches on a GPU with 10.7M parameters: 1.4697.
 #     python train.py config/shakespeare_long.py
-# 1,796,160 parameters; @ minutes on 2 CPU cores; val loss @ (nats per character); 1.4697 after @.
+# 1,796,160 parameters; 6:41 of training on 2 CPU cores; val loss 1.408 (nats per character), below 1.4697
+# after 5:04; one seed.
 out_dir = "out-shakespeare-long"
 dataset = "shakespeare_char"
 norm = "layernorm"  # one kernel on a CPU, where RMSNorm is many
