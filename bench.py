@@ -5,9 +5,9 @@
     python bench.py --plot              growth, with its two plots
     python bench.py --quick             tiny sizes: does everything run? (the numbers mean nothing)
 
-time_to_loss, equal_time, laptop and precision train whole configs to their end; gpu needs CUDA; each of the
-others takes some 3 minutes on a CPU. The table begins each with what is asked for. A ratio is ours / theirs,
-taken in turns (see measure.py).
+time_to_loss, equal_time, laptop and precision train whole configs to their end; gpu needs CUDA; throughput,
+generation, bytepairs, preparing, memory, growth and ablation take some 3 minutes each on a CPU. The table
+begins each with what is asked for. A ratio is ours / theirs, taken in turns (see measure.py).
 """
 
 import contextlib
@@ -143,8 +143,8 @@ def generation() -> Iterator[Row]:
     """124M parameters, 512 tokens: >= 10 times uncached, <= 1.5 times what copying the weights takes.
 
     Without a cache, token number t costs a pass over t tokens: measured at nine lengths and interpolated, as
-    all 512 would take minutes. The floor is the time to copy as many bytes as the weights of blocks and head
-    have, each of which is read once a token. As in sample.py, the weights are in the precision in use.
+    all 512 would take minutes. The yardstick is the time to copy as many bytes as the weights of blocks and
+    head have, each of which is read once a token. As in sample.py, the weights are in the precision in use.
     """
     model = Run(settings_of(**sized(GPT2, dict(arch="gpt2"))), VOCABULARY).model.eval()
     _, dtype = distributed.choose_precision("auto", CPU)
@@ -186,6 +186,7 @@ def bytepairs() -> Iterator[Row]:
 
 
 def training_row(texts: list[str], target: str) -> Row:
+    """Our time to learn byte pairs from the texts against Rust's."""
     size = sized(4096, 300)
     ours, theirs = alternate(
         lambda turn: seconds_of(BPETokenizer.train, texts, size), rust_trainer(texts, size), turns=rounds
@@ -257,7 +258,7 @@ def growth() -> Iterator[Row]:
 
 
 def ablation() -> Iterator[Row]:
-    """config/shakespeare_char.py with each switch off, one at a time: val loss after equal training time."""
+    """config/shakespeare_char.py with one setting changed at a time: val loss after equal training time."""
     yield from scaling.ablation(ablation_seconds, seeds)
 
 
@@ -316,7 +317,7 @@ if __name__ == "__main__":
     names = names if names != [""] else [name for name in ITEMS if name != "laptop"]
     unknown = [name for name in names if name not in ITEMS]
     if unknown:
-        raise ValueError(f"only={only} names no item {unknown[0]!r}; expected of {', '.join(ITEMS)}")
+        raise ValueError(f"only={only} names no item {unknown[0]!r}; expected one of {', '.join(ITEMS)}")
     SMALLER.update(QUICK if quick else {})
     print("\n".join(machine()))
     for name in names:

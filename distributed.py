@@ -82,12 +82,12 @@ def wrap(model: torch.nn.Module, world_size: int) -> torch.nn.Module:
     return DistributedDataParallel(model) if world_size > 1 else model
 
 
-def try_compile(model: torch.nn.Module, x: torch.Tensor, autocast) -> torch.nn.Module:
-    """torch.compile(model), tried on a batch x (B, T); if that fails, the model itself and a line on why."""
+def try_compile(model: torch.nn.Module, inputs: tuple, autocast) -> torch.nn.Module:
+    """torch.compile(model), tried on the inputs; if that fails, the model itself and a line on why."""
     try:
         compiled = torch.compile(model)
         with autocast:
-            compiled(x).sum().backward()
+            compiled(*inputs).sum().backward()
         model.zero_grad(set_to_none=True)
         return compiled
     except Exception as error:

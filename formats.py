@@ -238,9 +238,9 @@ def parse_list(document: str, file) -> list:
 
 
 def encoded(parts, tokenizer, threads: int) -> Iterator[tuple[str, Segments, bool, list[np.ndarray]]]:
-    """(split, segments, ends_document, ids of each segment), in order; threads: 0 = one per core.
+    """(split, segments, ends_document, ids of each segment), in order; threads: 0 = one per core, 16 at most.
 
-    tiktoken lets other threads run while it encodes, though not without loss: 2 threads were 1.0 to 1.4 times
+    tiktoken lets other threads run while it encodes, though not without loss: 2 threads were 1.0 to 1.7 times
     as fast as one. (Characters are encoded in Python, which lets none run.) At most two batches a thread are
     under way, however long the text is.
     """

@@ -93,7 +93,8 @@ def stream(
     prompts = [[int(i) for i in row] for row in prompts]
     strange = [i for row in prompts for i in row if not 0 <= i < V]
     require(not strange, f"token ids {strange[:5]} are outside the vocabulary of {V}; wrong tokenizer?")
-    require(min(map(len, prompts), default=0) > 0, "a prompt is empty; it needs at least one token")
+    require(len(prompts) > 0, "there is no prompt; expected a list of lists of token ids")
+    require(min(map(len, prompts)) > 0, "a prompt is empty; it needs at least one token")
     require(temperature >= 0 and top_k >= 0, f"temperature={temperature} or top_k={top_k} is below 0")
     require(0 < top_p <= 1, f"top_p={top_p} must be above 0 and at most 1, which keeps all tokens")
     require(not graph or device.type == "cuda", f"graph=True needs CUDA, and the model is on {device}")
@@ -127,9 +128,14 @@ def stream(
             sums = token_probs(logits, temperature, top_k, top_p).cumsum(dim=-1)  # (B,V)
             drawn = torch.stack([torch.rand(1, generator=g) for g in generators]).to(device)  # (B,1)
             new = torch.searchsorted(sums, drawn * sums[:, -1:], right=True)  # (B,1), first above drawn
+            new = torch.where(
+                logits.isfinite().all(dim=-1, keepdim=True), new, V
+            )  # NaN has no likeliest token
             idx = torch.cat((idx, new), dim=1)
             ids = new[:, 0].tolist()  # here, and only here, the program waits for the device
-            require(max(ids) < V, "the logits are NaN or infinite; use a checkpoint from before that")
+            require(
+                max(ids) < V, f"the logits are NaN or infinite, or temperature={temperature} is too small"
+            )
             running = [r and i not in stop_tokens for r, i in zip(running, ids, strict=True)]
             if not any(running):
                 return

@@ -148,7 +148,8 @@ class Run:
         self.optimizer = optim.build_optimizer(self.model, {**settings, "dtype": dtype}, device.type)
         self.schedule, _ = optim.resolve_schedule(settings)
         self.longest = settings["grad_clip"] or math.inf
-        self.chunked = False  # as train.py does where the logits are large
+        logits = settings["batch_size"] * settings["block_size"] * vocab_size
+        self.chunked = 0 < settings["logits_mb"] * 2**18 < logits  # as in train.py
 
     def gradients(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """Forward, loss, backward of a batch (B, T)."""
@@ -175,7 +176,12 @@ def plain_loop(settings: dict, windows: data.Windows, model: GPT) -> Callable:
     T, B = settings["block_size"], settings["batch_size"]
     betas = settings["beta1"], settings["beta2"]
     optimizer = torch.optim.AdamW(
-        model.parameters(), settings["learning_rate"], betas, weight_decay=0.1, foreach=False, fused=False
+        model.parameters(),
+        settings["learning_rate"],
+        betas,
+        weight_decay=settings["weight_decay"],
+        foreach=False,
+        fused=False,
     )
     tokens = np.memmap(str(windows.path), windows.dtype, mode="r")
 
@@ -250,7 +256,7 @@ def training_rate(settings: dict, vocab_size: int, device: torch.device) -> Call
     run = Run(settings, vocab_size, device)
     x = torch.randint(vocab_size, (settings["batch_size"], settings["block_size"]), device=device)
     if settings["compile"]:
-        run.model = distributed.try_compile(run.model, x, run.autocast)
+        run.model = distributed.try_compile(run.model, (x, x) if run.chunked else (x,), run.autocast)
     for step in range(3):  # not counted: they allocate
         run.update(step, x, x)
     work = 10 * x.numel() * report.flops_per_token(run.raw_model)

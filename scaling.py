@@ -1,6 +1,6 @@
 """What grows how: cost per token with a model's sizes, loss with compute; and what each switch is worth.
 
-Both train in this process for some seconds, with the recipe of config/shakespeare_char.py. bench.py prints
+All run in this process for some seconds, with the recipe of config/shakespeare_char.py. bench.py prints
 the rows.
 """
 
@@ -29,7 +29,8 @@ SWITCHES = [  # what the ablation changes, one row at a time
 
 
 def train_for(settings: dict, seconds: float) -> tuple[float, float]:
-    """Train for so many seconds; returns (val loss, floating-point operations spent, which are 6 N D).
+    """Train for so many seconds; returns (val loss, floating-point operations spent, which are 6 N D:
+    6 x weights, without the embedding, x tokens).
 
     The schedule is read off the clock: after a third of the seconds the learning rate is what it is after a
     third of max_iters. So every run ends its schedule in time, however fast its updates are. The loss is that
@@ -49,7 +50,7 @@ def train_for(settings: dict, seconds: float) -> tuple[float, float]:
 
 
 def ablation(seconds: float, seeds: int) -> Iterator[Row]:
-    """Val loss of the recipe and with each switch off, after equal training time; mean over the seeds."""
+    """Val loss of the recipe and with one setting changed, after equal training time; mean over the seeds."""
 
     def side(changes: dict) -> Callable:
         return lambda turn: train_for(settings_of(RECIPE, **changes, seed=1337 + turn), seconds)[0]
@@ -95,7 +96,7 @@ def plot_power_laws(panels: list[dict], path: Path) -> None:
         line = np.exp(np.mean(np.log(y)) + b * (np.log(x) - np.mean(np.log(x))))
         axis.loglog(x, line, "k--", label=f"exponent {b:.2f}")
         axis.set(title=panel["title"], xlabel=panel["xlabel"], ylabel=panel["ylabel"])
-        axis.legend(fontsize=8, framealpha=0.5)
+        axis.legend(fontsize=7, framealpha=0.5)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)

@@ -59,7 +59,7 @@ n_ff = 0  # width inside the MLP; 0 = 4 x n_embd (swiglu: two thirds of it)
 rope_theta = 10000.0  # base of the rotary wavelengths
 bias = False  # biases in linear and LayerNorm layers
 dropout = 0.0  # share of activations set to zero in training; 0.1-0.2 against overfitting
-logits_mb = 256  # more float32 logits than this in a micro-step: loss in chunks, less memory; 0 = no limit
+logits_mb = 256  # more logits than this in a micro-step: loss in chunks, a quarter slower there; 0 = no limit
 gradient_checkpointing = False  # recompute activations in backward: less memory, about a third more time
 # the optimizer
 optimizer = "muon"  # muon | adamw | adam | sgd
@@ -255,12 +255,12 @@ if resume:
     best_val_loss, best_step, bad_evals = (saved[k] for k in ("best_val_loss", "best_step", "bad_evals"))
     train_loss, val_loss = saved["train_loss"], saved["val_loss"]
     if step >= max_iters and not eval_only:
-        raise ValueError(
-            f"{out_dir} has made {step} updates of {max_iters}; go on with --max_iters={2 * step}"
-        )
+        raise ValueError(f"{out_dir} has made {step} of {max_iters} updates; try --max_iters={2 * step}")
 
+in_chunks = 0 < logits_mb * 2**18 < batch_size * block_size * text_tokenizer.vocab_size  # 4 bytes a logit
 if compile:
-    model = distributed.try_compile(model, train_windows.batch(0, batch_size)[0].to(device), autocast)
+    batch = [t.to(device) for t in train_windows.batch(0, batch_size)]  # x, y
+    model = distributed.try_compile(model, batch[: 1 + in_chunks], autocast)
 model = distributed.wrap(model, world_size)
 
 # ---- what the reader should know before it starts
@@ -273,9 +273,8 @@ if out.write:
     text_tokenizer.save(folder / "tokenizer.json")
 out.start(meta, optimizer, train_windows, val_windows, dtype)
 out.length(max_iters, batch_size, gradient_accumulation_steps, world_size, train_windows)
-for warning in [schedule_warning, *(f"changed since the checkpoint: {change}" for change in changes)]:
-    if warning:
-        out.say(warning)
+for warning in filter(None, [schedule_warning, *(f"changed since the checkpoint: {c}" for c in changes)]):
+    out.say(warning)
 previous_excepthook, sys.excepthook = sys.excepthook, save_after_error
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, request_stop)
@@ -327,7 +326,7 @@ while True:
             model.require_backward_grad_sync = last  # DDP: one exchange of gradients per update
             x, y = distributed.to_device(x, device), distributed.to_device(y, device)  # (B, T)
             with autocast:
-                if logits_mb and x.numel() * model_config.vocab_size > logits_mb * 2**18:  # 4 bytes each
+                if in_chunks:
                     nats = model(x, y)  # the sum below, without holding all logits at once
                 else:
                     logits = model(x)  # (B, T, V)

@@ -1,6 +1,6 @@
 # The yardstick: nanoGPT's laptop recipe for Tiny Shakespeare, a small GPT-2 with AdamW and a cosine schedule.
 #     python train.py config/classic.py
-# 804,096 parameters; 1:31 on 2 CPU cores; val loss 1.90.
+# 804,096 parameters; 1:31 to 1:40 on 2 CPU cores; val loss 1.90.
 # config/shakespeare_char.py is what to beat it with: the same text, a similar size, a newer recipe.
 out_dir = "out-classic"
 dataset = "shakespeare_char"

@@ -1,7 +1,7 @@
 # Tiny Shakespeare by characters: the first run for everyone.
 #     python train.py config/shakespeare_char.py
 # Laptop, 2 CPU cores: 804,224 parameters, 1:35 of training, val loss 1.520 (nats per character). With 900
-# updates, 1:44: 1.513, from 1.510 to 1.516 with three seeds.
+# updates, 1:44: 1.513, mean of three seeds, from 1.510 to 1.516.
 # GPU: the 10-million-parameter shape that nanoGPT trains on it (val 1.47 there); not measured here.
 # Without network and without the text, a generated play stands in, with a floor of its own.
 import torch

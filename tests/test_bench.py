@@ -294,7 +294,9 @@ def test_every_item_says_what_is_asked_for_in_one_line():
 def test_an_unknown_item_is_an_error_with_the_list(shell):
     done = shell("bench.py", "--only=speed")
     assert done.returncode == 2
-    assert done.stderr == f"error: only=speed names no item 'speed'; expected of {', '.join(bench.ITEMS)}\n"
+    assert (
+        done.stderr == f"error: only=speed names no item 'speed'; expected one of {', '.join(bench.ITEMS)}\n"
+    )
 
 
 def test_the_table_begins_with_the_machine(shell, monkeypatch):

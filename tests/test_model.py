@@ -551,7 +551,7 @@ def test_stop_tokens():
         ([[1, 11]], {}, r"token ids \[11\] are outside the vocabulary of 11"),
         ([[1], [-1]], {}, r"token ids \[-1\] are outside the vocabulary of 11"),
         ([[1], []], {}, "a prompt is empty"),
-        ([], {}, "a prompt is empty"),
+        ([], {}, "there is no prompt"),
         ([[1]], dict(temperature=-0.1), "temperature=-0.1"),
         ([[1]], dict(top_k=-1), "top_k=-1"),
         ([[1]], dict(top_p=0.0), "top_p=0.0"),
@@ -740,6 +740,14 @@ def test_a_step_with_static_caches_has_the_same_shapes_everywhere(arch):
             with Spy():
                 model.to_logits(model.trunk(new, caches)[:, -1])
     assert len(seen[0]) > 20 and seen[0] == seen[1] == seen[2]
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.0}, {"top_k": 1}])
+def test_nan_logits_were_taken_for_token_0_at_temperature_0(settings):
+    model = tiny("modern")
+    model.norm.weight.data.fill_(math.nan)
+    with pytest.raises(ValueError, match="the logits are NaN or infinite"):
+        model.generate([[1, 2]], 3, **settings)
 
 
 def test_graphs_need_cuda():
