@@ -664,8 +664,9 @@ def test_an_error_in_a_thread_is_one_line(tmp_path, monkeypatch, threads):
 
 
 STOPPED = """
-import pathlib, sys, threading, time
+import pathlib, signal, sys, threading, time
 import data, tokenizer
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell started in the background
 data.DATASETS = pathlib.Path(sys.argv[1])
 encode = tokenizer.BPETokenizer.encode
 def slow(self, text):
