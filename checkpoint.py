@@ -3,16 +3,25 @@
 A checkpoint is one dict of tensors, numbers, strings, lists and dicts, so torch.load(weights_only=True) reads
 it and nothing in it can run code. It is enough by itself to resume, evaluate and sample: it holds the
 tokenizer too.
+
+With checkpoint_format="sharded" (large models) there are folders in place of the first two files, made by
+sharded.py: ckpt_000500/, best_000500/. All that reads a file reads a folder, too; ordinary files are made by
+
+    python checkpoint.py consolidate out-mine
 """
 
 import dataclasses
+import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import torch
 
-from config import ROOT
+import optim
+from config import ROOT, one_line_errors
+from distributed import full_state
 from model import GPT, GPTConfig
 from tokenizer import from_json
 
@@ -49,6 +58,56 @@ def save(path: Path, checkpoint: dict) -> None:
         temporary.unlink(missing_ok=True)  # is there only if something went wrong: no space left, say
 
 
+class Saver:
+    """Writes the checkpoints of a run, in either format. All ranks make one, and call it, together."""
+
+    def __init__(self, folder: Path, checkpoint_format: str, keep: int, rank: int):
+        """keep: how many numbered files stay; of folders of shards: how many ckpt_*."""
+        if checkpoint_format not in ("file", "sharded"):
+            raise ValueError(f"checkpoint_format={checkpoint_format} is unknown; expected file or sharded")
+        self.folder, self.keep, self.rank, self.shards = folder, keep, rank, None
+        if checkpoint_format == "sharded":
+            from sharded import Shards
+
+            self.shards = Shards(folder, keep, rank == 0)
+
+    def save(self, name: str, plain: dict, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> str:
+        """Write name (ckpt.pt, best.pt, ckpt_000500.pt), or begin to; returns a line on it, or "".
+
+        plain: all that is not in model.state_dict() and optimizer.state_dict().
+        """
+        if self.shards:
+            return self.shards.save(name[:4], plain, model, optimizer)
+        weights, averages = full_state(model, optimizer)
+        if self.rank == 0:
+            save(self.folder / name, {"model": weights, "optimizer": averages, **plain})
+            if name[4] == "_":
+                rotate(self.folder, self.keep)
+        return ""
+
+    def wait(self) -> None:
+        """Until all is on the disk."""
+        if self.shards:
+            self.shards.wait()
+
+
+def restore(saved: dict, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """To resume: the optimizer's averages, and the weights that load() has left in shards on the disk."""
+    if "shards" not in saved:
+        optim.load_state(optimizer, saved["optimizer"])
+        return
+    from sharded import load_shards
+
+    try:
+        load_shards(saved, model, optimizer)
+    except Exception as error:
+        if isinstance(error, ValueError):
+            raise
+        path = Path(saved["shards"])
+        advice = newest_that_loads(path) or "no other checkpoint there loads"
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}); {advice}") from None
+
+
 def check_plain(value, where: str) -> None:
     """Raise TypeError for the first thing in a nested value that weights_only=True would not load again."""
     if isinstance(value, dict):
@@ -64,20 +123,38 @@ def check_plain(value, where: str) -> None:
         )
 
 
-def load(path: Path) -> dict:
-    """Read a checkpoint to CPU memory. ValueError if it is missing, broken or no checkpoint of ours."""
-    if not path.is_file():
+def load(path: Path, shards: bool = False) -> dict:
+    """Read a checkpoint to CPU memory. ValueError if it is missing, broken or no checkpoint of ours.
+
+    path: a file, or a folder of shards. shards: leave out the tensors of such a folder, for load_shards().
+    """
+    path = newest(path)
+    if not path.exists():
         advice = newest_that_loads(path) or "train first, for example: python train.py config/tiny.py"
         raise ValueError(f"there is no {path}; {advice}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if path.is_dir():
+            from sharded import read_shards
+
+            checkpoint = json.loads((path / "run.json").read_text(encoding="utf-8"))
+            checkpoint |= {"shards": str(path)} if shards else read_shards(path, checkpoint["param_groups"])
+        else:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a truncated or foreign file
         advice = newest_that_loads(path) or "no other checkpoint there loads"
         raise ValueError(f"{path} cannot be read ({type(error).__name__}); {advice}") from None
-    missing = KEYS - checkpoint.keys() if isinstance(checkpoint, dict) else KEYS
+    needed = KEYS - {"model"} if "shards" in checkpoint else KEYS
+    missing = needed - checkpoint.keys() if isinstance(checkpoint, dict) else KEYS
     if missing:
         raise ValueError(f"{path} is no checkpoint of tinylm: it has no {', '.join(sorted(missing))}")
     return checkpoint
+
+
+def newest(path: Path) -> Path:
+    """ckpt.pt, or the newest whole folder ckpt_*/ beside it if that is newer; likewise for best.pt."""
+    tables = list(path.parent.glob(f"{path.stem}_*/tensors.json"))
+    found = max((p for p in (path, *tables) if p.exists()), key=lambda p: p.stat().st_mtime_ns, default=path)
+    return found.parent if found in tables else found
 
 
 def newest_that_loads(instead_of: Path) -> str:
@@ -113,8 +190,8 @@ def find(where: str, folder: Path) -> Path:
             f"init_from={where} does not exist; expected scratch, resume, a run's folder or a .pt file. "
             f"To make a run: python train.py config/tiny.py --out_dir={where}"
         )
-    if path.is_dir():
-        return path / "best.pt" if (path / "best.pt").is_file() else path / "ckpt.pt"
+    if path.is_dir() and not (path / "tensors.json").exists():
+        return path / "best.pt" if newest(path / "best.pt").exists() else path / "ckpt.pt"
     return path
 
 
@@ -154,3 +231,27 @@ def load_weights(model: torch.nn.Module, weights: dict, path: Path) -> None:
         raise ValueError(
             f"the weights in {path} do not fit the model: {str(error).splitlines()[1].strip()}"
         ) from None
+
+
+def consolidate(where: Path) -> list[Path]:
+    """Make files of folders of shards: ckpt.pt and best.pt in a run's folder, or NAME.pt beside NAME/."""
+    if (where / "tensors.json").exists():
+        jobs = {where: where.with_suffix(".pt")}
+    else:
+        files = [where / name for name in ("ckpt.pt", "best.pt")]
+        jobs = {newest(file): file for file in files if newest(file).is_dir()}
+    if not jobs:
+        raise ValueError(f"{where} holds no checkpoint in shards that is newer than its files; nothing to do")
+    for path, file in jobs.items():
+        checkpoint = load(path)
+        del checkpoint["param_groups"]  # the optimizer has them
+        save(file, checkpoint)
+    return list(jobs.values())
+
+
+if __name__ == "__main__":
+    sys.excepthook = one_line_errors
+    if len(sys.argv) != 3 or sys.argv[1] != "consolidate":
+        raise ValueError("expected: python checkpoint.py consolidate FOLDER (of a run, or of one checkpoint)")
+    for file in consolidate(run_folder(sys.argv[2])):
+        print(f"saved {file}")

@@ -5,24 +5,41 @@
 
 torchrun tells each process its place through environment variables: RANK (0 ... WORLD_SIZE-1, over all
 machines), LOCAL_RANK (on this machine), WORLD_SIZE. Alone, a process neither joins, sums nor waits.
+
+What each of W processes (ranks) holds of P parameters, and what they tell each other in an update:
+
+    strategy  weights  gradients  optimizer   exchanged
+    ddp       P        P          all         gradients are summed            (Li et al., 2020)
+    zero1     P        P          1/W         and each rank sends its weights (Rajbhandari et al., 2020)
+    fsdp      P/W      P/W        1/W         weights are gathered block by block, gradients are summed where
+                                              they belong (Zhao et al., 2023)
+
+The engine is torch's: DistributedDataParallel, ZeroRedundancyOptimizer, fully_shard. Its heavier modules take
+a second to import and are imported where they are used.
 """
 
 import atexit
 import contextlib
 import os
 import re
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+STRATEGIES = ("ddp", "zero1", "fsdp")
 
-def start(device: str = "auto", backend: str = "auto") -> tuple[int, int, torch.device]:
+
+def start(
+    device: str = "auto", backend: str = "auto", strategy: str = "ddp", timeout: float = 600
+) -> tuple[int, int, torch.device]:
     """Join the process group, if torchrun started us, and choose the device.
 
     device: auto | cpu | cuda | cuda:N | mps; auto is CUDA if it is there, else CPU. backend: auto | nccl |
-    gloo. Returns (rank, world_size, device). Raises ValueError for a device or backend that this machine
-    lacks.
+    gloo. strategy: see above; zero1 and fsdp make a group of one process where there is no torchrun. timeout:
+    seconds that a process waits for the others. Returns (rank, world_size, device). Raises ValueError for
+    what this machine lacks.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = choose_device(device)
@@ -33,10 +50,45 @@ def start(device: str = "auto", backend: str = "auto") -> tuple[int, int, torch.
         raise ValueError(f"backend={backend} is unknown; expected auto, nccl or gloo")
     if backend == "nccl" and device.type != "cuda":
         raise ValueError(f"backend=nccl needs CUDA, and device is {device.type}; use --backend=gloo or auto")
-    if world_size > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" and backend != "gloo" else "gloo")
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy={strategy} is unknown; expected {', '.join(STRATEGIES)}")
+    if not timeout > 0:
+        raise ValueError(f"timeout={timeout} makes no sense; expected seconds, such as 600")
+    if world_size > 1 or strategy != "ddp":
+        # gloo beside nccl: for what lies in CPU memory (offload, sharded checkpoints)
+        kind = "cpu:gloo,cuda:nccl" if device.type == "cuda" and backend != "gloo" else "gloo"
+        store = None if "RANK" in os.environ else dist.HashStore()
+        dist.init_process_group(
+            kind, store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout)
+        )
         atexit.register(dist.destroy_process_group)
     return rank, world_size, device
+
+
+def share_batch(
+    global_batch_size: int, batch_size: int, micro_steps: int, world_size: int
+) -> tuple[int, int]:
+    """(batch_size, micro-steps) of each process, so that all together read global_batch_size windows.
+
+    Micro-batches are as large as batch_size allows. 0 leaves both as they are. ValueError where the windows
+    cannot be shared equally.
+    """
+    if not global_batch_size:
+        return batch_size, micro_steps
+    if global_batch_size % world_size:
+        fits = [n for n in range(1, global_batch_size + 1) if global_batch_size % n == 0]
+        fewer, more = (
+            sorted(f for f in fits if f < world_size)[-1:],
+            [f for f in fits if f > world_size][:1],
+        )
+        nearest = " or ".join(map(str, fewer + more))
+        raise ValueError(
+            f"{world_size} processes cannot share global_batch_size={global_batch_size} windows equally; "
+            f"start {nearest}, or choose another global_batch_size"
+        )
+    each = global_batch_size // world_size
+    batch_size = max(n for n in range(1, min(batch_size, each) + 1) if each % n == 0)
+    return batch_size, each // batch_size
 
 
 def choose_device(name: str) -> torch.device:
@@ -77,20 +129,102 @@ def choose_precision(dtype: str, device: torch.device) -> tuple[contextlib.Abstr
     return torch.autocast(device.type, getattr(torch, dtype)), dtype
 
 
-def wrap(model: torch.nn.Module, world_size: int) -> torch.nn.Module:
-    """DistributedDataParallel: after backward, every rank holds the gradient averaged over all ranks."""
-    return DistributedDataParallel(model) if world_size > 1 else model
+def place(
+    model: torch.nn.Module, device: torch.device, strategy: str, dtype: str, offload: str
+) -> torch.nn.Module:
+    """The GPT on the device; with strategy fsdp cut into parts, of which this rank keeps one. In place.
+
+    fsdp (fully_shard): of each matrix a rank holds n_rows / world_size rows, as a DTensor. The weights of a
+    block are gathered right before it computes and dropped right after, forward and backward; those outside
+    the blocks stay from forward to backward. With a dtype of 16 bits the blocks' weights travel in it, the
+    gradients are summed in float32. offload (CUDA only): parts and optimizer rest in CPU memory.
+    """
+    if strategy != "fsdp":
+        if offload and device.type == "cuda":
+            raise ValueError(f"offload={offload} on a GPU needs --strategy=fsdp (one process will do)")
+        return model.to(device)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import (
+        CPUOffloadPolicy,
+        MixedPrecisionPolicy,
+        OffloadPolicy,
+        fully_shard,
+        register_fsdp_forward_method,
+    )
+
+    policy = CPUOffloadPolicy() if offload and device.type == "cuda" else OffloadPolicy()
+    options = {"mesh": init_device_mesh(device.type, (dist.get_world_size(),)), "offload_policy": policy}
+    low = None if dtype == "float32" else getattr(torch, dtype)
+    precision = MixedPrecisionPolicy(low, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for block in model.blocks:
+        fully_shard(block, mp_policy=precision, **options)
+    fully_shard(model, **options)
+    register_fsdp_forward_method(model, "next_logits")  # generation calls this one, not forward()
+    return model
+
+
+def wrap(model: torch.nn.Module, world_size: int, strategy: str) -> torch.nn.Module:
+    """DistributedDataParallel: after backward, every rank holds the gradient averaged over all ranks.
+
+    (fsdp does the same by itself, for its part.)
+    """
+    return DistributedDataParallel(model) if world_size > 1 and strategy != "fsdp" else model
+
+
+def sync_gradients(model: torch.nn.Module, last: bool) -> None:
+    """Exchange gradients in the last micro-step only: once per update. Without effect on one process."""
+    if hasattr(model, "set_requires_gradient_sync"):
+        model.set_requires_gradient_sync(last)  # fsdp
+    else:
+        model.require_backward_grad_sync = last  # ddp, zero1
+
+
+def whole(t: torch.Tensor) -> torch.Tensor:
+    """The whole of a tensor that is cut into parts (all ranks must ask for it together), or itself."""
+    return t.full_tensor() if hasattr(t, "full_tensor") else t
+
+
+def own_part(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Of a whole tensor, which every rank has, the part that this rank holds of `like`; nothing is sent."""
+    if not hasattr(like, "full_tensor") or not t.ndim:
+        return t
+    from torch.distributed.tensor import DTensor, Replicate
+
+    everywhere = DTensor.from_local(t, like.device_mesh, [Replicate()], run_check=False)
+    return everywhere.redistribute(placements=like.placements)
+
+
+def full_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict, dict]:
+    """state_dict() of both as one process would have them, on rank 0; all ranks must call this together."""
+    if hasattr(optimizer, "consolidate_state_dict"):  # zero1
+        optimizer.consolidate_state_dict(to=0)
+        return model.state_dict(), optimizer.state_dict() if dist.get_rank() == 0 else {}
+    weights, averages = model.state_dict(), optimizer.state_dict()
+    if any(hasattr(t, "full_tensor") for t in weights.values()):  # fsdp
+        weights = {name: whole(t).cpu() for name, t in weights.items()}
+        averages["state"] = {
+            i: {name: whole(t).cpu() for name, t in state.items()} for i, state in averages["state"].items()
+        }
+    return weights, averages
 
 
 def try_compile(model: torch.nn.Module, inputs: tuple, autocast) -> torch.nn.Module:
-    """torch.compile(model), tried on the inputs; if that fails, the model itself and a line on why."""
+    """torch.compile(model), tried on the inputs; if that fails, the model itself and a line on why.
+
+    fsdp: each block by itself, in place; what gathers the weights between them cannot be compiled.
+    """
+    blocks = model.blocks if hasattr(model, "set_requires_gradient_sync") else []
     try:
-        compiled = torch.compile(model)
+        for block in blocks:
+            block.compile()
+        compiled = model if blocks else torch.compile(model)
         with autocast:
             compiled(*inputs).sum().backward()
         model.zero_grad(set_to_none=True)
         return compiled
     except Exception as error:
+        for block in blocks:
+            block._compiled_call_impl = None
         reason = str(error).strip().split("\n")[0]
         print(f"torch.compile does not work here, going on without it: {type(error).__name__}: {reason}")
         return model
@@ -99,33 +233,6 @@ def try_compile(model: torch.nn.Module, inputs: tuple, autocast) -> torch.nn.Mod
 def to_device(t: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The tensor on the device; for CUDA from pinned memory, so that the copy overlaps with computing."""
     return t.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else t.to(device)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """CUDA has an exception of its own, the CPU's allocator has only these words."""
-    return isinstance(error, torch.OutOfMemoryError) or "you tried to allocate" in str(error)
-
-
-def divide_batch(error: RuntimeError, batch_size: int, retry: bool) -> int:
-    """By what to divide a micro-batch that did not fit into memory: the smallest prime factor of batch_size.
-
-    Raises the error itself if it is another one, and ValueError with the remedies where dividing is not
-    possible.
-    """
-    if not is_out_of_memory(error):
-        raise error
-    factor = next((n for n in range(2, batch_size + 1) if batch_size % n == 0), 0)
-    if not retry or not factor:
-        fewer = (
-            f"--batch_size={batch_size // factor} with {factor} times the gradient_accumulation_steps, "
-            if factor
-            else ""
-        )
-        raise ValueError(
-            f"out of memory with batch_size={batch_size}; try, in this order: {fewer}"
-            "--gradient_checkpointing=True, half the block_size, a smaller n_layer or n_embd"
-        ) from None
-    return factor
 
 
 def sum_over_ranks(numbers: list[float], device: torch.device) -> list[float]:
@@ -141,3 +248,24 @@ def barrier() -> None:
     """Wait until every rank is here."""
     if dist.is_initialized():
         dist.barrier()
+
+
+def from_rank_0(value):
+    """The value that rank 0 has, on every rank."""
+    if not dist.is_initialized():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def lost_contact(error: BaseException, timeout: float) -> str:
+    """Why the others do not answer, in one line; "" if the error is of another kind."""
+    text = str(error)
+    words = ("Timed out", "timed out", "Connection closed", "Connection reset", "Broken pipe", "No route")
+    if not dist.is_initialized() or not isinstance(error, RuntimeError) or not any(w in text for w in words):
+        return ""
+    return (
+        f"another process does not answer any more (it ended, or the network broke for {timeout:.0f} s: "
+        f"{text.splitlines()[-1][:120]}); go on from the last checkpoint with --init_from=auto"
+    )

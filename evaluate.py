@@ -58,8 +58,10 @@ def evaluate(
     batches = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
     sums = np.zeros(6)  # over windows: nats, targets, bytes; nats^2, nats x targets, targets^2
     nats_at, targets_at = np.zeros(T), np.zeros(T)
-    for batch in batches[rank::world_size]:
-        x, y = windows.window_batch(batch)
+    for i in range(rank, -(-len(batches) // world_size) * world_size, world_size):  # all ranks equally often
+        x, y = windows.window_batch(batches[min(i, len(batches) - 1)])
+        if i >= len(batches):
+            y = torch.full_like(y, -1)  # a rank without a batch of its own computes along (fsdp needs it)
         with autocast:
             logits = model(x.to(device))
         nats = F.cross_entropy(

@@ -71,7 +71,7 @@ class Recorded:
         return self.logits
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: fsdp could not gather weights in it
 def stream(
     model,
     prompts: Sequence[Sequence[int]],
@@ -109,7 +109,7 @@ def stream(
 
     def step(unread: Tensor) -> Tensor:
         """(B,T) -> (B,V)"""
-        return model.to_logits(model.trunk(unread, caches, pad)[:, -1])
+        return model.next_logits(unread, caches, pad)
 
     was_training = model.training
     model.eval()
@@ -126,12 +126,12 @@ def stream(
             else:
                 logits = step(idx[:, caches[0].length :] if caches else idx)  # (B,V)
             sums = token_probs(logits, temperature, top_k, top_p).cumsum(dim=-1)  # (B,V)
-            drawn = torch.stack([torch.rand(1, generator=g) for g in generators]).to(device)  # (B,1)
+            drawn = torch.stack([torch.rand(1, generator=g) for g in generators]).to(logits.device)  # (B,1)
             new = torch.searchsorted(sums, drawn * sums[:, -1:], right=True)  # (B,1), first above drawn
             new = torch.where(
                 logits.isfinite().all(dim=-1, keepdim=True), new, V
             )  # NaN has no likeliest token
-            idx = torch.cat((idx, new), dim=1)
+            idx = torch.cat((idx, new.to(device)), dim=1)
             ids = new[:, 0].tolist()  # here, and only here, the program waits for the device
             require(
                 max(ids) < V, f"the logits are NaN or infinite, or temperature={temperature} is too small"

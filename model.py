@@ -272,6 +272,10 @@ class GPT(nn.Module):
         chunks = zip(x.flatten(0, 1).split(size), targets.flatten().split(size), strict=True)
         return sum(checkpoint(self.summed_nats, h, t, use_reentrant=False) for h, t in chunks)
 
+    def next_logits(self, idx: Tensor, caches: list[Cache] | None, pad: Tensor | None) -> Tensor:
+        """Token ids (B,T), caches and pad as in trunk() -> logits (B,V) of what follows the last token."""
+        return self.to_logits(self.trunk(idx, caches, pad)[:, -1])
+
     def summed_nats(self, x: Tensor, targets: Tensor) -> Tensor:
         """Hidden states (N,C) and targets (N) -> the sum of the cross-entropies."""
         return F.cross_entropy(self.to_logits(x), targets, ignore_index=-1, reduction="sum")

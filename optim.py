@@ -9,13 +9,22 @@
 One schedule drives everything; a group that learns faster or slower carries its own factor, lr_scale.
 """
 
+import functools
 import inspect
 import math
 
 import torch
-from torch.optim.adamw import adamw
 
-OPTIMIZERS = ("muon", "adamw", "adam", "sgd")
+from distributed import own_part
+from muon import Muon
+
+# What each optimizer remembers of a parameter, in tensors of its shape.
+AVERAGES = {
+    "muon": ("momentum_buffer",),
+    "adamw": ("exp_avg", "exp_avg_sq"),
+    "adam": ("exp_avg", "exp_avg_sq"),
+    "sgd": ("momentum_buffer",),
+}
 SCHEDULES = ("constant", "linear", "cosine", "step", "polynomial", "trapezoid")
 
 
@@ -164,14 +173,14 @@ def parameter_groups(model: torch.nn.Module, config: dict) -> list[dict]:
 def build_optimizer(model: torch.nn.Module, config: dict, device_type: str) -> torch.optim.Optimizer:
     """One optimizer for a whole model (the GPT itself, not what wraps it), of which `freeze` is left out.
 
-    muon    Muon (below) for the matrices in the blocks, AdamW for the rest
+    muon    Muon (muon.py) for the matrices in the blocks, AdamW for the rest
     adamw   Adam; weights also shrink by lr x weight_decay (Loshchilov & Hutter 2019)
     adam    weight_decay x weight is added to the gradient: L2, as in the first paper (Kingma & Ba 2015)
     sgd     momentum is muon_momentum, weight_decay as in adam
 
     config["dtype"] is the precision in use, not "auto": Newton-Schulz runs in bfloat16 if that is bfloat16.
     """
-    expect(config["optimizer"] in OPTIMIZERS, config, "optimizer", "one of " + ", ".join(OPTIMIZERS))
+    expect(config["optimizer"] in AVERAGES, config, "optimizer", "one of " + ", ".join(AVERAGES))
     for name in ("learning_rate", "muon_lr"):
         expect(0 < config[name] < math.inf, config, name, "a number above 0")
     for name in ("beta1", "beta2", "muon_momentum"):
@@ -187,94 +196,71 @@ def build_optimizer(model: torch.nn.Module, config: dict, device_type: str) -> t
     betas, momentum = (config["beta1"], config["beta2"]), config["muon_momentum"]
     # fused: all parameters in one kernel. 0.8M of them, 2 CPU cores: 0.5 ms, against 1.3 (foreach) and 1.6.
     fused = device_type in ("cpu", "cuda")
-    if config["optimizer"] == "sgd":
-        return torch.optim.SGD(groups, momentum=momentum)
+    kind, options = torch.optim.AdamW, {"betas": betas, "fused": fused}
     if config["optimizer"] == "adam":
-        return torch.optim.Adam(groups, betas=betas, fused=fused)
-    if config["optimizer"] == "adamw":
-        return torch.optim.AdamW(groups, betas=betas, fused=fused)
-    # Newton-Schulz in bfloat16 with AVX512-BF16: 4 layers take 13 ms a step, not 20 (192 wide: 32, not 59),
-    # and is as good: val loss after 300 updates, two seeds: 1.670, 1.685; in float32 1.666, 1.692.
-    assert config["dtype"] != "auto", "pass the precision that was chosen"
-    precision = torch.bfloat16 if config["dtype"] == "bfloat16" else torch.float32
-    return Muon(groups, momentum, betas, fused, precision)
+        kind = torch.optim.Adam
+    elif config["optimizer"] == "sgd":
+        kind, options = torch.optim.SGD, {"momentum": momentum}
+    elif config["optimizer"] == "muon":
+        # Newton-Schulz in bfloat16 with AVX512-BF16: 4 layers take 13 ms a step, not 20 (192 wide: 32, not
+        # 59), and is as good: val loss after 300 updates, two seeds: 1.670, 1.685; in float32 1.666, 1.692.
+        assert config["dtype"] != "auto", "pass the precision that was chosen"
+        precision = torch.bfloat16 if config["dtype"] == "bfloat16" else torch.float32
+        kind = functools.partial(Muon, precision=precision)
+        options = {"momentum": momentum, "betas": betas, "fused": fused}
+    if config["strategy"] != "zero1":
+        return kind(groups, **options)
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    names = [[name for name, _ in group["params"]] for group in groups]  # it does not take them itself
+    groups = [{**group, "params": [p for _, p in group["params"]]} for group in groups]
+    optimizer = ZeroRedundancyOptimizer(groups, kind, **options)  # each rank steps for some of the parameters
+    for group, of_group in zip(optimizer.param_groups, names, strict=True):
+        group["param_names"] = of_group
+    return optimizer
+
+
+def named_state(optimizer: torch.optim.Optimizer) -> dict[str, dict]:
+    """{name of a parameter: what this rank's optimizer remembers of it}, the optimizer's own dicts."""
+    local = getattr(optimizer, "optim", optimizer)  # zero1: the part that is stepped here
+    own = {p for group in local.param_groups for p in group["params"]}
+    pairs = [zip(group["param_names"], group["params"], strict=True) for group in optimizer.param_groups]
+    return {name: local.state[p] for each in pairs for name, p in each if p in own}
+
+
+def init_state(optimizer: torch.optim.Optimizer) -> None:
+    """Make all averages now, as zeros; else the first step would (with equal results)."""
+    state_of = named_state(optimizer)
+    for group in optimizer.param_groups:
+        for name, p in zip(group["param_names"], group["params"], strict=True):
+            if name in state_of and not state_of[name]:
+                state_of[name].update({average: torch.zeros_like(p) for average in AVERAGES[group["kind"]]})
+                if group["kind"].startswith("adam"):
+                    state_of[name]["step"] = torch.zeros((), device=p.device if group["fused"] else "cpu")
 
 
 def load_state(optimizer: torch.optim.Optimizer, saved: dict) -> None:
     """Put the averages of a saved optimizer.state_dict() into a new optimizer; settings stay the new one's.
 
-    (load_state_dict alone would bring back the saved weight_decay, betas and lr_scale without a word.)
+    (load_state_dict alone would bring back the saved weight_decay, betas and lr_scale without a word.) The
+    two may have other strategies: each rank takes its part.
     """
-    own = optimizer.state_dict()["param_groups"]
-    wanted, found = ([(g["kind"], g["param_names"]) for g in gs] for gs in (own, saved["param_groups"]))
+    check_groups(optimizer, saved["param_groups"])
+    names = [name for group in saved["param_groups"] for name in group["param_names"]]
+    state_of, params = named_state(optimizer), {}
+    for group in optimizer.param_groups:
+        params.update(zip(group["param_names"], group["params"], strict=True))
+    for number, state in saved["state"].items():
+        name = names[number]
+        if name in state_of:
+            on_device = {key: t.to(params[name].device, copy=True) for key, t in state.items()}
+            state_of[name].update({key: own_part(t, params[name]) for key, t in on_device.items()})
+
+
+def check_groups(optimizer: torch.optim.Optimizer, saved_groups: list[dict]) -> None:
+    """ValueError if a saved optimizer was of another kind or had other parameters."""
+    wanted, found = (
+        [(g["kind"], g["param_names"]) for g in groups] for groups in (optimizer.param_groups, saved_groups)
+    )
     if wanted != found:
         raise ValueError("the saved run had another optimizer, freeze or layer_lr_decay; set the same again")
-    optimizer.load_state_dict({"state": saved["state"], "param_groups": own})
-
-
-# ---- Muon
-
-
-def newton_schulz(matrices: torch.Tensor, precision: torch.dtype) -> torch.Tensor:
-    """(N, rows, cols) -> the same shape: each matrix U S V^T becomes about U V^T (Jordan et al. 2024).
-
-    An odd polynomial of a matrix changes its singular values alone. Five rounds of s -> a s + b s^3 + c s^5
-    carry every s from 0.01 to 1 into 0.68 to 1.14 (not to 1: the coefficients were chosen for a steep start).
-    """
-    a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.to(precision)
-    tall = x.size(-2) > x.size(-1)
-    x = x.mT if tall else x  # so that x x^T is the smaller product
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # now no singular value is above 1
-    for _ in range(5):
-        gram = x @ x.mT
-        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b gram + c gram gram
-        x = torch.baddbmm(x, polynomial, x, beta=a)  # a x + polynomial x
-    return x.mT if tall else x
-
-
-class Muon(torch.optim.Optimizer):
-    """Orthogonalised momentum (Jordan et al. 2024) for groups of kind "muon", AdamW for the others.
-
-    A gradient matrix has few long directions and many short ones. Muon gives all the same length, so that
-    rare things are learnt, too. As torch.optim.Muon, but all matrices of one shape take one call.
-    """
-
-    def __init__(self, groups: list, momentum: float, betas: tuple, fused: bool, precision: torch.dtype):
-        super().__init__(groups, {"momentum": momentum, "betas": betas, "eps": 1e-8, "fused": fused})
-        self.precision = precision
-
-    @torch.no_grad()
-    def step(self) -> None:
-        for group in self.param_groups:
-            update = self.step_muon if group["kind"] == "muon" else self.step_adamw
-            update([p for p in group["params"] if p.grad is not None], group)
-
-    def step_muon(self, params: list[torch.Tensor], group: dict) -> None:
-        lr, momentum = group["lr"], group["momentum"]
-        stacks: dict[tuple, list] = {}
-        for p in params:
-            stacks.setdefault(p.shape, []).append(p)
-        for (rows, cols), stack in stacks.items():
-            ahead = []
-            for p in stack:
-                if not self.state[p]:
-                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-                average = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - momentum)
-                ahead.append(p.grad.lerp(average, momentum))  # Nesterov: one more step of averaging
-            updates = newton_schulz(torch.stack(ahead), self.precision)  # (N, rows, cols)
-            for p, update in zip(stack, updates, strict=True):
-                p.mul_(1 - lr * group["weight_decay"])
-                p.add_(update, alpha=-lr * max(1.0, rows / cols) ** 0.5)
-
-    def step_adamw(self, params: list[torch.Tensor], group: dict) -> None:
-        for p in params:
-            if not self.state[p]:
-                self.state[p] = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-                self.state[p]["step"] = torch.zeros((), device=p.device)
-        grads = [p.grad for p in params]
-        names = ("exp_avg", "exp_avg_sq", "step")
-        averages, squares, steps = ([self.state[p][name] for p in params] for name in names)
-        options = {name: group[name] for name in ("lr", "weight_decay", "eps", "fused")}
-        options["beta1"], options["beta2"] = group["betas"]
-        adamw(params, grads, averages, squares, [], steps, amsgrad=False, maximize=False, **options)

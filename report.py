@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 
 from corpora import stand_in_notice
+from optim import AVERAGES
 
 try:
     import resource  # not on Windows
 except ImportError:
     resource = None
 
-MOMENTS = {"muon": 1, "sgd": 1, "adam": 2, "adamw": 2}  # numbers that an optimizer keeps for each parameter
 # Dense bf16 matrix peak in TFLOP/s, from NVIDIA's data sheets, by the name that CUDA gives the device. MFU is
 # printed for these and no other: an L40 is no L4, and an H100 on PCIe does not reach 989.
 BF16_PEAK = {
@@ -79,7 +79,7 @@ class Report:
         trained = [(p, group) for group in optimizer.param_groups for p in group["params"]]
         gradients = 4 * sum(p.numel() for p, _ in trained)
         keeps = [(p, g) for p, g in trained if (g["kind"], g.get("momentum")) != ("sgd", 0)]
-        moments = 4 * sum(MOMENTS[group["kind"]] * p.numel() for p, group in keeps)
+        moments = 4 * sum(len(AVERAGES[group["kind"]]) * p.numel() for p, group in keeps)
         self.say(
             f"model: {parameters:,} parameters, {train.n_tokens / parameters:.2f} training tokens for each"
         )

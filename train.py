@@ -10,7 +10,6 @@
 
 import dataclasses
 import math
-import os
 import signal
 import sys
 import time
@@ -21,6 +20,7 @@ import torch.nn.functional as F
 import checkpoint
 import data
 import distributed
+import guard
 import optim
 import report
 import tokenizer
@@ -32,7 +32,7 @@ from sample import prompt_ids, read_start, stream_text
 # -----------------------------------------------------------------------------
 # the run
 out_dir = "out"  # folder for checkpoints, metrics and plots; a relative one lies in the project's folder
-init_from = "scratch"  # scratch | resume (the run in out_dir) | PATH of a run or .pt file: its weights only
+init_from = "scratch"  # scratch | resume | auto: resume if there is a run | PATH of a run: its weights only
 eval_only = False  # evaluate once, write no checkpoint, stop
 seed = 1337  # initial weights, order of the data and dropout are functions of it
 # the data
@@ -40,6 +40,7 @@ dataset = "shakespeare_char"  # in datasets/, or known: shakespeare_char shakesp
 batch_size = 32  # windows per micro-step and process
 block_size = 128  # tokens per window: how far the model can look back
 gradient_accumulation_steps = 1  # micro-steps per update and process (not divided by the processes)
+global_batch_size = 0  # windows per update, shared by all processes; 0 = what the two above and they make
 pack = True  # prompt/response data: several examples in a window; False: one each, like lengths together
 # the model
 arch = "modern"  # modern | gpt2 | llama: chooses what the next nine leave open
@@ -94,6 +95,7 @@ min_delta = 0.0  # what counts as better
 always_save_checkpoint = True  # ckpt.pt after each evaluation; False: best.pt only, and ckpt.pt at the end
 save_interval = 0  # numbered checkpoints every so many updates; 0 = off
 keep_checkpoints = 5  # how many numbered ones to keep
+checkpoint_format = "file"  # file | sharded: each process writes its part, in the background (large models)
 sample_interval = 0  # print a sample every so many updates; 0 = only at the end
 tensorboard = False  # also write TensorBoard files to out_dir (pip install tensorboard)
 wandb_log = False  # also send the numbers to Weights & Biases (pip install wandb)
@@ -110,6 +112,9 @@ device = "auto"  # auto | cpu | cuda | cuda:N | mps
 dtype = "auto"  # auto | float32 | bfloat16 | float16 (with a loss scaler)
 compile = False  # torch.compile: faster after a minute or so of compiling
 backend = "auto"  # between processes: auto | nccl | gloo
+strategy = "ddp"  # processes share: ddp the batch | zero1 also the optimizer | fsdp also the weights
+offload = ""  # where the optimizer's averages rest: '' on the device | cpu (GPU: weights, too) | disk
+timeout = 600.0  # seconds that a process waits for the others before it gives up
 threads = 0  # CPU threads; 0 = torch's choice
 oom_retry = True  # out of memory, one process: smaller batches, more micro-steps, the same gradient
 # -----------------------------------------------------------------------------
@@ -130,52 +135,34 @@ def evaluate_both() -> tuple[dict, dict]:
 
 def save(name: str) -> None:
     """Write the whole state of the run to out_dir/name: enough to resume, evaluate and sample."""
-    if rank > 0:
-        return
-    state = {
-        "model": raw_model.state_dict(),
+    plain = {
         "model_config": dataclasses.asdict(raw_model.config),
         "tokenizer": text_tokenizer.to_json(),
         "dataset": meta,
         "config": config,
-        "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
         **dict(step=step, tokens=tokens, seconds=seconds, evaluated_at=evaluated_at, bad_evals=bad_evals),
         **dict(train_loss=train_loss, val_loss=val_loss, best_val_loss=best_val_loss, best_step=best_step),
     }
-    checkpoint.save(folder / name, state)
-
-
-def request_stop(number: int, frame) -> None:
-    """Signal handler: stop after this update; a second signal acts as usual and ends at once."""
-    global stop_signal
-    stop_signal = number
-    os.write(2, b"\nstopping after this update\n")  # print is not safe in a signal handler
-    signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+    if line := saver.save(name, plain, raw_model, optimizer):
+        out.say(line)
 
 
 def save_after_error(kind, error, traceback) -> None:
-    """sys.excepthook: whatever went wrong, the updates so far are not lost."""
-    if rank == 0 and not updating and not isinstance(error, ValueError):
+    """sys.excepthook: whatever went wrong, the updates so far are not lost (where rank 0 has all of them)."""
+    whole = strategy == "ddp" and checkpoint_format == "file"
+    if rank == 0 and whole and not updating and not isinstance(error, ValueError):
         save("ckpt.pt")
         print(f"saved step {step} in {folder / 'ckpt.pt'} before stopping", file=sys.stderr)
+    if reason := distributed.lost_contact(error, timeout):
+        print(f"error: rank {rank} of {world_size}, update {step + 1}: {reason}", file=sys.stderr)
+        sys.exit(2)
     previous_excepthook(kind, error, traceback)
-
-
-def stop_if_not_finite(loss: float, grad_norm: float) -> None:
-    """Make no update from a NaN or inf; in float16 an overflowing gradient is left to the scaler."""
-    if math.isfinite(loss) and (math.isfinite(grad_norm) or dtype == "float16"):
-        return
-    raise ValueError(
-        f"update {step + 1}: loss {loss}, gradient norm {grad_norm}; no step was made, the last good "
-        f"checkpoint is in {folder}. Try a smaller learning_rate (now {lr:.2e}), --grad_clip=1.0 (now "
-        f"{grad_clip}), a longer warm-up, or --dtype=float32 (now {dtype})"
-    )
 
 
 def print_sample() -> None:
     """Print what the model writes now. Sampling has random numbers of its own: training does not notice."""
-    if rank == 0:
+    if rank == 0 or strategy == "fsdp":  # fsdp: all ranks gather the weights together
         out.say(f"--- a sample at step {step} (data: {meta['name']}, sha256 {meta['sha256'][:12]})")
         following = stream_text(raw_model, text_tokenizer, prompt, **sampling)
         out.say(text_tokenizer.decode(prompt) + "".join(following))
@@ -186,10 +173,12 @@ def print_sample() -> None:
 folder = checkpoint.run_folder(out_dir)
 architecture = {field.name for field in dataclasses.fields(GPTConfig)} & config.keys()
 saved, changes = {}, []
+if init_from == "auto":
+    init_from = "resume" if checkpoint.newest(folder / "ckpt.pt").exists() else "scratch"
 resume = init_from == "resume"
 if init_from != "scratch":
-    saved = checkpoint.load(checkpoint.find(init_from, folder))
-    if resume and "optimizer" not in saved:
+    saved = checkpoint.load(checkpoint.find(init_from, folder), shards=resume)
+    if resume and not {"optimizer", "shards"} & saved.keys():
         raise ValueError(f"{folder / 'ckpt.pt'} has no optimizer; start from it: --init_from={out_dir}")
     # a resumed run keeps all its settings, a fine-tuned one the shape of its base, but for what is given now
     everything = config.keys() - {"init_from", "out_dir", "eval_only"}
@@ -197,12 +186,17 @@ if init_from != "scratch":
     names = everything if resume else shape
     kept = {name: value for name, value in saved["config"].items() if name in names}
     changes = adopt(globals(), config, kept)  # sets what was not given now; says what differs
-rank, world_size, device = distributed.start(device, backend)
+rank, world_size, device = distributed.start(device, backend, strategy, timeout)
 autocast, dtype = distributed.choose_precision(dtype, device)
 at_least(1, config, "batch_size block_size gradient_accumulation_steps max_iters eval_interval log_interval")
 at_least(0, config, "epochs eval_iters patience min_delta grad_clip save_interval sample_interval")
 at_least(1, config, "keep_checkpoints")
-at_least(0, config, "seed max_new_tokens threads logits_mb")
+at_least(0, config, "seed max_new_tokens threads logits_mb global_batch_size")
+batch_size, gradient_accumulation_steps = distributed.share_batch(
+    global_batch_size, batch_size, gradient_accumulation_steps, world_size
+)
+windows_per_iter = batch_size * gradient_accumulation_steps * world_size
+config["global_batch_size"] = windows_per_iter  # a resumed run keeps it, with any number of processes
 if threads:
     torch.set_num_threads(threads)
 torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it
@@ -221,34 +215,30 @@ val_windows = data.Windows(dataset, "val", block_size, seed, pack)
 model_config = GPTConfig(text_tokenizer.vocab_size, **{name: config[name] for name in architecture})
 if saved:
     checkpoint.check_same(saved, model_config, text_tokenizer, out_dir if resume else init_from)
-try:
-    model = raw_model = GPT(model_config).to(device)  # raw_model stays free of compile and DDP
-except RuntimeError as error:
-    if not distributed.is_out_of_memory(error):
-        raise
-    raise ValueError("out of memory: the weights do not fit; try fewer n_layer, n_embd, n_ff") from None
-if saved:
-    checkpoint.load_weights(raw_model, saved["model"], init_from)
+with guard.weights_fit():
+    raw_model = GPT(model_config)  # stays free of compile and DDP
+    if "model" in saved:
+        checkpoint.load_weights(raw_model, saved["model"], init_from)
+    model = raw_model = distributed.place(raw_model, device, strategy, dtype, offload)
 
 # ---- the optimizer, the schedule, the loss scaler
-windows_per_iter = batch_size * gradient_accumulation_steps * world_size
 tokens_per_iter = windows_per_iter * block_size
 if epochs and ("epochs" in typed or "max_iters" not in typed):  # a typed max_iters beats a file's epochs
     max_iters = math.ceil(epochs * train_windows.n_windows / windows_per_iter)
 schedule, schedule_warning = optim.resolve_schedule({**config, "max_iters": max_iters})
 optimizer = optim.build_optimizer(raw_model, {**config, "dtype": dtype}, device.type)
 scaler = torch.amp.GradScaler(device.type, enabled=dtype == "float16")
+saver = checkpoint.Saver(folder, checkpoint_format, keep_checkpoints, rank)
 
 # ---- where the run stands
 step = tokens = best_step = bad_evals = skipped = 0  # skipped: updates that overflowed in float16
 seconds = 0.0  # of training: evaluation, saving and sampling excluded
 train_loss = val_loss = best_val_loss = math.inf
 evaluated_at = -1  # the step of the last evaluation
-stop_signal = 0  # SIGINT or SIGTERM, once it has come to this process ...
-stopping = 0  # ... and once all processes know: they leave the loop at the same step
+stopping = 0  # above 0 once all processes know of a signal: they leave the loop at the same step
 updating = False
 if resume:
-    optim.load_state(optimizer, saved["optimizer"])
+    checkpoint.restore(saved, raw_model, optimizer)
     if saved["scaler"]:  # it is empty where the run was not in float16
         scaler.load_state_dict(saved["scaler"])
     step, tokens, seconds, evaluated_at = (saved[k] for k in ("step", "tokens", "seconds", "evaluated_at"))
@@ -261,7 +251,11 @@ in_chunks = 0 < logits_mb * 2**18 < batch_size * block_size * text_tokenizer.voc
 if compile:
     batch = [t.to(device) for t in train_windows.batch(0, batch_size)]  # x, y
     model = distributed.try_compile(model, batch[: 1 + in_chunks], autocast)
-model = distributed.wrap(model, world_size)
+model = distributed.wrap(model, world_size, strategy)
+if offload == "disk":
+    from techniques.offload import to_disk
+
+    to_disk(optimizer, folder)
 
 # ---- what the reader should know before it starts
 # One token of the sample now: a wrong --start must fail before the training, and before old files are gone.
@@ -276,8 +270,7 @@ out.length(max_iters, batch_size, gradient_accumulation_steps, world_size, train
 for warning in filter(None, [schedule_warning, *(f"changed since the checkpoint: {c}" for c in changes)]):
     out.say(warning)
 previous_excepthook, sys.excepthook = sys.excepthook, save_after_error
-for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, request_stop)
+request = guard.StopRequest()
 
 # ---- the loop
 while True:
@@ -315,7 +308,7 @@ while True:
         for micro_step in range(gradient_accumulation_steps)
     ]
     targets = sum(int((y != -1).sum()) for _, y in batches)  # -1: not scored (data.py)
-    targets, stopping = map(int, distributed.sum_over_ranks([targets, stop_signal], device))
+    targets, stopping = map(int, distributed.sum_over_ranks([targets, request.number], device))
     data_seconds = time.perf_counter() - started
 
     # forward, loss, backward
@@ -323,7 +316,7 @@ while True:
     try:
         for micro_step, (x, y) in enumerate(batches):
             last = micro_step == gradient_accumulation_steps - 1
-            model.require_backward_grad_sync = last  # DDP: one exchange of gradients per update
+            distributed.sync_gradients(model, last)  # one exchange per update
             x, y = distributed.to_device(x, device), distributed.to_device(y, device)  # (B, T)
             with autocast:
                 if in_chunks:
@@ -337,7 +330,7 @@ while True:
             scaler.scale(loss * world_size).backward()  # DDP averages over processes; we want the sum
             loss_sum += loss.detach()
     except RuntimeError as error:
-        factor = distributed.divide_batch(error, batch_size, oom_retry and world_size == 1)
+        factor = guard.divide_batch(error, batch_size, oom_retry and world_size == 1)
         batch_size, gradient_accumulation_steps = batch_size // factor, gradient_accumulation_steps * factor
         out.say(f"out of memory: going on with {batch_size=}, {gradient_accumulation_steps=}")
         optimizer.zero_grad(set_to_none=True)
@@ -345,8 +338,9 @@ while True:
 
     # clip, step
     scaler.unscale_(optimizer)
-    grad_norm = torch.nn.utils.clip_grad_norm_(raw_model.parameters(), grad_clip or math.inf).item()
-    stop_if_not_finite(loss_sum.item(), grad_norm)
+    grad_norm = torch.nn.utils.clip_grad_norm_(raw_model.parameters(), grad_clip or math.inf)
+    grad_norm = distributed.whole(grad_norm).item()  # fsdp: each rank has the norm of its part
+    guard.stop_if_not_finite(step + 1, loss_sum.item(), grad_norm, {**config, "dtype": dtype}, lr, folder)
     updating = True  # between here and step += 1 the weights are of no step: do not save them
     scale = scaler.get_scale()
     scaler.step(optimizer)
@@ -368,16 +362,15 @@ while True:
         print_sample()
     if save_interval and step % save_interval == 0:
         save(f"ckpt_{step:06}.pt")
-        if rank == 0:
-            checkpoint.rotate(folder, keep_checkpoints)
 
 # ---- the end: what is saved where, how good it is, what it sounds like
 if eval_only:
     sys.exit()
 save("ckpt.pt")
+saver.wait()
 if stopping:
     out.say(f"stopped at step {step}, saved; go on: python train.py --init_from=resume --out_dir={out_dir}")
-    sys.exit(128 + (stop_signal or signal.SIGTERM))
+    sys.exit(128 + (request.number or signal.SIGTERM))
 print_sample()
 out.finish(
     final_train_loss=train_loss,

@@ -223,5 +223,6 @@ def one_line_errors(kind, error, traceback) -> None:
         sys.__excepthook__(kind, error, traceback)
         return
     sys.stdout.flush()
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""  # one of torchrun's processes
+    print(f"error: {rank}" + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)

@@ -39,8 +39,8 @@ def count_prepare(*args, **kwargs):
     seen["prepared"] += 1
     return prepare(*args, **kwargs)
 
-def count_reductions(model, world_size):
-    model = wrap(model, world_size)
+def count_reductions(model, world_size, strategy):
+    model = wrap(model, world_size, strategy)
     def hook(state, bucket):
         seen["reductions"] += bucket.is_last()  # a set of reductions is complete
         return allreduce_hook(state, bucket)
@@ -257,7 +257,7 @@ def test_without_torchrun_nothing_happens(monkeypatch):
     assert distributed.start("cpu") == (0, 1, torch.device("cpu"))
     assert not torch.distributed.is_initialized()
     model = torch.nn.Linear(2, 2)
-    assert distributed.wrap(model, 1) is model
+    assert distributed.wrap(model, 1, "ddp") is model
     assert distributed.sum_over_ranks([1.5, 2], torch.device("cpu")) == [1.5, 2]
     distributed.barrier()
     with pytest.raises(ValueError, match="backend=mpi is unknown; expected auto, nccl or gloo"):

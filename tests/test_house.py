@@ -27,8 +27,8 @@ NOT_TESTS = (*CORE, "techniques/**/*.py", "lessons/**/*.py")
 ALL = (*NOT_TESTS, "tests/*.py")
 LAYERS = [  # a room imports its own layer and those above it in this list
     {"config"},
-    {"corpora", "tokenizer", "generate"},
-    {"formats", "data", "model", "optim", "distributed", "checkpoint", "report"},
+    {"corpora", "tokenizer", "generate", "distributed", "guard", "muon"},
+    {"formats", "data", "model", "optim", "sharded", "checkpoint", "report"},
     {"train", "evaluate", "sample", "bench", "measure", "scaling"},
     {"techniques"},
     {"lessons"},
@@ -568,7 +568,7 @@ MISTAKES = [
      "test_train.test_exactly_max_iters_updates_happen_and_are_saved", {}),
     ("a NaN is stepped over", "train.py", "if math.isfinite(loss) and (", "if True or (",
      "test_train.test_a_nan_makes_no_step_and_keeps_the_last_good_file", {}),
-    ("a short run saves nothing", "train.py", 'save("ckpt.pt")\nif stopping:', "if stopping:",
+    ("a short run saves nothing", "train.py", 'save("ckpt.pt")\nsaver.wait()', "saver.wait()",
      "test_checkpoint.test_a_run_shorter_than_every_interval_still_saves", {}),
     ("the best is overwritten", "train.py", "if val_loss < best_val_loss:", "if True:",
      "test_train.test_best_holds_the_weights_of_the_lowest_val_loss", {}),

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import muon
 import optim
 from checkpoint import check_plain
 from model import GPT, GPTConfig
@@ -17,6 +18,7 @@ SETTINGS = dict(
     learning_rate=1e-3,
     muon_lr=0.02,
     muon_momentum=0.95,
+    strategy="ddp",
     weight_decay=0.1,
     beta1=0.9,
     beta2=0.95,
@@ -185,7 +187,7 @@ def test_impossible_schedules_are_refused_in_one_line(changes, words):
 # ---- groups
 
 
-@pytest.mark.parametrize("kind", optim.OPTIMIZERS)
+@pytest.mark.parametrize("kind", optim.AVERAGES)
 @pytest.mark.parametrize("arch", ["modern", "gpt2"])  # gpt2: a tied head, biases
 def test_every_parameter_is_in_one_group_and_only_matrices_decay(kind, arch):
     model = tiny_gpt(arch=arch, bias=arch == "gpt2")
@@ -213,7 +215,7 @@ def test_learning_rate_reaches_every_group():
     assert [g["lr"] for g in matrices] == pytest.approx([0.02])
 
 
-@pytest.mark.parametrize("kind", optim.OPTIMIZERS)
+@pytest.mark.parametrize("kind", optim.AVERAGES)
 def test_frozen_parameters_stay_bit_equal(kind):
     model = tiny_gpt()
     before = copy.deepcopy(model.state_dict())
@@ -397,13 +399,13 @@ def stack_with_singular_values(n, rows, cols, smallest, seed=0):
 def test_newton_schulz_keeps_singular_vectors_and_evens_out_singular_values(rows, cols):
     x = stack_with_singular_values(3, rows, cols, smallest=0.1)  # 0.03 or more once the Frobenius norm is 1
     U, _, Vh = torch.linalg.svd(x, full_matrices=False)
-    y = optim.newton_schulz(x, torch.float64)
+    y = muon.newton_schulz(x, torch.float64)
     inside = U.mT @ y @ Vh.mT  # (N, r, r): diagonal if and only if the singular vectors are the same
     values = inside.diagonal(dim1=-2, dim2=-1)
     assert (inside - torch.diag_embed(values)).abs().max() < 1e-6
     assert values.min() > 0.6 and values.max() < 1.2
     for precision, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.1)):
-        close = optim.newton_schulz(x.float(), precision)
+        close = muon.newton_schulz(x.float(), precision)
         assert close.dtype == precision and close.shape == x.shape
         torch.testing.assert_close(close.double(), y, rtol=0, atol=tolerance)
 
@@ -411,9 +413,9 @@ def test_newton_schulz_keeps_singular_vectors_and_evens_out_singular_values(rows
 @pytest.mark.parametrize("rows, cols", [(16, 16), (64, 16), (16, 64)])
 def test_batched_newton_schulz_equals_one_by_one(rows, cols):
     x = torch.randn(5, rows, cols)
-    one_by_one = torch.cat([optim.newton_schulz(matrix[None], torch.float32) for matrix in x])
-    torch.testing.assert_close(optim.newton_schulz(x, torch.float32), one_by_one, rtol=0, atol=1e-5)
-    assert optim.newton_schulz(torch.zeros(2, rows, cols), torch.float32).abs().max() == 0
+    one_by_one = torch.cat([muon.newton_schulz(matrix[None], torch.float32) for matrix in x])
+    torch.testing.assert_close(muon.newton_schulz(x, torch.float32), one_by_one, rtol=0, atol=1e-5)
+    assert muon.newton_schulz(torch.zeros(2, rows, cols), torch.float32).abs().max() == 0
 
 
 @pytest.mark.parametrize(
@@ -431,7 +433,7 @@ def test_muon_equals_torch(precision, tolerance, monkeypatch):
     ours = [torch.nn.Parameter(torch.randn(shape, generator=generator).to(wide)) for shape in shapes]
     theirs = copy.deepcopy(ours)
     group = dict(params=ours, kind="muon", lr=0.02, weight_decay=0.1)
-    optimizer = optim.Muon([group], 0.95, (0.9, 0.95), False, precision)
+    optimizer = muon.Muon([group], 0.95, (0.9, 0.95), False, precision)
     reference = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, momentum=0.95, nesterov=True)
     start = ours[0].detach().clone()
     for _ in range(10):
@@ -488,7 +490,7 @@ def test_each_optimizer_lowers_the_loss_in_20_updates(kind, lr):
     assert losses[20] < losses[0] - 0.1
 
 
-@pytest.mark.parametrize("kind", optim.OPTIMIZERS)
+@pytest.mark.parametrize("kind", optim.AVERAGES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_saved_and_resumed_is_bit_equal(kind, dtype, tmp_path):
     model = tiny_gpt()
@@ -523,7 +525,7 @@ def test_load_state_keeps_the_new_settings_and_refuses_another_optimizer():
             optim.load_state(build(tiny_gpt(), **changes), old.state_dict())
 
 
-@pytest.mark.parametrize("kind", optim.OPTIMIZERS)
+@pytest.mark.parametrize("kind", optim.AVERAGES)
 def test_gradients_are_clipped_after_unscaling_and_an_overflow_skips_the_update(kind):
     model = tiny_gpt()
     optimizer = build(model, optimizer=kind)

@@ -1,0 +1,195 @@
+"""Checkpoints of large models: every process writes its part, in the background, into one folder.
+
+    out-mine/ckpt_000500/run.json       what is no tensor: settings, tokenizer, step, ...
+                         __0_0.distcp   what rank 0 holds, __1_0.distcp what rank 1 holds, ...
+                         tensors.json   which part of which tensor is where; written last
+
+A folder with tensors.json is whole. torch.distributed.checkpoint does the work: it copies the tensors, writes
+while training goes on, leaves out what other ranks write, too, and reads the parts of one division into the
+parts of another. Its own table of contents is a pickle, which could run code when it is read; ours is JSON.
+Imported only where a run asks for it: torch.distributed.checkpoint takes a second.
+"""
+
+import functools
+import json
+import os
+import shutil
+import time
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+
+from distributed import barrier, from_rank_0
+from optim import check_groups, init_state, named_state
+
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is no mistake
+
+
+class Shards:
+    """Writes a run's checkpoints, one after the other. Whatever kills a save, the folders before it stay."""
+
+    def __init__(self, folder: Path, keep: int, main: bool):
+        """keep: how many ckpt_* to keep (best_*: one). main: true on rank 0. All ranks make one together."""
+        self.folder, self.keep, self.main, self.pending = folder, keep, main, None
+        # The background has a group of its own: its messages must not meet those of the training.
+        self.group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+
+    def save(self, stem: str, plain: dict, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> str:
+        """Begin to write stem_STEP/; returns a line that says how long training stood still for it.
+
+        stem: ckpt | best. plain: what is no tensor. All ranks call this together.
+        """
+        started = time.perf_counter()
+        self.wait()
+        name = f"{stem}_{plain['step']:06}"
+        taken = len(list(self.folder.glob(f"{name}*")))  # by an older run, or by a save that was killed
+        path = self.folder / from_rank_0(f"{name}_{taken}" if taken else name)
+        if self.main:
+            path.mkdir(parents=True)
+            groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+            write_json(path / "run.json", {**plain, "param_groups": groups})
+        barrier()
+        self.pending = dcp.async_save(  # copies the tensors, then returns
+            tensors_of(model, optimizer),
+            storage_writer=Writer(path),
+            process_group=self.group,
+            no_dist=self.group is None,
+        )
+        stalled = time.perf_counter() - started
+        return f"saving {path.name} in the background; training stood still for {stalled:.3f} s"
+
+    def wait(self) -> None:
+        """Until the last save is on the disk; then the oldest folders go."""
+        if self.pending is None:
+            return
+        self.pending.result()
+        self.pending = None
+        for stem, keep in (("ckpt", self.keep), ("best", 1)):
+            for path in whole_folders(self.folder, stem)[:-keep] if self.main else ():
+                (path / "tensors.json").unlink()  # first: from here on the folder is no checkpoint
+                shutil.rmtree(path)
+
+
+def whole_folders(folder: Path, stem: str) -> list[Path]:
+    """The folders stem_*/ that are whole, the oldest first."""
+    tables = folder.glob(f"{stem}_*/tensors.json")
+    return [path.parent for path in sorted(tables, key=lambda path: path.stat().st_mtime_ns)]
+
+
+def write_json(path: Path, value) -> None:
+    """Write and rename: the file is there as a whole, or not at all."""
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def tensors_of(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """All tensors of a run that this rank holds, by name. A part is a DTensor, which knows its place."""
+    tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
+    for name, state in named_state(optimizer).items():
+        tensors |= {f"optimizer.{name}/{average}": t for average, t in state.items()}
+    return tensors
+
+
+def load_shards(saved: dict, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Fill a model and its optimizer from the folder that checkpoint.load(..., shards=True) has named.
+
+    Each rank reads what it holds, whatever strategy and number of processes wrote it. ValueError if the
+    optimizer is another; errors of torch for damaged files.
+    """
+    check_groups(optimizer, saved["param_groups"])
+    init_state(optimizer)
+    reader = Reader(saved["shards"])
+    there = reader.read_metadata().state_dict_metadata  # before the first update there were no averages
+    tensors = tensors_of(model, optimizer)
+    dcp.load({key: t for key, t in tensors.items() if key in there}, storage_reader=reader)
+
+
+def read_shards(path: Path, groups: list[dict]) -> dict:
+    """The tensors of a folder as an ordinary checkpoint has them: {"model": ..., "optimizer": ...}.
+
+    groups: param_groups of run.json.
+    """
+    reader = Reader(path)
+    entries = reader.read_metadata().state_dict_metadata
+    tensors = {key: torch.empty(entry.size, dtype=entry.properties.dtype) for key, entry in entries.items()}
+    dcp.load(tensors, storage_reader=reader, no_dist=True)
+    names = [name for group in groups for name in group["param_names"]]
+    state: dict[int, dict] = {i: {} for i in range(len(names))}
+    weights = {}
+    for key, t in tensors.items():
+        kind, _, name = key.partition(".")
+        if kind == "model":
+            weights[name] = t
+        else:
+            name, _, average = name.partition("/")
+            state[names.index(name)][average] = t
+    numbers = iter(state)
+    groups = [{**group, "params": [next(numbers) for _ in group["param_names"]]} for group in groups]
+    return {"model": weights, "optimizer": {"state": state, "param_groups": groups}}
+
+
+class Writer(dcp.FileSystemWriter):
+    """As torch's, but for the table of contents."""
+
+    def finish(self, metadata: Metadata, results: list) -> None:
+        """Called on one rank, when all have written and synced their files."""
+        table: dict[str, dict] = {}
+        for index, place in ((each.index, each.storage_data) for result in results for each in result):
+            entry = metadata.state_dict_metadata[index.fqn]
+            sizes = next(chunk.sizes for chunk in entry.chunks if chunk.offsets == index.offset)
+            about = dict(dtype=str(entry.properties.dtype).removeprefix("torch."), size=list(entry.size))
+            table.setdefault(index.fqn, {**about, "chunks": []})["chunks"].append(
+                dict(
+                    offsets=list(index.offset),  # where in the whole tensor this part begins
+                    sizes=list(sizes),
+                    file=place.relative_path,
+                    position=place.offset,  # in bytes
+                    length=place.length,
+                )
+            )
+        write_json(Path(self.path) / "tensors.json", table)
+
+
+class Reader(dcp.FileSystemReader):
+    """As torch's, but for the table of contents."""
+
+    @functools.cache  # noqa: B019 (one reader reads one folder once)
+    def read_metadata(self, *args, **kwargs) -> Metadata:
+        """ValueError for a table that cannot be true."""
+        table = json.loads((Path(self.path) / "tensors.json").read_text(encoding="utf-8"))
+        entries, places = {}, {}
+        for name, entry in table.items():
+            dtype = getattr(torch, entry["dtype"], None)
+            if not isinstance(dtype, torch.dtype):
+                raise ValueError(f"{self.path}: {name} has an unknown dtype")
+            chunks = []
+            for chunk in entry["chunks"]:
+                if Path(chunk["file"]).name != chunk["file"]:
+                    raise ValueError(f"{self.path}: {name} lies outside of the folder")
+                offsets, sizes = torch.Size(chunk["offsets"]), torch.Size(chunk["sizes"])
+                chunks.append(ChunkStorageMetadata(offsets, sizes))
+                places[MetadataIndex(name, offsets)] = SimpleNamespace(
+                    relative_path=chunk["file"],
+                    offset=chunk["position"],
+                    length=chunk["length"],
+                    transform_descriptors=None,
+                )
+            size = torch.Size(entry["size"])
+            entries[name] = TensorStorageMetadata(TensorProperties(dtype), size, chunks)
+        return Metadata(entries, storage_data=places, storage_meta=StorageMeta())
