@@ -236,7 +236,7 @@ def summary(meta: dict) -> str:
     lines = [f"datasets/{meta['name']}: {meta['source']}, {meta['vocab_size']:,} different tokens{dropped}"]
     for split, n in meta["splits"].items():
         per_token, learned = n["characters"] / n["tokens"], n["learned"] / n["tokens"]
-        files = f" in {len(n['shards'])} files" if "shards" in n else ""
+        files = f" in {len(n['shards']):,} files" if len(n.get("shards", ())) > 1 else ""
         lines.append(
             f"  {split}: {n['tokens']:,} tokens{files}, {n['documents']:,} documents, "
             f"{per_token:.2f} characters per token, {learned:.1%} of the tokens learned"
