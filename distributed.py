@@ -148,7 +148,7 @@ def all_gather(value) -> list:
     """The value of each rank (any small object), in order of rank, on every rank. Waits for all, on CPUs."""
     if not dist.is_initialized():
         return [value]
-    patient = dist.new_group(timeout=timedelta(days=7))  # others give up waiting after half an hour
+    patient = dist.new_group(timeout=timedelta(days=7))  # the default group waits half an hour
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value, group=patient)
     return values
