@@ -3,16 +3,16 @@
     python data.py --input=my.txt --name=mine --tokenizer=bpe --vocab_size=2048
     python data.py --input=rows.jsonl --name=chat --format=jsonl --tokenizer=out-base
     python data.py --name=verse                        a known dataset; train.py prepares these by itself
+    torchrun --standalone --nproc_per_node=4 data.py --input=web --name=web --shard_mb=100      in parallel
 
 Makes datasets/NAME/: {train,val,test}.bin (ids, one after the other), *_mask.bin (1: learned, 0: context;
-only if some text is not learned), tokenizer.json and meta.json.
+only if some text is not learned), tokenizer.json and meta.json. With shard_mb: train_000.bin, ... instead.
 """
 
 import atexit
 import contextlib
 import json
 import math
-import os
 import re
 import shutil
 import tempfile
@@ -24,7 +24,9 @@ import torch
 
 from config import at_least, given, override
 from corpora import open_corpus, stand_in_notice
-from formats import Source, encode
+from distributed import all_gather, barrier, start
+from formats import Source
+from token_files import SPLITS, TokenFiles, encode, packed, publish, summary
 from tokenizer import END, gpt2, load_any, train_tokenizer
 
 # -----------------------------------------------------------------------------
@@ -41,6 +43,7 @@ dedup = False  # drop samples, or lines of a text, that were there before
 clean = False  # drop control characters, runs of blanks, and lines or samples shorter than 3 characters
 skip_bad = False  # jsonl: count bad rows and go on
 threads = 0  # that encode byte pairs; 0 = one per core, 16 at most
+shard_mb = 0.0  # a new token file after so many million characters of a split: train_000.bin; 0 = one file
 # -----------------------------------------------------------------------------
 
 DATASETS = Path(__file__).resolve().parent / "datasets"
@@ -51,23 +54,23 @@ KNOWN = {
     "python": {"source": "python", "tokenizer": "bpe", "vocab_size": 4096},
     "sums": {"source": "sums", "tokenizer": "char", "format": "jsonl"},
 }
-FILES = [f"{split}{kind}.bin" for split in ("train", "val", "test") for kind in ("", "_mask")]
-FILES += ["tokenizer.json", "meta.json"]
 
 
 def prepare(
     name: str, source: str, tokenizer: str = "char", vocab_size: int = 0, format: str = "text",
     val_ratio: float = 0.1, test_ratio: float = 0.0, val_input: str = "", seed: int = 1337,
     dedup: bool = False, clean: bool = False, skip_bad: bool = False, threads: int = 0,
+    shard_mb: float = 0.0, rank: int = 0, world_size: int = 1,
 ) -> dict:  # fmt: skip
     """Make datasets/NAME and return its meta; the settings on top say what the arguments are.
 
     Three passes, none of which holds the text in memory: count and hash; train the tokenizer (bpe) on the
-    training split only; encode. Whatever interrupts this, an older dataset of that name stays as it was.
+    training split only; encode. Of several processes each reads all text and writes its own shards, and rank
+    0 does the rest. Whatever interrupts this, an older dataset of that name stays as it was.
     """
     if not re.fullmatch(r"\w[\w.-]*", name) or name == "downloads":
         raise ValueError(f"--name={name} is no name for a dataset; expected letters, digits and _ - .")
-    if source.endswith(".jsonl") and format == "text":
+    if source.endswith(".jsonl") and format == "text" and rank == 0:
         print("NOTE: JSONL is read as plain text, braces and all; --format=jsonl reads its rows")
     if format not in ("text", "lines", "jsonl"):
         raise ValueError(f"--format={format} is unknown; expected text, lines or jsonl")
@@ -75,12 +78,13 @@ def prepare(
         raise ValueError(f"{val_ratio=} and {test_ratio=} leave nothing to train on; try 0.1 and 0.0")
     if vocab_size and tokenizer != "bpe":
         raise ValueError(f"--vocab_size={vocab_size} is for --tokenizer=bpe, not {tokenizer}; leave it out")
-    if seed < 0:
-        raise ValueError(f"--seed={seed} is negative; expected 0 or more")
-    at_least(0, {"threads": threads}, "threads")
+    at_least(0, dict(seed=seed, threads=threads, shard_mb=shard_mb), "seed threads shard_mb")
+    if world_size > 1 and not shard_mb:
+        raise ValueError(f"{world_size} processes cannot write one file; set --shard_mb=100, or start one")
     corpora = [open_corpus(path, seed + i) for i, path in enumerate((source, val_input)) if path]
     if "stand_in_for" in corpora[0].info:
-        print(stand_in_notice(corpora[0].info))
+        if rank == 0:
+            print(stand_in_notice(corpora[0].info))
         source = f"{corpora[0].name}, in place of {source}"
     sources = [Source(corpus, format, clean, dedup, skip_bad) for corpus in corpora]
     alphabet = set() if tokenizer == "char" else None
@@ -94,20 +98,24 @@ def prepare(
     sources[-1].shares = {"val": totals[1]} if val_input else sources[0].shares
 
     end = format != "text" or any(corpus.many for corpus in corpora)  # the end token closes each document
-    special = [END] if end or tokenizer == "bpe" else []  # bpe: so that samples can be added in fine-tuning
-    if tokenizer == "char":  # of all splits: an alphabet is no statistic, and val is unwritable without it
-        text_tokenizer = train_tokenizer("char", sorted(alphabet), 0, special)
-    elif tokenizer == "bpe":
-        training = (segments for split, segments, _ in sources[0].parts(seed) if split == "train")
-        texts = (text for segments in training for text, _ in segments)
-        text_tokenizer = train_tokenizer("bpe", texts, vocab_size or 1024, special)
-    else:
-        text_tokenizer = gpt2() if tokenizer == "gpt2" else load_any(tokenizer)
-
-    DATASETS.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=DATASETS))
+    temporary = None
     try:
-        parts = (part for each in sources for part in each.parts(seed))
+        if rank == 0:
+            made = make_tokenizer(tokenizer, vocab_size, end, sources[0].parts(seed), alphabet)
+            DATASETS.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=DATASETS))
+            made.save(temporary / "tokenizer.json")
+        if world_size > 1:  # the others wait here for the tokenizer, and have to read the text of rank 0
+            temporary, hashes = all_gather((temporary, hashes))[0]
+        text_tokenizer = load_any(str(temporary))
+
+        def parts():
+            for each in sources:
+                yield from each.parts(seed)
+            if [each.sha256.hexdigest() for each in sources] != hashes:
+                raise ValueError(f"{source} was changed while it was read; prepare it again")
+
+        how = (end, format == "jsonl", threads, shard_mb, rank, world_size)
         meta = {
             **corpora[0].info,
             **dict(name=name, source=source, val_input=val_input, sha256=hashes[0], seed=seed, format=format),
@@ -115,28 +123,29 @@ def prepare(
             "tokenizer": json.loads(text_tokenizer.to_json())["type"],
             "tokenizer_hash": text_tokenizer.hash,
             "vocab_size": text_tokenizer.vocab_size,
-            **encode(parts, text_tokenizer, temporary, end, format == "jsonl", threads),
+            **encode(parts(), text_tokenizer, temporary, *how),
         }
-        if [each.sha256.hexdigest() for each in sources] != hashes:
-            raise ValueError(f"{source} was changed while it was read; prepare it again")
-        text_tokenizer.save(temporary / "tokenizer.json")
-        (temporary / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
-        folder = DATASETS / name
-        folder.mkdir(exist_ok=True)
-        for file in reversed(FILES):  # meta.json goes first and comes last: old and new are never mixed
-            (folder / file).unlink(missing_ok=True)
-        for file in FILES:
-            if (temporary / file).exists():
-                os.replace(temporary / file, folder / file)
+        if rank == 0:
+            (temporary / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+            publish(temporary, DATASETS / name, meta)
+            print(summary(meta))
+        if world_size > 1:
+            barrier()  # who leaves, done or failed, removes the temporary folder
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    dropped = "".join(f", {n:,} {what} dropped" for what, n in meta["dropped"].items())
-    print(f"datasets/{name}: {source}, {meta['vocab_size']:,} different tokens{dropped}")
-    for split, n in meta["splits"].items():
-        per_token, learned = n["characters"] / n["tokens"], n["learned"] / n["tokens"]
-        what = f"{n['tokens']:,} tokens, {n['documents']:,} documents"
-        print(f"  {split}: {what}, {per_token:.2f} characters per token, {learned:.1%} of the tokens learned")
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
     return meta
+
+
+def make_tokenizer(kind: str, vocab_size: int, end: bool, parts, alphabet: set[str] | None):
+    """The tokenizer that the setting asks for (kind); byte pairs learn from the training split of parts."""
+    special = [END] if end or kind == "bpe" else []  # bpe: so that samples can be added in fine-tuning
+    if kind == "char":  # of all splits: an alphabet is no statistic, and val is unwritable without it
+        return train_tokenizer("char", sorted(alphabet), 0, special)
+    if kind == "bpe":
+        texts = (text for split, segments, _ in parts if split == "train" for text, _ in segments)
+        return train_tokenizer("bpe", texts, vocab_size or 1024, special)
+    return gpt2() if kind == "gpt2" else load_any(kind)
 
 
 def folder_of(name: str | Path) -> Path:
@@ -178,28 +187,31 @@ class Windows:
     masked or not), like lengths together, batches as wide as their longest. A sample's first id is context;
     samples longer than block_size + 1 are left out and counted in n_dropped.
 
-    Memory: token files are mapped anew for each batch (30 microseconds). Pages once read count as memory of
-    the process while the mapping lives: in a long run, one mapping grows to the file's size (nanoGPT #287).
+    Memory: the files that a batch needs are mapped anew for each batch (30 microseconds). Pages once read
+    count as memory of the process while the mapping lives: in a long run, one mapping grows to the file's
+    size (nanoGPT #287). The order of the windows takes 8 bytes a window and epoch, of which two are kept (10
+    billion tokens at block_size 1024: 80 MB each).
     """
 
     def __init__(self, name: str | Path, split: str, block_size: int, seed: int = 1337, pack: bool = True):
         folder = folder_of(name)
         meta = read_meta(folder)
         what = f"the {split} split of {meta['name']}"
-        if split not in ("train", "val", "test"):
+        if split not in SPLITS:
             raise ValueError(f"split={split} is unknown; expected train, val or test")
         if split not in meta["splits"]:
             raise ValueError(f"there is no such thing as {what}; prepare it with --{split}_ratio=0.1")
         if not pack and meta["format"] == "text":
             raise ValueError(f"pack=False is for --format=lines or jsonl, and {what} is text; use pack=True")
-        self.path, self.mask_path = folder / f"{split}.bin", folder / f"{split}_mask.bin"
+        self.path = folder / f"{split}.bin"  # in shards, it stands for all of them
         self.dtype, self.masked, self.end_id = np.dtype(meta["dtype"]), meta["masked"], meta["end_id"]
         self.block_size, self.seed, self.pack = block_size, seed, pack
-        self.n_tokens, self.n_dropped = meta["splits"][split]["tokens"], 0
+        counts = meta["splits"][split]
+        self.tokens = TokenFiles(folder, split, counts, self.dtype)
+        self.n_tokens, self.n_dropped = counts["tokens"], 0
+        self.masks = TokenFiles(folder, f"{split}_mask", counts, np.uint8) if self.masked else None
         self.in_rows = self.masked or not pack
         self._epochs: dict[int, tuple[np.ndarray, int]] = {}  # epoch -> (order of the windows, offset)
-        if not self.path.is_file() or self.path.stat().st_size != self.n_tokens * self.dtype.itemsize:
-            raise ValueError(f"{self.path} is not what meta.json says; prepare the dataset again")
         if self.in_rows:
             self._make_rows(what)
         elif self.n_tokens < block_size + 1:
@@ -211,28 +223,16 @@ class Windows:
             self.n_windows = -(-(self.n_tokens - 1) // block_size)
 
     def _make_rows(self, what: str) -> None:
-        """Find the samples by the end tokens that close them; pack them first-fit, into 256 open rows."""
-        at = range(0, self.n_tokens, 2**20)
-        parts = (np.fromfile(self.path, self.dtype, 2**20, offset=i * self.dtype.itemsize) for i in at)
-        ends = [np.flatnonzero(part == self.end_id) + i + 1 for i, part in zip(at, parts, strict=True)]
-        ends = np.concatenate(ends)
-        starts = np.concatenate([[0], ends[:-1]])
+        """Find the samples by the end tokens that close them; pack them into rows of block_size + 1 ids."""
+        starts, lengths = self.tokens.samples(self.end_id)
         room = self.block_size + 1
-        fits = ends - starts <= room
+        fits = lengths <= room
         if not fits.any():
-            shortest = (ends - starts).min() - 1
-            raise ValueError(f"{what}: no sample fits into a window; use --block_size={shortest} or more")
+            n = lengths.min() - 1
+            raise ValueError(f"{what}: no sample fits into a window; use --block_size={n} or more")
         self.n_dropped = int((~fits).sum())
-        self.starts, self.lengths = starts[fits], (ends - starts)[fits]
-        rows = np.arange(len(self.starts))
-        free, number, n_rows = np.zeros(256, np.int64), np.zeros(256, np.int64), 0  # room left; of which row
-        for i, length in enumerate(self.lengths.tolist() if self.pack else ()):
-            place = int((free >= length).argmax())
-            if free[place] < length:  # none has room: a new row takes the place of the fullest
-                place = int(free.argmin())
-                free[place], number[place], n_rows = room, n_rows, n_rows + 1
-            rows[i] = number[place]
-            free[place] -= length
+        self.starts, self.lengths = starts[fits], lengths[fits]
+        rows = packed(self.lengths, room) if self.pack else np.arange(len(self.starts))
         self.order = np.argsort(rows, kind="stable")  # samples row by row; those of row i begin at bounds[i]
         self.bounds = np.searchsorted(rows[self.order], np.arange(rows.max() + 2))
         self.n_windows = len(self.bounds) - 1
@@ -271,27 +271,29 @@ class Windows:
 
     def _read(self, windows: np.ndarray, offsets: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """x, y of windows (B,), each with the offset of its epoch (B,)."""
-        tokens = np.memmap(str(self.path), self.dtype, mode="r")
         if not self.in_rows:
-            first = (windows * self.block_size - offsets + 1)[
-                :, None
-            ]  # (B, 1) place of a window's first target
+            first = windows * self.block_size - offsets + 1  # (B,) place of a window's first target
+            first = first[:, None]  # (B, 1)
             start = np.clip(first - 1, 0, self.n_tokens - 1 - self.block_size)
             places = start + np.arange(self.block_size + 1)  # (B, T + 1)
-            ids = tokens[places].astype(np.int64)
+            ids = self.tokens[places].astype(np.int64)
             scored = (first <= places) & (places < first + self.block_size)
         else:
-            mask = np.memmap(str(self.mask_path), np.uint8, mode="r") if self.masked else None
             rows = [self.order[self.bounds[i] : self.bounds[i + 1]] for i in windows]
             width = self.block_size + 1 if self.pack else max(self.lengths[row[0]] for row in rows)
-            ids = np.full((len(rows), width), self.end_id, dtype=np.int64)  # (B, T + 1)
-            scored = np.zeros(ids.shape, dtype=bool)
+            places = np.full((len(rows), width), -1)  # (B, T + 1), -1: no token
+            scored = np.zeros(places.shape, dtype=bool)
             for b, row in enumerate(rows):
                 at = 0
                 for start, n in zip(self.starts[row].tolist(), self.lengths[row].tolist(), strict=True):
-                    ids[b, at : at + n] = tokens[start : start + n]
-                    scored[b, at + 1 : at + n] = mask[start + 1 : start + n] if self.masked else True
+                    places[b, at : at + n] = np.arange(start, start + n)
+                    scored[b, at + 1 : at + n] = True
                     at += n
+            filled = places >= 0
+            ids = np.full(places.shape, self.end_id, dtype=np.int64)
+            ids[filled] = self.tokens[places[filled]]
+            if self.masked:
+                scored[filled] &= self.masks[places[filled]].astype(bool)
         y = np.where(scored, ids, -1)[:, 1:]  # (B, T)
         return torch.from_numpy(ids[:, :-1].copy()), torch.from_numpy(y.copy())
 
@@ -318,7 +320,8 @@ if __name__ == "__main__":
             raise ValueError(f"--input is empty; expected a file, a folder, or --name={' | '.join(KNOWN)}")
         config.update({key: value for key, value in KNOWN[name].items() if key not in given})
         source = config.pop("source")
-    if prepare(source=source, **config)["masked"]:
+    rank, world_size, *_ = start("cpu", timeout=7 * 86400)  # to train byte pairs can take longer than 600 s
+    if prepare(source=source, rank=rank, world_size=world_size, **config)["masked"] and rank == 0:
         for block_size in (64, 128, 256, 512, 1024):
             with contextlib.suppress(ValueError):  # every sample is longer
                 w = Windows(name, "train", block_size)

@@ -22,6 +22,7 @@ import atexit
 import contextlib
 import os
 import re
+import sys
 from datetime import timedelta
 
 import torch
@@ -58,9 +59,11 @@ def start(
         # gloo beside nccl: for what lies in CPU memory (offload, sharded checkpoints)
         kind = "cpu:gloo,cuda:nccl" if device.type == "cuda" and backend != "gloo" else "gloo"
         store = None if "RANK" in os.environ else dist.HashStore()
+        hook = sys.excepthook
         dist.init_process_group(
             kind, store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout)
         )
+        sys.excepthook = hook  # torch has put its own around it, which loses our one-line errors
         atexit.register(dist.destroy_process_group)
     return rank, world_size, device
 
@@ -250,13 +253,13 @@ def barrier() -> None:
         dist.barrier()
 
 
-def from_rank_0(value):
-    """The value that rank 0 has, on every rank."""
+def all_gather(value) -> list:
+    """The value of each rank (any small object), in order of rank, on every rank. Waits for all."""
     if not dist.is_initialized():
-        return value
-    values = [value]
-    dist.broadcast_object_list(values, src=0)
-    return values[0]
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def lost_contact(error: BaseException, timeout: float) -> str:

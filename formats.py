@@ -1,4 +1,4 @@
-"""A corpus as items (stretches of text, or samples and what is to be learned of them); items as token files.
+"""A corpus as items: stretches of text, or samples and what is to be learned of them.
 
     text    chunks of about 1 MB, as corpora.py yields them
     lines   one sample a line
@@ -8,17 +8,13 @@ Everything streams: a pass over a Source reads the corpus anew, sees the same as
 more than a chunk, a line or (JSON lists only) a document. Cleaning, dropping and splitting happen on the way.
 """
 
-import contextlib
 import hashlib
 import itertools
 import json
-import os
 import re
 from array import array
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
@@ -235,83 +231,3 @@ def parse_list(document: str, file) -> list:
         return json.loads(document.removeprefix("\ufeff")) if document else []
     except json.JSONDecodeError as error:
         raise ValueError(f"{file} line {error.lineno}: no JSON ({error.msg}); expected a list") from None
-
-
-def encoded(parts, tokenizer, threads: int) -> Iterator[tuple[str, Segments, bool, list[np.ndarray]]]:
-    """(split, segments, ends_document, ids of each segment), in order; threads: 0 = one per core, 16 at most.
-
-    tiktoken lets other threads run while it encodes, though not without loss: 2 threads were 1.0 to 1.7 times
-    as fast as one. (Characters are encoded in Python, which lets none run.) At most two batches a thread are
-    under way, however long the text is.
-    """
-
-    def encode_batch(batch: list) -> list:
-        return [(*part, [tokenizer.encode(text) for text, _ in part[1]]) for part in batch]
-
-    threads = threads or min(os.cpu_count() or 1, 16)  # this one reads and writes: 1/20 of the work
-    if threads == 1 or tokenizer.kind == "char":
-        yield from itertools.chain.from_iterable(map(encode_batch, batches(parts)))
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        waiting = deque()
-        for batch in batches(parts):
-            waiting.append(pool.submit(encode_batch, batch))
-            if len(waiting) >= 2 * threads:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-
-
-def batches(parts) -> Iterator[list]:
-    """Several short parts at once: to hand over a line of text takes longer than to encode it."""
-    batch, length = [], 0
-    for part in parts:
-        batch.append(part)
-        length += sum(len(text) for text, _ in part[1])
-        if length > CHUNK // 8:
-            yield batch
-            batch, length = [], 0
-    yield batch
-
-
-def encode(parts, tokenizer, folder: Path, end: bool, masks: bool, threads: int = 0) -> dict:
-    """Write the ids of (split, segments, ends_document) to folder/*.bin; return what meta.json says of them.
-
-    end: the end token closes every document. masks: some text may be there as context only. The files are
-    the same with any number of threads.
-    """
-    if end and tokenizer.end_id < 0:
-        raise ValueError(
-            "this tokenizer has no end token to close samples or documents; expected one that was made with "
-            "--tokenizer=bpe, or with --tokenizer=char from samples or a folder"
-        )
-    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
-    splits, files, hashes, is_open = {}, {}, {}, {}
-    with contextlib.ExitStack() as stack:
-        for split, segments, ends, new in encoded(parts, tokenizer, threads):
-            if split not in splits:
-                splits[split] = dict.fromkeys(("tokens", "learned", "bytes", "characters", "documents"), 0)
-                names = [f"{split}.bin", f"{split}_mask.bin"][: 1 + masks]
-                files[split] = [stack.enter_context(open(folder / name, "wb")) for name in names]
-                hashes[split] = hashlib.sha256()
-            counts = splits[split]
-            closing = [(np.array([tokenizer.end_id]), True)] if ends and end else []
-            stretches = [(ids, learned) for ids, (_, learned) in zip(new, segments, strict=True)]
-            for ids, learned in stretches + closing:
-                files[split][0].write(data := ids.astype(dtype).tobytes())
-                hashes[split].update(data)
-                if masks:
-                    files[split][1].write(bytes([learned]) * len(ids))
-                counts["tokens"] += len(ids)
-                counts["learned"] += len(ids) * learned
-            counts["bytes"] += sum(len(text.encode("utf-8")) for text, _ in segments)
-            counts["characters"] += sum(len(text) for text, _ in segments)
-            counts["documents"] += ends
-            is_open[split] = not ends
-    for split, counts in splits.items():
-        counts["documents"] += is_open[split]  # one that goes on in the next split counts in both
-        counts["sha256"] = hashes[split].hexdigest()
-    masked = any(counts["learned"] < counts["tokens"] for counts in splits.values())
-    for split in splits if masks and not masked else ():
-        (folder / f"{split}_mask.bin").unlink()
-    return {"dtype": dtype.name, "masked": masked, "end_id": tokenizer.end_id, "splits": splits}

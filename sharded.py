@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from distributed import barrier, from_rank_0
+from distributed import all_gather, barrier
 from optim import check_groups, init_state, named_state
 
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is no mistake
@@ -55,7 +55,7 @@ class Shards:
         self.wait()
         name = f"{stem}_{plain['step']:06}"
         taken = len(list(self.folder.glob(f"{name}*")))  # by an older run, or by a save that was killed
-        path = self.folder / from_rank_0(f"{name}_{taken}" if taken else name)
+        path = self.folder / all_gather(f"{name}_{taken}" if taken else name)[0]
         if self.main:
             path.mkdir(parents=True)
             groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]

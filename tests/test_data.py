@@ -1,4 +1,4 @@
-"""data.py and formats.py: text to token files, token files to batches."""
+"""data.py, formats.py and token_files.py: text to token files, token files to batches."""
 
 import hashlib
 import json
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 
 import data
 import formats
+import token_files
 import tokenizer
 from corpora import Corpus, open_corpus
 
@@ -551,7 +552,7 @@ def test_interruption_leaves_the_old_dataset(tmp_path, monkeypatch):
 
 KILLED = """
 import os, signal, sys
-import data, formats, pathlib
+import data, pathlib, shards
 data.DATASETS = pathlib.Path(sys.argv[1])
 class Killer:
     def __init__(self, parts): self.parts = parts
@@ -559,7 +560,7 @@ class Killer:
         for part in self.parts:
             yield part
             os.kill(os.getpid(), signal.SIGKILL)
-encode = formats.encode
+encode = token_files.encode
 data.encode = lambda parts, *rest, **more: encode(Killer(parts), *rest, **more)
 data.prepare("mine", sys.argv[2])
 """
@@ -627,7 +628,7 @@ def test_threads_encode_at_once_and_read_little_ahead():
             yield "train", [(read[-1], True)], False
 
     tokenizer_of_three = Meeting(3)
-    parts = formats.encoded(endless(), tokenizer_of_three, 3)
+    parts = token_files.encoded(endless(), tokenizer_of_three, 3)
     for i in range(30):
         split, segments, ends, ids = next(parts)
         assert (split, segments, ends) == ("train", [(read[i], True)], False)
@@ -639,7 +640,7 @@ def test_threads_encode_at_once_and_read_little_ahead():
 def test_threads_take_short_parts_together():
     """100,000 lines of 10 characters are 8 batches, not 100,000; parts without text do not stay behind."""
     parts = [("train", [("0123456789", True)], True)] * 100_000 + [("train", [], True)]
-    found = list(formats.batches(iter(parts)))
+    found = list(shards.batches(iter(parts)))
     assert sum(found, []) == parts and len(found) == 8
 
 
@@ -953,8 +954,9 @@ def project(tmp_path):
     """A copy of what the script needs, so that it writes its datasets/ there."""
     folder = tmp_path / "project"
     (folder / "config").mkdir(parents=True)
-    for file in ("data.py", "formats.py", "corpora.py", "tokenizer.py", "config/__init__.py"):
+    for file in ("data.py", "token_files.py", "formats.py", "corpora.py", "distributed.py", "tokenizer.py"):
         shutil.copy(ROOT / file, folder / file)
+    shutil.copy(ROOT / "config/__init__.py", folder / "config")
     return folder
 
 

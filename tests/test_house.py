@@ -28,7 +28,7 @@ ALL = (*NOT_TESTS, "tests/*.py")
 LAYERS = [  # a room imports its own layer and those above it in this list
     {"config"},
     {"corpora", "tokenizer", "generate", "distributed", "guard", "muon"},
-    {"formats", "data", "model", "optim", "sharded", "checkpoint", "report"},
+    {"formats", "token_files", "data", "model", "optim", "sharded", "checkpoint", "report"},
     {"train", "evaluate", "sample", "bench", "measure", "scaling"},
     {"techniques"},
     {"lessons"},
@@ -554,7 +554,7 @@ MISTAKES = [
      '{"train": totals[0],', "test_data.test_split_is_contiguous", {}),
     ("the last window is lost", "data.py", "-(-(self.n_tokens - 1) // block_size)",
      "(self.n_tokens - 1) // block_size", "test_data.test_lengths_around_block_size", {"block_size": 7}),
-    ("the mask is one place off", "data.py", "mask[start + 1 : start + n]", "mask[start : start + n - 1]",
+    ("the mask is one place off", "data.py", "self.masks[places[filled]]", "self.masks[places[filled] - 1]",
      "test_data.test_mask_reaches_the_batch", {}),
     ("every rank reads the same", "data.py", "micro_step) * world_size + rank)", "micro_step) * world_size)",
      "test_data.test_the_same_windows_however_divided", {}),
