@@ -57,15 +57,24 @@ def start(
         raise ValueError(f"timeout={timeout} makes no sense; expected seconds, such as 600")
     if world_size > 1 or strategy != "ddp":
         # gloo beside nccl: for what lies in CPU memory (offload, sharded checkpoints)
-        kind = "cpu:gloo,cuda:nccl" if device.type == "cuda" and backend != "gloo" else "gloo"
-        store = None if "RANK" in os.environ else dist.HashStore()
-        hook = sys.excepthook
-        dist.init_process_group(
-            kind, store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout)
-        )
-        sys.excepthook = hook  # torch has put its own around it, which loses our one-line errors
-        atexit.register(dist.destroy_process_group)
+        join("cpu:gloo,cuda:nccl" if device.type == "cuda" and backend != "gloo" else "gloo", timeout)
     return rank, world_size, device
+
+
+def join(backend: str, timeout: float) -> None:
+    """Join the process group; without torchrun make one of this process alone."""
+    alone = {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+    hook = sys.excepthook
+    how = {} if "RANK" in os.environ else alone
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout), **how)
+    sys.excepthook = hook  # torch has put its own around it, which loses our one-line errors
+    atexit.register(leave)
+
+
+def leave() -> None:
+    """End the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def share_batch(
@@ -162,7 +171,9 @@ def place(
     for block in model.blocks:
         fully_shard(block, mp_policy=precision, **options)
     fully_shard(model, **options)
-    register_fsdp_forward_method(model, "next_logits")  # generation calls this one, not forward()
+    register_fsdp_forward_method(model, "next_logits")  # generation calls this one, not forward() ...
+    if low:  # ... and without autocast, which weights of 16 bits beside activations of 32 need
+        model.next_logits = torch.autocast(device.type, low)(model.next_logits)
     return model
 
 

@@ -12,6 +12,7 @@ One schedule drives everything; a group that learns faster or slower carries its
 import functools
 import inspect
 import math
+import warnings
 
 import torch
 
@@ -210,7 +211,9 @@ def build_optimizer(model: torch.nn.Module, config: dict, device_type: str) -> t
         options = {"momentum": momentum, "betas": betas, "fused": fused}
     if config["strategy"] != "zero1":
         return kind(groups, **options)
-    from torch.distributed.optim import ZeroRedundancyOptimizer
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, about torch.jit
+        from torch.distributed.optim import ZeroRedundancyOptimizer
 
     names = [[name for name, _ in group["params"]] for group in groups]  # it does not take them itself
     groups = [{**group, "params": [p for _, p in group["params"]]} for group in groups]

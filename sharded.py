@@ -31,10 +31,8 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from distributed import all_gather, barrier
+from distributed import all_gather, barrier, join
 from optim import check_groups, init_state, named_state
-
-warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is no mistake
 
 
 class Shards:
@@ -43,8 +41,10 @@ class Shards:
     def __init__(self, folder: Path, keep: int, main: bool):
         """keep: how many ckpt_* to keep (best_*: one). main: true on rank 0. All ranks make one together."""
         self.folder, self.keep, self.main, self.pending = folder, keep, main, None
+        if not dist.is_initialized():
+            join("gloo", timeout=600)
         # The background has a group of its own: its messages must not meet those of the training.
-        self.group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        self.group = dist.new_group(backend="gloo")
 
     def save(self, stem: str, plain: dict, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> str:
         """Begin to write stem_STEP/; returns a line that says how long training stood still for it.
@@ -65,7 +65,6 @@ class Shards:
             tensors_of(model, optimizer),
             storage_writer=Writer(path),
             process_group=self.group,
-            no_dist=self.group is None,
         )
         stalled = time.perf_counter() - started
         return f"saving {path.name} in the background; training stood still for {stalled:.3f} s"
@@ -128,7 +127,9 @@ def read_shards(path: Path, groups: list[dict]) -> dict:
     reader = Reader(path)
     entries = reader.read_metadata().state_dict_metadata
     tensors = {key: torch.empty(entry.size, dtype=entry.properties.dtype) for key, entry in entries.items()}
-    dcp.load(tensors, storage_reader=reader, no_dist=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that one process reads
+        dcp.load(tensors, storage_reader=reader, no_dist=True)
     names = [name for group in groups for name in group["param_names"]]
     state: dict[int, dict] = {i: {} for i in range(len(names))}
     weights = {}

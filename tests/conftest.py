@@ -13,6 +13,7 @@ import torch
 
 import corpora
 import data
+import distributed
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = (
@@ -57,10 +58,12 @@ def run_script(datasets, tmp_path, monkeypatch):
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(script: str, *flags: str) -> dict:
+        distributed.leave()
         monkeypatch.setattr(sys, "argv", [script, f"--out_dir={tmp_path / 'out'}", *flags])
         return runpy.run_path(str(ROOT / script), run_name="__main__")
 
     yield run
+    distributed.leave()
     for number, handler in handlers.items():
         signal.signal(number, handler)
 

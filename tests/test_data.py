@@ -552,7 +552,7 @@ def test_interruption_leaves_the_old_dataset(tmp_path, monkeypatch):
 
 KILLED = """
 import os, signal, sys
-import data, pathlib, shards
+import data, pathlib, token_files
 data.DATASETS = pathlib.Path(sys.argv[1])
 class Killer:
     def __init__(self, parts): self.parts = parts
@@ -640,7 +640,7 @@ def test_threads_encode_at_once_and_read_little_ahead():
 def test_threads_take_short_parts_together():
     """100,000 lines of 10 characters are 8 batches, not 100,000; parts without text do not stay behind."""
     parts = [("train", [("0123456789", True)], True)] * 100_000 + [("train", [], True)]
-    found = list(shards.batches(iter(parts)))
+    found = list(token_files.batches(iter(parts)))
     assert sum(found, []) == parts and len(found) == 8
 
 

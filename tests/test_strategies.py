@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,13 +14,16 @@ import torch
 
 import checkpoint
 import data
-from conftest import ROOT
+import distributed
+import sharded
+from conftest import ROOT, TINY
+from techniques.offload import to_disk
 
 STRATEGIES = ("ddp", "zero1", "fsdp")
 # Started by torchrun in place of train.py: makes one run after the other in the same processes, because to
 # start a process takes longer than such a run.
 DRIVER = """
-import os, runpy, sys
+import collections, json, os, runpy, sys
 from pathlib import Path
 import torch
 import torch.distributed as dist
@@ -29,10 +35,23 @@ report.plot_loss = lambda *args: None
 join = dist.init_process_group
 dist.init_process_group = lambda *args, **kwargs: dist.is_initialized() or join(*args, **kwargs)
 distributed.atexit.register = lambda function: None
+calls = collections.Counter()
+
+def count(name):
+    function = getattr(dist, name)
+    def counting(*args, **kwargs):
+        calls[name] += 1
+        return function(*args, **kwargs)
+    setattr(dist, name, counting)
+
+count("reduce_scatter_single")  # what fully_shard calls for the gradients of each group of weights
 for line in Path(sys.argv[2]).read_text(encoding="utf-8").splitlines():
     out_dir, *flags = line.split()
     sys.argv = ["train.py", f"--out_dir={folder / out_dir}", *flags]
+    calls.clear()
     runpy.run_path("train.py", run_name="__main__")
+    if os.environ.get("RANK", "0") == "0":
+        (folder / out_dir / "calls.json").write_text(json.dumps(calls))
 if dist.is_initialized():
     dist.barrier()
     dist.destroy_process_group()
@@ -94,7 +113,7 @@ def folder(tmp_path_factory) -> Path:
     (folder / "sums.jsonl").write_text(lines, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "DATASETS", folder / "datasets")
-        data.prepare("plain", "verse")
+        data.prepare("plain", str(ROOT / "train.py"))
         data.prepare("masked", str(folder / "sums.jsonl"), format="jsonl")
     return folder
 
@@ -137,3 +156,220 @@ def test_every_strategy_gives_the_losses_of_one_process(curves, world_size, stra
         assert alone[0, 0] - alone[-1, 0] > 0.05  # it has learned
         torch.testing.assert_close(ours[:, 0], alone[:, 0], rtol=0, atol=1e-5)
         torch.testing.assert_close(ours[:, 1], alone[:, 1], rtol=1e-4, atol=1e-5)
+
+
+def test_one_reduction_per_update_with_fsdp(curves):
+    """Two groups of weights, the block and the rest: two calls an update. (ddp: test_distributed.)"""
+    for micro_steps in (1, 4):
+        calls = curves / f"curve-2-fsdp-{micro_steps}-muon-plain/calls.json"
+        assert json.loads(calls.read_text(encoding="utf-8")) == {"reduce_scatter_single": 30 * 2}
+
+
+SWITCHES = {
+    "tied, learned positions": "--arch=gpt2 --optimizer=adamw",
+    "llama": "--arch=llama",
+    "recomputed": "--gradient_checkpointing=True",
+    "loss in chunks": "--logits_mb=1 --dataset=wide --batch_size=24",
+    "frozen, sgd": "--optimizer=sgd --freeze=wte",
+    "bfloat16": "--dtype=bfloat16",
+    "float16": "--dtype=float16",
+    "on disk": "--offload=disk",
+}
+
+
+def test_fsdp_with_every_switch_is_near_ddp(folder):
+    """In 16 bits the weights of norms are rounded, too, so the losses are only near."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "DATASETS", folder / "datasets")
+        data.prepare("wide", str(ROOT / "train.py"), tokenizer="bpe", vocab_size=1500)
+    runs = [
+        f"switch-{strategy}-{i} {MODEL} --n_layer=2 --dataset=plain --batch_size=8 --max_iters=6 "
+        f"--eval_interval=6 --strategy={strategy} {flags}"
+        for strategy in ("ddp", "fsdp")
+        for i, flags in enumerate(SWITCHES.values())
+    ]
+    run_all(folder, 2, runs)
+    for i, what in enumerate(SWITCHES):
+        ddp, fsdp = (losses(folder / f"switch-{strategy}-{i}") for strategy in ("ddp", "fsdp"))
+        rtol = 1e-2 if "float16" in what else 1e-5
+        torch.testing.assert_close(
+            fsdp, ddp, rtol=rtol, atol=rtol, msg=lambda text, what=what: f"{what}: {text}"
+        )
+        out = folder / f"switch-fsdp-{i}"
+        assert not list(out.glob("tmp*")), "the files of offload=disk have no names"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_averages_on_disk_give_equal_bits(train, tmp_path, strategy, optimizer):
+    flags = f"--strategy={strategy} --optimizer={optimizer}"
+    train(*flags.split())
+    shutil.move(tmp_path / "out", tmp_path / "memory")
+    train(*flags.split(), "--offload=disk", "--max_iters=10", "--lr_decay_iters=20")
+    train("--init_from=resume", "--max_iters=20")
+    assert largest_difference(tmp_path / "memory", tmp_path / "out") == 0.0
+
+
+def test_averages_on_disk_are_in_mapped_files(tmp_path):
+    weight = torch.nn.Parameter(torch.randn(64, 64))
+    optimizer = torch.optim.AdamW([dict(params=[("w", weight)], kind="adamw", lr=0.1)], fused=True)
+    assert to_disk(optimizer, tmp_path) == 2 * 4 * 64 * 64
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    ranges = [line.split()[0].split("-") for line in maps if str(tmp_path) in line]
+    for average in ("exp_avg", "exp_avg_sq"):
+        place = optimizer.state[weight][average].data_ptr()
+        assert any(int(low, 16) <= place < int(high, 16) for low, high in ranges), average
+        assert optimizer.state[weight][average].any()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "shared"),
+    [((0, 8, 3, 4), (8, 3)), ((48, 8, 1, 2), (8, 3)), ((48, 48, 9, 4), (12, 1)), ((42, 8, 1, 3), (7, 2))],
+)
+def test_the_global_batch_is_shared(given, shared):
+    assert distributed.share_batch(*given) == shared
+
+
+def test_processes_that_cannot_share_the_batch_are_told_which_can():
+    with pytest.raises(ValueError, match="5 processes cannot share global_batch_size=48 .* start 4 or 6, or"):
+        distributed.share_batch(48, 8, 1, 5)
+    with pytest.raises(ValueError, match="start 3, or choose"):
+        distributed.share_batch(3, 8, 1, 4)
+
+
+# ---- one checkpoint for all
+FORMATS = ("file", "sharded")
+SHORT = f"{MODEL} --dataset=plain --dropout=0.1 --batch_size=8 --lr_decay_iters=8 --eval_interval=4"
+
+
+@pytest.fixture(scope="module")
+def halves(folder) -> Path:
+    """Eight updates of two processes with each strategy, and the first four of them in both formats."""
+    runs = []
+    for strategy in STRATEGIES:
+        flags = f"{SHORT} --strategy={strategy}"
+        runs.append(f"whole-{strategy} {flags} --max_iters=8")
+        runs += [
+            f"half-{strategy}-{kind} {flags} --max_iters=4 --checkpoint_format={kind}" for kind in FORMATS
+        ]
+    text = run_all(folder, 2, runs)
+    assert text.count("in the background; training stood still for 0.") == 3 * 4  # best, ckpt; at 0 and at 4
+    return folder
+
+
+def resumed(folder: Path, world_size: int, pairs: list[tuple[str, str]], *flags: str) -> None:
+    """Go on to update 8 with copies of halves, with these strategies: 3-half-fsdp-file-ddp."""
+    runs = []
+    for half, strategy in pairs:
+        copy = f"{world_size}-{half}-{strategy}"
+        shutil.copytree(folder / half, folder / copy, copy_function=shutil.copy2)
+        more = " ".join(("--init_from=resume", "--max_iters=8", f"--strategy={strategy}", *flags))
+        runs.append(f"{copy} {more}")
+    run_all(folder, world_size, runs)
+
+
+def test_resumed_on_as_many_processes_is_bit_equal(halves):
+    resumed(halves, 2, [(f"half-{strategy}-{kind}", strategy) for strategy in STRATEGIES for kind in FORMATS])
+    for strategy in STRATEGIES:
+        for kind in FORMATS:
+            again = halves / f"2-half-{strategy}-{kind}-{strategy}"
+            assert largest_difference(halves / f"whole-{strategy}", again) == 0.0, (strategy, kind)
+            assert torch.equal(losses(again), losses(halves / f"whole-{strategy}"))
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_any_strategy_and_number_of_processes_resumes_any_other(halves, world_size):
+    """Dropout is drawn by rank, so it is off from update 4 on; the twin is ddp from an ordinary file."""
+    halfs = [f"half-{strategy}-{kind}" for strategy in STRATEGIES for kind in FORMATS]
+    after = STRATEGIES if world_size > 1 else ("ddp",)
+    pairs = [(half, strategy) for half in halfs for strategy in after]
+    resumed(halves, world_size, pairs, "--dropout=0")
+    twin = halves / f"{world_size}-half-ddp-file-ddp"
+    assert tensors(twin)["wte.weight"].isfinite().all()
+    for half, strategy in pairs:
+        assert largest_difference(twin, halves / f"{world_size}-{half}-{strategy}") < 1e-5, (half, strategy)
+    names = [json.loads((halves / half / "config.json").read_text(encoding="utf-8")) for half in halfs]
+    assert {settings["global_batch_size"] for settings in names} == {WINDOWS}
+
+
+def test_shards_are_opened_by_one_process_and_made_an_ordinary_file(halves, shell):
+    folder = halves / "half-fsdp-sharded"
+    assert sorted(path.name for path in folder.glob("*_0*")) == ["best_000004", "ckpt_000000", "ckpt_000004"]
+    held = {path.name for path in (folder / "ckpt_000004").iterdir()}
+    assert held == {"run.json", "tensors.json", "__0_0.distcp", "__1_0.distcp"}
+    saved = checkpoint.load(folder / "best.pt")
+    for script in ("sample.py", "evaluate.py"):
+        flags = ("--max_new_tokens=5",) if script == "sample.py" else (f"--input={halves / 'driver.py'}",)
+        done = shell(script, f"--out_dir={folder}", "--device=cpu", *flags)
+        assert done.returncode == 0, done.stderr
+    done = shell("checkpoint.py", "consolidate", str(folder))
+    assert done.returncode == 0 and done.stdout.count("saved ") == 2, done.stderr
+    ordinary = torch.load(folder / "best.pt", weights_only=True)
+    for name, tensor in saved["model"].items():
+        assert torch.equal(tensor, ordinary["model"][name]), name
+    twin = torch.load(halves / "half-fsdp-file/ckpt.pt", weights_only=True)
+    ordinary = torch.load(folder / "ckpt.pt", weights_only=True)
+    assert ordinary.keys() == twin.keys() and ordinary["model"].keys() == twin["model"].keys()
+    assert largest_difference(folder, halves / "half-fsdp-file") == 0.0
+    done = shell("checkpoint.py", "consolidate", str(folder))
+    assert done.returncode == 2 and "nothing to do" in done.stderr
+
+
+def test_of_shards_the_newest_are_kept(train, tmp_path):
+    train("--checkpoint_format=sharded", "--save_interval=2", "--keep_checkpoints=3", "--max_iters=10")
+    names = sorted(path.name for path in (tmp_path / "out").glob("*_0*"))
+    assert names == ["best_000010", "ckpt_000008", "ckpt_000010", "ckpt_000010_1"]  # numbered, and the last
+
+
+KILLED = """
+import os, runpy, signal, sys
+import data, sharded
+from pathlib import Path
+
+data.DATASETS = Path(sys.argv[1])
+write_json = sharded.write_json
+
+def killed(path, value):
+    if path.name == "tensors.json" and path.parent.name == "ckpt_000006":
+        os.kill(os.getpid(), signal.SIGKILL)
+    write_json(path, value)
+
+sharded.write_json = killed
+sys.argv = ["train.py", *sys.argv[2:]]
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+def test_a_kill_while_shards_are_written_leaves_those_before(datasets, tmp_path, shell, train):
+    flags = ("--checkpoint_format=sharded", "--eval_interval=3", "--max_iters=9")
+    (tmp_path / "killed.py").write_text(KILLED, encoding="utf-8")
+    folder = tmp_path / "killed"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    everything = (*TINY, "--dataset=small", *flags, f"--out_dir={folder}")
+    done = shell(str(tmp_path / "killed.py"), str(datasets), *everything, env=environment)
+    assert done.returncode == -9
+    assert (folder / "ckpt_000006/run.json").is_file() and not (folder / "ckpt_000006/tensors.json").exists()
+    assert checkpoint.newest(folder / "ckpt.pt") == folder / "ckpt_000003"
+    train(*flags, f"--out_dir={folder}", "--init_from=auto")
+    train(*flags)
+    assert largest_difference(folder, tmp_path / "out") == 0.0
+    assert checkpoint.newest(folder / "ckpt.pt").name == "ckpt_000009"
+
+
+def test_training_goes_on_while_shards_are_written(train, tmp_path, monkeypatch, capsys):
+    """Writing takes a second here; the run stands still for part of it, and what is saved is of one step."""
+    finish = sharded.Writer.finish
+    monkeypatch.setattr(sharded.Writer, "finish", lambda *args, **kw: (time.sleep(1), finish(*args, **kw)))
+    train("--checkpoint_format=sharded", "--eval_interval=4", "--max_iters=4", "--lr_decay_iters=12")
+    shutil.move(tmp_path / "out", tmp_path / "early")
+    train("--checkpoint_format=sharded", "--save_interval=4", "--eval_interval=100", "--max_iters=12")
+    stalls = re.findall(r"saving (ckpt|best)_0000(\d\d).* for ([0-9.]+) s", capsys.readouterr().out)
+    assert float(stalls[-1][2]) > 0.5  # the last of the saves had to wait for the one before it ...
+    assert float(stalls[0][2]) < 0.5  # ... the first for none
+    folders = tmp_path / "early/ckpt_000004", tmp_path / "out/ckpt_000004"
+    early, late = (checkpoint.load(folder)["model"] for folder in folders)
+    for name, tensor in early.items():
+        assert torch.equal(tensor, late[name]), name

@@ -1,4 +1,4 @@
-"""token_files.py: a split in many files reads like one, is opened lazily, and is written by many processes."""
+"""token_files.py: many files read like one, are opened lazily, and are written by many processes."""
 
 import builtins
 import hashlib
