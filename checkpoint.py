@@ -165,7 +165,8 @@ def newest_that_loads(instead_of: Path) -> str:
             torch.load(path, map_location="meta", weights_only=True)
         except Exception:
             continue
-        return f"the newest file that loads is {path}: copy it to {instead_of.name}"
+        how = "delete the folder to use it" if instead_of.is_dir() else f"copy it to {instead_of.name}"
+        return f"the newest file that loads is {path}: {how}"
     return ""
 
 

@@ -151,6 +151,8 @@ def place(
     the blocks stay from forward to backward. With a dtype of 16 bits the blocks' weights travel in it, the
     gradients are summed in float32. offload (CUDA only): parts and optimizer rest in CPU memory.
     """
+    if offload not in ("", "cpu", "disk"):
+        raise ValueError(f"offload={offload} is unknown; expected cpu, disk, or nothing")
     if strategy != "fsdp":
         if offload and device.type == "cuda":
             raise ValueError(f"offload={offload} on a GPU needs --strategy=fsdp (one process will do)")

@@ -21,6 +21,7 @@ try:
 except ImportError:
     resource = None
 
+SHARED = {"ddp": "", "zero1": " (shared by all processes)", "fsdp": " (all of it shared by all processes)"}
 # Dense bf16 matrix peak in TFLOP/s, from NVIDIA's data sheets, by the name that CUDA gives the device. MFU is
 # printed for these and no other: an L40 is no L4, and an H100 on PCIe does not reach 989.
 BF16_PEAK = {
@@ -38,6 +39,7 @@ class Report:
 
     def __init__(self, folder: Path, config: dict, step: int, main: bool, model, device, floor: float):
         self.folder, self.main, self.model, self.device, self.floor = folder, main, model, device, floor
+        self.shared = SHARED[config["strategy"]]
         self.rows = []
         self.overwrite = sys.stdout.isatty()  # on a terminal each progress line replaces the one before
         self.updates, self.update_seconds, self.data_seconds = 0, 0.0, 0.0  # since the last progress line
@@ -87,7 +89,7 @@ class Report:
             self.say("WARNING: fewer training tokens than parameters: the model can learn the text by heart")
         self.say(
             f"memory: {4 * parameters:,} bytes of weights, {gradients:,} of gradients, {moments:,} of "
-            "optimizer state, and activations"
+            f"optimizer state{self.shared}, and activations"
         )
 
     def length(self, max_iters: int, batch_size: int, micro_steps: int, world_size: int, train) -> None:

@@ -8,7 +8,7 @@ arch = "gpt2"
 bias = True
 n_layer, n_head, n_embd, block_size = 12, 12, 768, 1024
 batch_size = 12
-gradient_accumulation_steps = 5  # per process: 12 x 1,024 x 5 x 8 processes = 491,520 tokens per update
+global_batch_size = 480  # x 1,024 = 491,520 tokens per update: 8 processes make 5 micro-steps of 12 windows
 max_iters = 20000  # x 491,520 = 9.8 billion tokens
 optimizer = "adamw"
 learning_rate = 6e-4

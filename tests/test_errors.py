@@ -27,6 +27,10 @@ LINE = "To be, or not to be, that is the question. "
 ROWS = '{"prompt": "a", "response": "b"}\n' * 6
 IN = "data.py --input=in.txt --name=small"
 JSONL = "data.py --input=in.jsonl --name=pairs --format=jsonl"
+OUTSIDE = (
+    '{"model.w": {"dtype": "float32", "size": [1], "chunks": [{"offsets": [0], "sizes": [1], "file": "../x", '
+    '"position": 0, "length": 4}]}}'
+)
 CASES = [
     # ---- settings, whatever they mean
     ("a misspelt setting", "train.py --max_itres=5", "did you mean max_iters?"),
@@ -92,6 +96,15 @@ CASES = [
     ("a precision that does not exist", "train.py --dtype=fp8",
      "expected auto, float32, bfloat16 or float16"),
     ("a backend that does not exist", "train.py --backend=mpi", "expected auto, nccl or gloo"),
+    ("a strategy that does not exist", "train.py --strategy=zero3", "expected ddp, zero1, fsdp"),
+    ("no patience with the others", "train.py --timeout=0", "timeout=0.0 makes no sense"),
+    ("averages in the cloud", "train.py --offload=s3", "expected cpu, disk, or nothing"),
+    ("a global batch below zero", "train.py --global_batch_size=-1", "expected 0 or more"),
+    ("a checkpoint of another kind", "train.py --checkpoint_format=zip", "expected file or sharded"),
+    ("no folder to consolidate", "checkpoint.py", "python checkpoint.py consolidate FOLDER"),
+    ("nothing to consolidate", "checkpoint.py consolidate out-none", "nothing to do"),
+    ("a table that points out of its folder", "evaluate.py", "best_000001 cannot be read (ValueError)",
+     {"out/best_000001/run.json": '{"param_groups": []}', "out/best_000001/tensors.json": OUTSIDE}),
     ("a package that is not installed", "train.py --wandb_log", "pip install wandb"),
     ("a text, example by example", "train.py --pack=False", "pack=False is for --format=lines or jsonl"),
     ("a sample with unknown characters", "train.py --start=€", "unknown characters: '€' at position 0"),
@@ -186,6 +199,7 @@ BASE = {
     "sample.py": ["--device=cpu", "--dtype=float32", "--max_new_tokens=5", "--out_dir={here}/out"],
     "evaluate.py": ["--device=cpu", "--dtype=float32", "--out_dir={here}/out"],
     "data.py": [],
+    "checkpoint.py": [],
 }
 # These also run in processes of their own. (None of them needs a prepared dataset: those lie in the project.)
 AS_A_PROCESS = [

@@ -373,3 +373,30 @@ def test_training_goes_on_while_shards_are_written(train, tmp_path, monkeypatch,
     early, late = (checkpoint.load(folder)["model"] for folder in folders)
     for name, tensor in early.items():
         assert torch.equal(tensor, late[name]), name
+
+
+# ---- what takes longer, and what needs a GPU
+@pytest.mark.slow
+def test_compiled_with_every_strategy(folder):
+    short = f"{MODEL} --dataset=plain --batch_size=24 --max_iters=5 --eval_interval=5"
+    runs = [f"compiled-{strategy} {short} --strategy={strategy} --compile" for strategy in STRATEGIES]
+    text = run_all(folder, 2, [f"eager {short}", *runs])
+    assert "going on without it" not in text
+    for strategy in STRATEGIES:
+        compiled = losses(folder / f"compiled-{strategy}")
+        torch.testing.assert_close(compiled, losses(folder / "eager"), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_nccl_with_one_rank(folder, strategy):
+    """Under torchrun, in three precisions, compiled, and with fsdp with everything offloaded."""
+    ways = ["--dtype=float32", "--dtype=bfloat16", "--dtype=float16", "--dtype=bfloat16 --compile"]
+    ways += ["--dtype=float32 --offload=cpu", "--dtype=float32 --offload=disk"] if strategy == "fsdp" else []
+    flags = f"{MODEL} --dataset=plain --max_iters=10 --eval_interval=10 --strategy={strategy}"
+    runs = [f"cuda-{strategy}-{i} {flags} --device=cuda --backend=nccl {how}" for i, how in enumerate(ways)]
+    run_all(folder, 1, [f"cpu-{strategy} {flags}", *runs])
+    for i, how in enumerate(ways):
+        rtol = 1e-3 if "float32" in how else 2e-2
+        on_gpu = losses(folder / f"cuda-{strategy}-{i}")
+        torch.testing.assert_close(on_gpu, losses(folder / f"cpu-{strategy}"), rtol=rtol, atol=rtol)
