@@ -22,6 +22,8 @@ import atexit
 import contextlib
 import os
 import re
+import time
+import uuid
 from datetime import timedelta
 
 import torch
@@ -57,12 +59,50 @@ def start(
     if world_size > 1 or strategy != "ddp":
         # gloo beside nccl: for what lies in CPU memory (offload, sharded checkpoints)
         kind = "cpu:gloo,cuda:nccl" if device.type == "cuda" and backend != "gloo" else "gloo"
-        store = None if "RANK" in os.environ else dist.HashStore()
-        dist.init_process_group(
-            kind, store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout)
-        )
+        limit = timedelta(seconds=timeout)
+        store = meet(rank, world_size, limit) if "RANK" in os.environ else dist.HashStore()
+        dist.init_process_group(kind, store=store, rank=rank, world_size=world_size, timeout=limit)
         atexit.register(dist.destroy_process_group)
     return rank, world_size, device
+
+
+def meet(rank: int, world_size: int, limit: timedelta) -> dist.Store:
+    """The store in which the ranks of this start, and of no other, leave each other their addresses.
+
+    After --max-restarts of torchrun the same store still has the addresses of the processes that are gone,
+    and to use them fails (torch 2.5 to 2.13, pytorch issue 135712; TORCHELASTIC_RESTART_COUNT does not help,
+    each machine counts for itself). So rank 0 thinks of a name for this start, and each other rank asks for
+    it under a name that no process before had. ValueError if some do not come.
+    """
+    began, own = time.monotonic(), uuid.uuid4().hex
+    advice = "look for the first error of the other processes, or allow more with --timeout=SECONDS"
+    try:
+        store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=limit))
+        if rank:
+            store.set(f"rank {rank} asks", own)
+            name = store.get(own).decode()  # waits for the answer
+            store.set(f"{name} {rank}", "is here")
+            return dist.PrefixStore(name, store)
+    except dist.DistError as error:
+        raise ValueError(
+            f"rank 0 has not come in {limit.total_seconds():.0f} s ({error}); {advice}"
+        ) from None
+    away = set(range(1, world_size))
+    while away:
+        for other in sorted(
+            away
+        ):  # who asks may be gone since: answer all, until each has said that it is here
+            if store.check([f"rank {other} asks"]):
+                store.set(store.get(f"rank {other} asks").decode(), own)
+            if store.check([f"{own} {other}"]):
+                away.remove(other)
+        if time.monotonic() - began > limit.total_seconds():
+            names = ", ".join(map(str, sorted(away)))
+            raise ValueError(
+                f"rank {names} of {world_size} has not come in {limit.total_seconds():.0f} s; {advice}"
+            )
+        time.sleep(0.01)
+    return dist.PrefixStore(own, store)
 
 
 def share_batch(
@@ -245,9 +285,14 @@ def sum_over_ranks(numbers: list[float], device: torch.device) -> list[float]:
 
 
 def barrier() -> None:
-    """Wait until every rank is here."""
-    if dist.is_initialized():
-        dist.barrier()
+    """Wait until every rank is here. ValueError if one does not come."""
+    try:
+        if dist.is_initialized():
+            dist.barrier()
+    except RuntimeError as error:
+        if not (reason := lost_contact(error)):
+            raise
+        raise ValueError(reason) from None
 
 
 def from_rank_0(value):
@@ -259,13 +304,25 @@ def from_rank_0(value):
     return values[0]
 
 
-def lost_contact(error: BaseException, timeout: float) -> str:
+def lost_contact(error: BaseException) -> str:
     """Why the others do not answer, in one line; "" if the error is of another kind."""
-    text = str(error)
-    words = ("Timed out", "timed out", "Connection closed", "Connection reset", "Broken pipe", "No route")
-    if not dist.is_initialized() or not isinstance(error, RuntimeError) or not any(w in text for w in words):
+    words = (
+        "Timed out",
+        "timed out",
+        "Connection closed",
+        "Connection reset",
+        "Broken pipe",
+        "unreachable",
+        "No route",
+    )
+    if (
+        not dist.is_initialized()
+        or not isinstance(error, RuntimeError)
+        or not any(w in str(error) for w in words)
+    ):
         return ""
+    cause = re.sub(r"\[\S+/\S+\] ", "", str(error).splitlines()[-1])  # without the place in torch's C++
     return (
-        f"another process does not answer any more (it ended, or the network broke for {timeout:.0f} s: "
-        f"{text.splitlines()[-1][:120]}); go on from the last checkpoint with --init_from=auto"
+        f"another process does not answer any more: it ended, or the network broke ({cause[:90]}); "
+        "go on from the last checkpoint with --init_from=auto"
     )

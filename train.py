@@ -154,7 +154,7 @@ def save_after_error(kind, error, traceback) -> None:
     if rank == 0 and whole and not updating and not isinstance(error, ValueError):
         save("ckpt.pt")
         print(f"saved step {step} in {folder / 'ckpt.pt'} before stopping", file=sys.stderr)
-    if reason := distributed.lost_contact(error, timeout):
+    if reason := distributed.lost_contact(error):
         print(f"error: rank {rank} of {world_size}, update {step + 1}: {reason}", file=sys.stderr)
         sys.exit(2)
     previous_excepthook(kind, error, traceback)
