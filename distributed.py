@@ -74,7 +74,7 @@ def meet(rank: int, world_size: int, limit: timedelta) -> dist.Store:
     each machine counts for itself). So rank 0 thinks of a name for this start, and each other rank asks for
     it under a name that no process before had. ValueError if some do not come.
     """
-    began, own = time.monotonic(), uuid.uuid4().hex
+    began, own, seconds = time.monotonic(), uuid.uuid4().hex, limit.total_seconds()
     advice = "look for the first error of the other processes, or allow more with --timeout=SECONDS"
     try:
         store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=limit))
@@ -84,23 +84,18 @@ def meet(rank: int, world_size: int, limit: timedelta) -> dist.Store:
             store.set(f"{name} {rank}", "is here")
             return dist.PrefixStore(name, store)
     except dist.DistError as error:
-        raise ValueError(
-            f"rank 0 has not come in {limit.total_seconds():.0f} s ({error}); {advice}"
-        ) from None
+        other = "rank 0" if rank else "another rank"
+        raise ValueError(f"{other} has not come in {seconds:.0f} s ({error}); {advice}") from None
     away = set(range(1, world_size))
     while away:
-        for other in sorted(
-            away
-        ):  # who asks may be gone since: answer all, until each has said that it is here
-            if store.check([f"rank {other} asks"]):
+        for other in sorted(away):
+            if store.check([f"rank {other} asks"]):  # perhaps one that is gone: answer until it is here
                 store.set(store.get(f"rank {other} asks").decode(), own)
             if store.check([f"{own} {other}"]):
                 away.remove(other)
-        if time.monotonic() - began > limit.total_seconds():
-            names = ", ".join(map(str, sorted(away)))
-            raise ValueError(
-                f"rank {names} of {world_size} has not come in {limit.total_seconds():.0f} s; {advice}"
-            )
+        if time.monotonic() - began > seconds:
+            missing = ", ".join(map(str, sorted(away)))
+            raise ValueError(f"rank {missing} of {world_size} has not come in {seconds:.0f} s; {advice}")
         time.sleep(0.01)
     return dist.PrefixStore(own, store)
 
@@ -306,22 +301,11 @@ def from_rank_0(value):
 
 def lost_contact(error: BaseException) -> str:
     """Why the others do not answer, in one line; "" if the error is of another kind."""
-    words = (
-        "Timed out",
-        "timed out",
-        "Connection closed",
-        "Connection reset",
-        "Broken pipe",
-        "unreachable",
-        "No route",
-    )
-    if (
-        not dist.is_initialized()
-        or not isinstance(error, RuntimeError)
-        or not any(w in str(error) for w in words)
-    ):
+    words = "timed out|Connection (closed|reset|refused)|Broken pipe|unreachable|No route"
+    text = str(error)
+    if not (dist.is_initialized() and isinstance(error, RuntimeError) and re.search(words, text, re.I)):
         return ""
-    cause = re.sub(r"\[\S+/\S+\] ", "", str(error).splitlines()[-1])  # without the place in torch's C++
+    cause = re.sub(r"\[\S+/\S+\] ", "", text.splitlines()[-1])  # without the place in torch's C++
     return (
         f"another process does not answer any more: it ended, or the network broke ({cause[:90]}); "
         "go on from the last checkpoint with --init_from=auto"

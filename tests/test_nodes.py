@@ -4,25 +4,30 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 
+import distributed
 from conftest import ROOT, TINY
 from test_distributed import rows
 
-# Started by torchrun in place of train.py: the same on the test's data, and a pause after each update, for a
-# test to break something in the middle of a run.
+# Started by torchrun in place of train.py: the same on the test's data, and in the first start a pause after
+# each update, for a test to break something in the middle of a run.
 DRIVER = """
 import os, runpy, sys, time
 from pathlib import Path
 import data, report
 
-folder, pause = Path(sys.argv[1]), float(os.environ.get("PAUSE", 0))
+folder = Path(sys.argv[1])
+pause = 0 if (folder / "out/ckpt.pt").exists() else float(os.environ["PAUSE"])
 (folder / f"pid-{os.environ['RANK']}").write_text(str(os.getpid()))
 data.DATASETS = folder / "datasets"
 report.plot_loss = lambda *args: None
@@ -113,10 +118,10 @@ def nodes():
             ip("-n", name, "address", "add", f"10.77.0.{i}/24", "dev", name)
             ip("-n", name, "link", "set", name, "up")
             ip("-n", name, "link", "set", "lo", "up")
-            # TCP tries for 13 s, not for 15 minutes: that long torchrun (not its workers) hangs where the
+            # TCP tries for 6 s, not for 15 minutes: that long torchrun (not its workers) hangs where the
             # machine with the store has gone without a word. read_timeout alone does not help: torch then
             # asks the store to forget the question, and waits without a limit for the answer to that.
-            ip("netns", "exec", name, "sysctl", "-w", "net.ipv4.tcp_retries2=5")
+            ip("netns", "exec", name, "sysctl", "-w", "net.ipv4.tcp_retries2=4")
         yield [("ip", "netns", "exec", name) for name in names]
     except subprocess.CalledProcessError as error:
         pytest.skip(f"network namespaces are not allowed: {error.stderr.decode().strip()}")
@@ -164,6 +169,13 @@ def assert_same_weights(folder: Path, other: Path) -> None:
         assert torch.equal(tensor, theirs["model"][name]), name
 
 
+def assert_resumed(folder: Path) -> None:
+    """Rank 0 was left over and saved the last update: none is made twice."""
+    text = printed(folder)
+    assert [text.count(f"iter {step}: loss") for step in (1, 12, 40)] == [1, 1, 1]
+    assert "error: rank 0 of 2, update " in text
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, datasets) -> Path:
     """The folder of a run of two processes on one machine that nothing has broken."""
@@ -174,14 +186,17 @@ def undisturbed(tmp_path_factory, datasets) -> Path:
 
 
 def test_a_killed_worker_starts_again_with_the_same_end(undisturbed, tmp_path, datasets):
-    """On one machine, so it needs no namespaces."""
+    """On one machine, so it needs no namespaces. Without rank 0 nobody saves: the checkpoint of 10 counts."""
     folder = new_folder(tmp_path / "run", datasets)
     options = ("--standalone", "--nproc_per_node=2", "--max-restarts=1")
     with running(torchrun(folder, *options, pause=0.1)) as processes:
         wait_for_update(folder, 12, *processes)
-        os.kill(int((folder / "pid-1").read_text(encoding="utf-8")), signal.SIGKILL)
+        os.kill(int((folder / "pid-0").read_text(encoding="utf-8")), signal.SIGKILL)
         assert end(folder, *processes) == [0], printed(folder)
     assert_same_weights(folder, undisturbed)
+    text = printed(folder)
+    assert [text.count(f"iter {step}: loss") for step in (10, 11, 40)] == [1, 2, 1]
+    assert "error: rank 1 of 2, update " in text
 
 
 def test_two_machines_train_together(nodes, undisturbed, tmp_path, datasets, train):
@@ -200,9 +215,10 @@ def test_two_machines_train_together(nodes, undisturbed, tmp_path, datasets, tra
     assert [text.count("iter 40: loss") for text in texts] == [1, 0]
 
 
+@pytest.mark.slow
 def test_a_cut_cable_ends_both_with_one_line(nodes, tmp_path, datasets):
     folder = new_folder(tmp_path / "run", datasets)
-    flags = (*FLAGS, "--timeout=4", "--max_iters=100000")
+    flags = (*FLAGS, "--timeout=3", "--max_iters=100000")
     with running(*(start_node(nodes, i, folder, flags=flags, pause=0.05) for i in (0, 1))) as processes:
         wait_for_update(folder, 12, *processes)
         cable = ["ip", "-n", nodes[0][-1], "link", "set", nodes[0][-1]]
@@ -232,6 +248,7 @@ def test_a_killed_worker_of_two_machines_starts_again(nodes, undisturbed, tmp_pa
         os.kill(int((folder / "pid-1").read_text(encoding="utf-8")), signal.SIGKILL)
         assert end(folder, *processes) == [0, 0], printed(folder)
     assert_same_weights(folder, undisturbed)
+    assert_resumed(folder)
 
 
 @pytest.mark.slow
@@ -242,7 +259,47 @@ def test_a_killed_machine_comes_back(nodes, undisturbed, tmp_path, datasets):
     with running(*processes):
         wait_for_update(folder, 12, *processes)
         kill(processes[1])
-        processes[1] = again = start_node(nodes, 1, folder, "--max-restarts=3", pause=0.0)
+        processes[1] = again = start_node(nodes, 1, folder, "--max-restarts=3")
         with running(again):
             assert end(folder, *processes) == [0, 0], printed(folder)
     assert_same_weights(folder, undisturbed)
+    assert_resumed(folder)
+
+
+@pytest.mark.parametrize("rank, missing", [(0, "another rank"), (1, "rank 0")])
+def test_who_does_not_come_is_named(monkeypatch, rank, missing):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in {
+        "RANK": rank,
+        "WORLD_SIZE": 2,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(ValueError, match=f"{missing} has not come in 1 s .*allow more with --timeout"):
+        distributed.start("cpu", timeout=1)
+
+
+def test_a_second_start_does_not_meet_the_first(monkeypatch):
+    """In the store are an address and a question of processes that are gone."""
+    store = torch.distributed.HashStore()
+    store.set("rank 1 asks", "gone")
+    monkeypatch.setattr(torch.distributed, "rendezvous", lambda *args, **kwargs: iter([(store, 0, 2)]))
+    limit, names = timedelta(seconds=20), {}
+
+    def meet(rank: int) -> None:
+        found = distributed.meet(rank, 2, limit)
+        found.set(f"address {rank}", "here")
+        names[rank] = found.get(f"address {1 - rank}")
+
+    threads = [threading.Thread(target=meet, args=(rank,)) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.1)  # rank 0 answers the one that is gone, first
+    for thread in threads:
+        thread.join(30)
+    assert names == {0: b"here", 1: b"here"}
+    with pytest.raises(ValueError, match="rank 1 of 2 has not come in 1 s"):
+        distributed.meet(0, 2, timedelta(seconds=1))
