@@ -26,7 +26,7 @@ import torch
 
 import corpora
 import data
-import distributed
+import hardware
 import report
 import scaling
 from checkpoint import run_folder
@@ -125,7 +125,7 @@ def throughput() -> Iterator[Row]:
     plain = plain_loop(settings, windows, Run(settings, V).model)
     updates = ours("auto"), plain, ours("bfloat16"), ours("float32")
     auto, plain, bf16, fp32 = alternate(*map(tokens_per_second, updates), turns=blocks)
-    chosen = distributed.choose_precision("auto", CPU)[1]
+    chosen = hardware.choose_precision("auto", CPU)[1]
     yield compared("tokens/s, ours / a plain fp32 loop", auto, plain, "tokens/s", ">= 2")
     yield compared("tokens/s, ours, bfloat16 / float32", bf16, fp32, "tokens/s")
     yield compared(f"tokens/s, ours, auto ({chosen}) / float32", auto, fp32, "tokens/s", ">= 1")
@@ -147,7 +147,7 @@ def generation() -> Iterator[Row]:
     head have, each of which is read once a token. As in sample.py, the weights are in the precision in use.
     """
     model = Run(settings_of(**sized(GPT2, dict(arch="gpt2"))), VOCABULARY).model.eval()
-    _, dtype = distributed.choose_precision("auto", CPU)
+    _, dtype = hardware.choose_precision("auto", CPU)
     model.to(getattr(torch, dtype))
     weights = sum(p.nbytes for p in [*model.blocks.parameters(), model.head.weight])
     n, source = sized(512, 16), torch.ones(sized(2**27, 2**20))

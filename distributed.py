@@ -1,4 +1,4 @@
-"""One process or many, on which device and in which precision: the same train.py runs alone, or once per GPU.
+"""One process or many: the same train.py runs alone, or once per GPU, on one machine or on several.
 
     python train.py                                       one process
     torchrun --standalone --nproc_per_node=4 train.py     four, on one machine
@@ -19,15 +19,18 @@ a second to import and are imported where they are used.
 """
 
 import atexit
-import contextlib
 import os
 import re
 import sys
+import time
+import uuid
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+
+from hardware import choose_device
 
 STRATEGIES = ("ddp", "zero1", "fsdp")
 
@@ -63,10 +66,10 @@ def start(
 
 def join(backend: str, timeout: float) -> None:
     """Join the process group; without torchrun make one of this process alone."""
-    alone = {"store": dist.HashStore(), "rank": 0, "world_size": 1}
-    hook = sys.excepthook
-    how = {} if "RANK" in os.environ else alone
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout), **how)
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    limit, hook = timedelta(seconds=timeout), sys.excepthook
+    store = meet(rank, world_size, limit) if "RANK" in os.environ else dist.HashStore()
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
     sys.excepthook = hook  # torch has put its own around it, which loses our one-line errors
     atexit.register(leave)
 
@@ -75,6 +78,40 @@ def leave() -> None:
     """End the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def meet(rank: int, world_size: int, limit: timedelta) -> dist.Store:
+    """The store in which the ranks of this start, and of no other, leave each other their addresses.
+
+    After --max-restarts of torchrun the same store still has the addresses of the processes that are gone,
+    and to use them fails (torch 2.5 to 2.13, pytorch issue 135712; TORCHELASTIC_RESTART_COUNT does not help,
+    each machine counts for itself). So rank 0 thinks of a name for this start, and each other rank asks for
+    it under a name that no process before had. ValueError if some do not come.
+    """
+    began, own, seconds = time.monotonic(), uuid.uuid4().hex, limit.total_seconds()
+    advice = "look for the first error of the other processes, or allow more with --timeout=SECONDS"
+    try:
+        store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=limit))
+        if rank:
+            store.set(f"rank {rank} asks", own)
+            name = store.get(own).decode()  # waits for the answer
+            store.set(f"{name} {rank}", "is here")
+            return dist.PrefixStore(name, store)
+    except dist.DistError as error:
+        other = "rank 0" if rank else "another rank"
+        raise ValueError(f"{other} has not come in {seconds:.0f} s ({error}); {advice}") from None
+    away = set(range(1, world_size))
+    while away:
+        for other in sorted(away):
+            if store.check([f"rank {other} asks"]):  # perhaps one that is gone: answer until it is here
+                store.set(store.get(f"rank {other} asks").decode(), own)
+            if store.check([f"{own} {other}"]):
+                away.remove(other)
+        if time.monotonic() - began > seconds:
+            missing = ", ".join(map(str, sorted(away)))
+            raise ValueError(f"rank {missing} of {world_size} has not come in {seconds:.0f} s; {advice}")
+        time.sleep(0.01)
+    return dist.PrefixStore(own, store)
 
 
 def share_batch(
@@ -101,44 +138,6 @@ def share_batch(
     each = global_batch_size // world_size
     batch_size = max(n for n in range(1, min(batch_size, each) + 1) if each % n == 0)
     return batch_size, each // batch_size
-
-
-def choose_device(name: str) -> torch.device:
-    """The torch.device for a setting; ValueError (one line) when this machine does not have it."""
-    if name == "auto":  # never mps: it has given wrong results without an error; it must be asked for
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    if not re.fullmatch("cpu|mps|cuda(:[0-9]+)?", name):
-        raise ValueError(f"device={name} is unknown; expected auto, cpu, cuda, cuda:N or mps")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"device={name} is not available: this torch finds no CUDA GPU; use --device=cpu or auto"
-        )
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device={name} is not available: there are {torch.cuda.device_count()} GPUs, counted from 0"
-        )
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("device=mps is not available on this machine; use --device=cpu or auto")
-    return torch.device(name)
-
-
-def choose_precision(dtype: str, device: torch.device) -> tuple[contextlib.AbstractContextManager, str]:
-    """(context for the forward pass, name of the dtype). Weights stay float32, matrix products are cast.
-
-    auto is bfloat16 where the processor multiplies it natively (CUDA from Ampere on; x86 with AVX512-BF16 or
-    AMX), else float32. float16 needs a loss scaler in training; it is never chosen by auto.
-    """
-    if dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise ValueError(f"dtype={dtype} is unknown; expected auto, float32, bfloat16 or float16")
-    if dtype == "auto":
-        native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-        if device.type == "cpu":
-            native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        dtype = "bfloat16" if native else "float32"
-    if dtype == "float32":
-        return contextlib.nullcontext(), dtype
-    return torch.autocast(device.type, getattr(torch, dtype)), dtype
 
 
 def place(
@@ -224,33 +223,6 @@ def full_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tupl
     return weights, averages
 
 
-def try_compile(model: torch.nn.Module, inputs: tuple, autocast) -> torch.nn.Module:
-    """torch.compile(model), tried on the inputs; if that fails, the model itself and a line on why.
-
-    fsdp: each block by itself, in place; what gathers the weights between them cannot be compiled.
-    """
-    blocks = model.blocks if hasattr(model, "set_requires_gradient_sync") else []
-    try:
-        for block in blocks:
-            block.compile()
-        compiled = model if blocks else torch.compile(model)
-        with autocast:
-            compiled(*inputs).sum().backward()
-        model.zero_grad(set_to_none=True)
-        return compiled
-    except Exception as error:
-        for block in blocks:
-            block._compiled_call_impl = None
-        reason = str(error).strip().split("\n")[0]
-        print(f"torch.compile does not work here, going on without it: {type(error).__name__}: {reason}")
-        return model
-
-
-def to_device(t: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor on the device; for CUDA from pinned memory, so that the copy overlaps with computing."""
-    return t.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else t.to(device)
-
-
 def sum_over_ranks(numbers: list[float], device: torch.device) -> list[float]:
     """Each number summed over all ranks, in float64."""
     if not dist.is_initialized():
@@ -261,9 +233,14 @@ def sum_over_ranks(numbers: list[float], device: torch.device) -> list[float]:
 
 
 def barrier() -> None:
-    """Wait until every rank is here."""
-    if dist.is_initialized():
-        dist.barrier()
+    """Wait until every rank is here. ValueError if one does not come."""
+    try:
+        if dist.is_initialized():
+            dist.barrier()
+    except RuntimeError as error:
+        if not (reason := lost_contact(error)):
+            raise
+        raise ValueError(reason) from None
 
 
 def all_gather(value) -> list:
@@ -275,13 +252,14 @@ def all_gather(value) -> list:
     return values
 
 
-def lost_contact(error: BaseException, timeout: float) -> str:
+def lost_contact(error: BaseException) -> str:
     """Why the others do not answer, in one line; "" if the error is of another kind."""
+    words = "timed out|Connection (closed|reset|refused)|Broken pipe|unreachable|No route"
     text = str(error)
-    words = ("Timed out", "timed out", "Connection closed", "Connection reset", "Broken pipe", "No route")
-    if not dist.is_initialized() or not isinstance(error, RuntimeError) or not any(w in text for w in words):
+    if not (dist.is_initialized() and isinstance(error, RuntimeError) and re.search(words, text, re.I)):
         return ""
+    cause = re.sub(r"\[\S+/\S+\] ", "", text.splitlines()[-1])  # without the place in torch's C++
     return (
-        f"another process does not answer any more (it ended, or the network broke for {timeout:.0f} s: "
-        f"{text.splitlines()[-1][:120]}); go on from the last checkpoint with --init_from=auto"
+        f"another process does not answer any more: it ended, or the network broke ({cause[:90]}); "
+        "go on from the last checkpoint with --init_from=auto"
     )

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 import checkpoint
 import distributed
+import hardware
 from config import at_least, override
 from data import Windows, folder_of, windows_of_text
 from tokenizer import load_any
@@ -112,7 +113,7 @@ if __name__ == "__main__":
     rank, world_size, device = distributed.start(device)
     folder = checkpoint.run_folder(out_dir)
     model, text_tokenizer, saved = checkpoint.load_model(folder / file, device)
-    autocast, _ = distributed.choose_precision(dtype, device)
+    autocast, _ = hardware.choose_precision(dtype, device)
     block_size, dataset = model.config.block_size, saved["config"]["dataset"]
     if input:
         windows, what = windows_of_text(input, text_tokenizer, block_size), input

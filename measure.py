@@ -33,7 +33,7 @@ import torch.nn.functional as F
 
 import corpora
 import data
-import distributed
+import hardware
 import optim
 import report
 from config import ROOT, read_config_file
@@ -141,7 +141,7 @@ class Run:
 
     def __init__(self, settings: dict, vocab_size: int, device: torch.device = CPU):
         torch.manual_seed(settings["seed"])
-        self.autocast, dtype = distributed.choose_precision(settings["dtype"], device)
+        self.autocast, dtype = hardware.choose_precision(settings["dtype"], device)
         shape = {field.name for field in dataclasses.fields(GPTConfig)} & settings.keys()
         self.config = GPTConfig(vocab_size, **{name: settings[name] for name in shape})
         self.model = self.raw_model = GPT(self.config).to(device)  # model may be replaced by a compiled one
@@ -256,7 +256,7 @@ def training_rate(settings: dict, vocab_size: int, device: torch.device) -> Call
     run = Run(settings, vocab_size, device)
     x = torch.randint(vocab_size, (settings["batch_size"], settings["block_size"]), device=device)
     if settings["compile"]:
-        run.model = distributed.try_compile(run.model, (x, x) if run.chunked else (x,), run.autocast)
+        run.model = hardware.try_compile(run.model, (x, x) if run.chunked else (x,), run.autocast)
     for step in range(3):  # not counted: they allocate
         run.update(step, x, x)
     work = 10 * x.numel() * report.flops_per_token(run.raw_model)

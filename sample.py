@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 import checkpoint
-import distributed
+import hardware
 from config import adopt, at_least, given, override
 
 # -----------------------------------------------------------------------------
@@ -103,12 +103,12 @@ if __name__ == "__main__":
     config = override(globals())
     at_least(1, config, "num_samples")
     at_least(0, config, "max_new_tokens")
-    place = distributed.choose_device(device)
+    place = hardware.choose_device(device)
     folder = checkpoint.run_folder(out_dir)
     model, tokenizer, saved = checkpoint.load_model(folder / file, place)
     # The weights themselves are cast. On 2 CPU cores GPT-2's size takes 29 ms a token in bfloat16, 42 in
     # float32, and 70 in autocast, which casts all of them again for each token.
-    model.to(getattr(torch, distributed.choose_precision(dtype, place)[1]))
+    model.to(getattr(torch, hardware.choose_precision(dtype, place)[1]))
     stored = ("start", "max_new_tokens", "temperature", "top_k", "top_p")
     adopt(globals(), config, {name: saved["config"][name] for name in stored})
     meta = saved["dataset"]

@@ -21,6 +21,7 @@ import checkpoint
 import data
 import distributed
 import guard
+import hardware
 import optim
 import report
 import tokenizer
@@ -154,7 +155,7 @@ def save_after_error(kind, error, traceback) -> None:
     if rank == 0 and whole and not updating and not isinstance(error, ValueError):
         save("ckpt.pt")
         print(f"saved step {step} in {folder / 'ckpt.pt'} before stopping", file=sys.stderr)
-    if reason := distributed.lost_contact(error, timeout):
+    if reason := distributed.lost_contact(error):
         print(f"error: rank {rank} of {world_size}, update {step + 1}: {reason}", file=sys.stderr)
         sys.exit(2)
     previous_excepthook(kind, error, traceback)
@@ -187,7 +188,7 @@ if init_from != "scratch":
     kept = {name: value for name, value in saved["config"].items() if name in names}
     changes = adopt(globals(), config, kept)  # sets what was not given now; says what differs
 rank, world_size, device = distributed.start(device, backend, strategy, timeout)
-autocast, dtype = distributed.choose_precision(dtype, device)
+autocast, dtype = hardware.choose_precision(dtype, device)
 at_least(1, config, "batch_size block_size gradient_accumulation_steps max_iters eval_interval log_interval")
 at_least(0, config, "epochs eval_iters patience min_delta grad_clip save_interval sample_interval")
 at_least(1, config, "keep_checkpoints")
@@ -250,7 +251,7 @@ if resume:
 in_chunks = 0 < logits_mb * 2**18 < batch_size * block_size * text_tokenizer.vocab_size  # 4 bytes a logit
 if compile:
     batch = [t.to(device) for t in train_windows.batch(0, batch_size)]  # x, y
-    model = distributed.try_compile(model, batch[: 1 + in_chunks], autocast)
+    model = hardware.try_compile(model, batch[: 1 + in_chunks], autocast)
 model = distributed.wrap(model, world_size, strategy)
 if offload == "disk":
     from techniques.offload import to_disk
@@ -317,7 +318,7 @@ while True:
         for micro_step, (x, y) in enumerate(batches):
             last = micro_step == gradient_accumulation_steps - 1
             distributed.sync_gradients(model, last)  # one exchange per update
-            x, y = distributed.to_device(x, device), distributed.to_device(y, device)  # (B, T)
+            x, y = hardware.to_device(x, device), hardware.to_device(y, device)  # (B, T)
             with autocast:
                 if in_chunks:
                     nats = model(x, y)  # the sum below, without holding all logits at once

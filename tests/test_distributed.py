@@ -17,6 +17,7 @@ import corpora
 import data
 import distributed
 import evaluate
+import hardware
 from conftest import ROOT, TINY
 
 # What torchrun starts in place of train.py: the same, and notes on what this process has seen and done.
@@ -191,7 +192,7 @@ def test_evaluation_is_the_same_with_one_and_two(together, seen):
     model, _, saved = checkpoint.load_model(together / "out-0/ckpt.pt", torch.device("cpu"))
     windows = data.Windows(together / "datasets/fresh", "val", 32)
     assert windows.n_windows % 14  # the last batch is short, and one rank has more to do
-    autocast, _ = distributed.choose_precision("float32", torch.device("cpu"))
+    autocast, _ = hardware.choose_precision("float32", torch.device("cpu"))
     found = evaluate.evaluate(model, windows, np.arange(windows.n_windows), torch.device("cpu"), autocast)
     assert seen[0]["val_loss"] == pytest.approx(found["loss"], abs=1e-6)
     assert saved["val_loss"] == pytest.approx(found["loss"], abs=1e-6)

@@ -27,7 +27,7 @@ NOT_TESTS = (*CORE, "techniques/**/*.py", "lessons/**/*.py")
 ALL = (*NOT_TESTS, "tests/*.py")
 LAYERS = [  # a room imports its own layer and those above it in this list
     {"config"},
-    {"corpora", "tokenizer", "generate", "distributed", "guard", "muon"},
+    {"corpora", "tokenizer", "generate", "hardware", "distributed", "guard", "muon"},
     {"formats", "token_files", "data", "model", "optim", "sharded", "checkpoint", "report"},
     {"train", "evaluate", "sample", "bench", "measure", "scaling"},
     {"techniques"},

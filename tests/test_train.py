@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 
 import data
-import distributed
 import evaluate
+import hardware
 import model
 import optim
 from conftest import ROOT, TINY
@@ -320,7 +320,7 @@ def test_running_out_of_memory_is_retried_with_half_the_batch(train, tmp_path, m
     train("--batch_size=8", "--max_iters=3", "--log_interval=1")
     expected = losses(tmp_path / "out")
     capsys.readouterr()
-    move = distributed.to_device
+    move = hardware.to_device
 
     def small_memory(t, device):
         if len(t) > 4:
@@ -423,7 +423,7 @@ def test_devices_and_dtypes_that_are_not_there(train):
             train("--device=cuda")
         with pytest.raises(ValueError, match="backend=nccl needs CUDA"):
             train("--backend=nccl")
-    assert distributed.choose_device("auto").type in ("cpu", "cuda")  # never mps
+    assert hardware.choose_device("auto").type in ("cpu", "cuda")  # never mps
     with pytest.raises(ValueError, match="dtype=fp8 is unknown"):
         train("--dtype=fp8")
 
