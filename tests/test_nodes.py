@@ -84,7 +84,7 @@ def new_folder(path: Path, datasets: Path) -> Path:
 def kill(process: subprocess.Popen) -> None:
     """The whole session: torchrun starts each worker in a session of its own, so go by the parents."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    pids = [process.pid, *map(int, children.read_text().split() if children.exists() else ())]
+    pids = [process.pid, *map(int, children.read_text(encoding="utf-8").split() if children.exists() else ())]
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

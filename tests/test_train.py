@@ -327,7 +327,7 @@ def test_running_out_of_memory_is_retried_with_half_the_batch(train, tmp_path, m
             raise torch.OutOfMemoryError("injected")
         return move(t, device)
 
-    monkeypatch.setattr(distributed, "to_device", small_memory)
+    monkeypatch.setattr(hardware, "to_device", small_memory)
     names = train("--batch_size=8", "--max_iters=3", "--log_interval=1")
     assert losses(tmp_path / "out") == pytest.approx(expected, abs=1e-6)
     assert (names["batch_size"], names["gradient_accumulation_steps"]) == (4, 2)
