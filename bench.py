@@ -6,27 +6,23 @@
     python bench.py --quick             tiny sizes: does everything run? (the numbers mean nothing)
 
 time_to_loss, equal_time, laptop and precision train whole configs to their end; gpu needs CUDA; throughput,
-generation, bytepairs, preparing, memory, growth and ablation take some 3 minutes each on a CPU. The table
-begins each with what is asked for. A ratio is ours / theirs, taken in turns (see measure.py).
+generation, bytepairs, preparing, memory, growth and ablation take some 3 minutes each on a CPU, sharding half
+of one; plan only computes what a run on many GPUs needs. The table begins each with what is asked for. A
+ratio is ours / theirs, taken in turns (see measure.py).
 """
 
-import contextlib
-import io
 import itertools
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from unittest import mock
 
 import numpy as np
-import tiktoken
 import torch
 
-import corpora
 import data
 import hardware
+import measure_text
+import plan_check
 import report
 import scaling
 from checkpoint import run_folder
@@ -40,12 +36,10 @@ from measure import (
     alternate,
     compared,
     decoding_rate,
-    large_text,
     machine,
     matmul_rate,
     measured,
     plain_loop,
-    rust_trainer,
     seconds_of,
     settings_of,
     sized,
@@ -53,7 +47,7 @@ from measure import (
     trained,
     training_rate,
 )  # fmt: skip
-from tokenizer import END, BPETokenizer
+from plan import Cluster, table
 
 # -----------------------------------------------------------------------------
 only = ""  # one item, or several: throughput,memory; '' = all but laptop
@@ -65,6 +59,25 @@ seeds = 3  # runs of each variant in the ablation
 ablation_seconds = 3.0  # training time of each of them
 growth_seconds = 8.0  # training time of growth's longest runs; others take a half and a quarter of it
 quick = False  # tiny sizes, to see that everything runs
+# of the run that --only=plan plans: GPT-2 (124M), as in config/base.py
+gpus = 8  # one process each
+gpus_per_node = 8  # of them in one machine
+arch = "gpt2"  # modern | gpt2 | llama
+n_layer = 12  # blocks
+n_head = 12  # attention heads
+n_embd = 768  # width
+block_size = 1024  # tokens in a window
+vocab_size = 50304  # different tokens
+optimizer = "adamw"  # muon | adamw | adam | sgd
+dtype = "bfloat16"  # float32 | bfloat16 | float16
+batch_size = 12  # windows at once on each GPU
+gradient_accumulation_steps = 5  # such batches per update
+gradient_checkpointing = False  # blocks are computed again in the backward pass
+memory_gb = 80.0  # of one GPU
+peak_tflops = 989.0  # TFLOP/s of one GPU, by its data sheet; 989 is an H100 in bfloat16
+mfu = 0.4  # share of them that training reaches
+bandwidth = 300.0  # GB/s that a GPU sends to the next in its machine: python -m techniques.allreduce
+bandwidth_between = 40.0  # GB/s to one in another machine
 # -----------------------------------------------------------------------------
 QUICK = dict(
     dataset="verse", n_layer=1, n_head=2, n_embd=32, block_size=32, batch_size=4, max_iters=10, eval_iters=1,
@@ -179,21 +192,7 @@ def bytepairs() -> Iterator[Row]:
 
     The package is in requirements-dev.txt. It uses all cores, we use one.
     """
-    corpus = corpora.open_corpus(sized("shakespeare", "verse"), size=sized(0, 20_000))
-    small = [text for text, _ in corpus.chunks()]
-    yield training_row(small, "<= 2")
-    yield training_row(large_text(sized(100_000_000, 1_000_000)), "<= 4")
-
-
-def training_row(texts: list[str], target: str) -> Row:
-    """Our time to learn byte pairs from the texts against Rust's."""
-    size = sized(4096, 300)
-    ours, theirs = alternate(
-        lambda turn: seconds_of(BPETokenizer.train, texts, size), rust_trainer(texts, size), turns=rounds
-    )
-    return compared(
-        f"training on {sum(map(len, texts)) / 1e6:.1f} MB, ours / Rust", ours, theirs, "s", target
-    )
+    yield from measure_text.bytepairs(rounds)
 
 
 def preparing() -> Iterator[Row]:
@@ -201,27 +200,7 @@ def preparing() -> Iterator[Row]:
 
     data.py reads, encodes, writes and hashes; tiktoken only encodes, with the same tokens, on one thread.
     """
-    texts = large_text(sized(100_000_000, 1_000_000))
-    tokenizer = BPETokenizer.train(texts[:20], sized(4096, 300), (END,))
-    ranks = {token: rank for rank, token in enumerate(tokenizer.tokens)}
-    bare = tiktoken.Encoding("", pat_str=tokenizer.pattern, mergeable_ranks=ranks, special_tokens={})
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(data, "DATASETS", Path(folder)):
-        text_file, tokenizer_file = Path(folder, "text.txt"), Path(folder, "tokenizer.json")
-        text_file.write_text("".join(texts), encoding="utf-8")
-        tokenizer.save(tokenizer_file)
-
-        def ours(threads: int) -> Callable:
-            arguments = "prepared", str(text_file), str(tokenizer_file)
-            return lambda turn: seconds_of(lambda: data.prepare(*arguments, threads=threads))
-
-        def theirs(turn: int) -> float:
-            return seconds_of(lambda: [bare.encode_ordinary(text) for text in texts])
-
-        with contextlib.redirect_stdout(io.StringIO()):
-            seconds = alternate(ours(1), ours(2), theirs, turns=rounds)
-        one, two, bare = text_file.stat().st_size / 1e6 / seconds  # MB/s
-    yield compared("preparing on one thread / bare tiktoken", one, bare, "MB/s", ">= 0.8")
-    yield compared("preparing on two threads / bare tiktoken", two, bare, "MB/s", ">= 1.6")
+    yield from measure_text.preparing(rounds)
 
 
 def one_step(chunked: bool) -> float:
@@ -262,6 +241,20 @@ def ablation() -> Iterator[Row]:
     yield from scaling.ablation(ablation_seconds, seeds)
 
 
+def sharding() -> Iterator[Row]:
+    """Bytes held and sent on 1, 2 and 4 processes with each strategy: measured equals the formula."""
+    yield from plan_check.rows(sized((1, 2, 4), (2,)), "muon", micro_steps=2)
+
+
+def plan() -> Iterator[str]:
+    """Memory of each GPU, communication and time of an update with each strategy, by formula (plan.py)."""
+    shape = dict(arch=arch, n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=block_size)
+    batch = dict(batch_size=batch_size, gradient_accumulation_steps=gradient_accumulation_steps)
+    way = dict(optimizer=optimizer, dtype=dtype, gradient_checkpointing=gradient_checkpointing)
+    cluster = Cluster(gpus, gpus_per_node, memory_gb, peak_tflops, mfu, bandwidth, bandwidth_between)
+    yield from table(settings_of(**shape, **batch, **way), vocab_size, cluster)
+
+
 def gpu() -> Iterator[Row]:
     """124M at 55 % of the measured matrix peak; shakespeare_char in 1/3 of classic_gpu's time to its best."""
     if not torch.cuda.is_available():
@@ -297,7 +290,7 @@ ITEMS = {
     item.__name__: item
     for item in (
         time_to_loss, equal_time, laptop, throughput, precision, generation, bytepairs, preparing, memory,
-        growth, gpu, ablation,
+        growth, gpu, ablation, sharding, plan,
     )
 }  # fmt: skip
 
@@ -312,7 +305,7 @@ def rows_of(item: Callable) -> Iterator[Row]:
 
 if __name__ == "__main__":
     config = override(globals())
-    at_least(1, config, "rounds blocks seeds")
+    at_least(1, config, "rounds blocks seeds gpus gpus_per_node batch_size gradient_accumulation_steps")
     names = (only or ("growth" if plot else "")).replace(" ", "").split(",")
     names = names if names != [""] else [name for name in ITEMS if name != "laptop"]
     unknown = [name for name in names if name not in ITEMS]
@@ -322,5 +315,6 @@ if __name__ == "__main__":
     print("\n".join(machine()))
     for name in names:
         print(f"\n{name}: {ITEMS[name].__doc__.splitlines()[0]}")
-        for row in itertools.chain([COLUMNS], rows_of(ITEMS[name])):  # each as soon as it is there
-            print("  {:54} {:>7}  {:29} {:>8}  {}".format(*row).rstrip(), flush=True)
+        for row in itertools.chain([COLUMNS] * (name != "plan"), rows_of(ITEMS[name])):  # as it is there
+            line = row if name == "plan" else "{:54} {:>7}  {:29} {:>8}  {}".format(*row).rstrip()
+            print(f"  {line}", flush=True)

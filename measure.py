@@ -10,13 +10,10 @@ their median is the result, their smallest..largest the spread.
 import ast
 import dataclasses
 import functools
-import itertools
 import json
 import math
 import os
 import platform
-import random
-import re
 import shutil
 import subprocess
 import sys
@@ -31,7 +28,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import corpora
 import data
 import hardware
 import optim
@@ -198,43 +194,6 @@ def plain_loop(settings: dict, windows: data.Windows, model: GPT) -> Callable:
             loss.item()
 
     return update
-
-
-def large_text(size: int) -> list[str]:
-    """Python's library again and again, in chunks; from the second time on with misspelt words, by seed.
-
-    3% of the words of five letters or more have another letter somewhere: 130,000 different words in 100 MB.
-    """
-    chunks = [text for text, _ in corpora.open_corpus("python").chunks()]
-    rng, found, total = random.Random(0), [], 0
-
-    def misspell(match: re.Match) -> str:
-        word, i = match[0], rng.randrange(1, len(match[0]))
-        return word[:i] + rng.choice("etaoinshrdlu") + word[i + 1 :] if rng.random() < 0.03 else word
-
-    for i in itertools.count():
-        if total >= size:
-            return found
-        text = chunks[i % len(chunks)]
-        found.append(re.sub(r"[A-Za-z]{5,}", misspell, text) if i >= len(chunks) else text)
-        total += len(found[-1].encode("utf-8"))
-
-
-def rust_trainer(texts: list[str], vocab_size: int) -> Callable:
-    """A side for alternate(): seconds in which the Rust package `tokenizers` learns byte pairs."""
-    try:
-        from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    except ImportError:
-        raise NotMeasured("pip install tokenizers") from None
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    options = dict(vocab_size=vocab_size, min_frequency=2, initial_alphabet=alphabet, show_progress=False)
-
-    def side(turn: int) -> float:
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        return seconds_of(tokenizer.train_from_iterator, texts, trainers.BpeTrainer(**options))
-
-    return side
 
 
 # ---- more sides for alternate()

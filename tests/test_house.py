@@ -29,7 +29,7 @@ LAYERS = [  # a room imports its own layer and those above it in this list
     {"config"},
     {"corpora", "tokenizer", "generate", "hardware", "distributed", "guard", "muon"},
     {"formats", "token_files", "data", "model", "optim", "sharded", "checkpoint", "report"},
-    {"train", "evaluate", "sample", "bench", "measure", "scaling"},
+    {"train", "evaluate", "sample", "bench", "measure", "measure_text", "scaling", "plan", "plan_check"},
     {"techniques"},
     {"lessons"},
 ]

@@ -1,0 +1,102 @@
+"""How fast text becomes tokens: training byte pairs against Rust, preparing a dataset against tiktoken.
+
+bench.py prints the rows.
+"""
+
+import contextlib
+import io
+import itertools
+import random
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import tiktoken
+
+import corpora
+import data
+from measure import NotMeasured, Row, alternate, compared, seconds_of, sized
+from tokenizer import END, BPETokenizer
+
+
+def large_text(size: int) -> list[str]:
+    """Python's library again and again, in chunks; from the second time on with misspelt words, by seed.
+
+    3% of the words of five letters or more have another letter somewhere: 130,000 different words in 100 MB.
+    """
+    chunks = [text for text, _ in corpora.open_corpus("python").chunks()]
+    rng, found, total = random.Random(0), [], 0
+
+    def misspell(match: re.Match) -> str:
+        word, i = match[0], rng.randrange(1, len(match[0]))
+        return word[:i] + rng.choice("etaoinshrdlu") + word[i + 1 :] if rng.random() < 0.03 else word
+
+    for i in itertools.count():
+        if total >= size:
+            return found
+        text = chunks[i % len(chunks)]
+        found.append(re.sub(r"[A-Za-z]{5,}", misspell, text) if i >= len(chunks) else text)
+        total += len(found[-1].encode("utf-8"))
+
+
+def rust_trainer(texts: list[str], vocab_size: int) -> Callable:
+    """A side for alternate(): seconds in which the Rust package `tokenizers` learns byte pairs."""
+    try:
+        from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    except ImportError:
+        raise NotMeasured("pip install tokenizers") from None
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    options = dict(vocab_size=vocab_size, min_frequency=2, initial_alphabet=alphabet, show_progress=False)
+
+    def side(turn: int) -> float:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        return seconds_of(tokenizer.train_from_iterator, texts, trainers.BpeTrainer(**options))
+
+    return side
+
+
+def bytepairs(rounds: int) -> Iterator[Row]:
+    """Training byte pairs on a small and on a large text, ours against Rust's, in so many turns."""
+    corpus = corpora.open_corpus(sized("shakespeare", "verse"), size=sized(0, 20_000))
+    small = [text for text, _ in corpus.chunks()]
+    yield training_row(small, rounds, "<= 2")
+    yield training_row(large_text(sized(100_000_000, 1_000_000)), rounds, "<= 4")
+
+
+def training_row(texts: list[str], rounds: int, target: str) -> Row:
+    """Our time to learn byte pairs from the texts against Rust's."""
+    size = sized(4096, 300)
+    ours, theirs = alternate(
+        lambda turn: seconds_of(BPETokenizer.train, texts, size), rust_trainer(texts, size), turns=rounds
+    )
+    return compared(
+        f"training on {sum(map(len, texts)) / 1e6:.1f} MB, ours / Rust", ours, theirs, "s", target
+    )
+
+
+def preparing(rounds: int) -> Iterator[Row]:
+    """Text to a dataset with data.py, on one thread and on two, against tiktoken's encoding alone."""
+    texts = large_text(sized(100_000_000, 1_000_000))
+    tokenizer = BPETokenizer.train(texts[:20], sized(4096, 300), (END,))
+    ranks = {token: rank for rank, token in enumerate(tokenizer.tokens)}
+    bare = tiktoken.Encoding("", pat_str=tokenizer.pattern, mergeable_ranks=ranks, special_tokens={})
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(data, "DATASETS", Path(folder)):
+        text_file, tokenizer_file = Path(folder, "text.txt"), Path(folder, "tokenizer.json")
+        text_file.write_text("".join(texts), encoding="utf-8")
+        tokenizer.save(tokenizer_file)
+
+        def ours(threads: int) -> Callable:
+            arguments = "prepared", str(text_file), str(tokenizer_file)
+            return lambda turn: seconds_of(lambda: data.prepare(*arguments, threads=threads))
+
+        def theirs(turn: int) -> float:
+            return seconds_of(lambda: [bare.encode_ordinary(text) for text in texts])
+
+        with contextlib.redirect_stdout(io.StringIO()):
+            seconds = alternate(ours(1), ours(2), theirs, turns=rounds)
+        one, two, bare = text_file.stat().st_size / 1e6 / seconds  # MB/s
+    yield compared("preparing on one thread / bare tiktoken", one, bare, "MB/s", ">= 0.8")
+    yield compared("preparing on two threads / bare tiktoken", two, bare, "MB/s", ">= 1.6")

@@ -1,0 +1,212 @@
+"""plan.py by hand and against real runs; the table; how fast the processes talk."""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+import bench
+import distributed
+import plan
+import plan_check
+from measure import CPU, settings_of
+from model import GPT, rope_tables
+from techniques import allreduce
+
+# 476 parameters: wte 10 x 4, wpe 8 x 4, final norm 4, and two blocks of 200 (norms 4 + 4, q k v o 4 x 16,
+# up 16 x 4, down 4 x 16), of which 192 are in matrices.
+TINY = dict(arch="gpt2", n_layer=2, n_head=2, n_embd=4, block_size=8, dtype="bfloat16", batch_size=2)
+
+
+def tiny(strategy: str, optimizer: str = "adamw", micro_steps: int = 3, **changes) -> tuple:
+    """(model, settings)."""
+    settings = settings_of(
+        **{**TINY, **changes},
+        strategy=strategy,
+        optimizer=optimizer,
+        gradient_accumulation_steps=micro_steps,
+    )
+    return plan.on_meta(settings, 10), settings
+
+
+# ---- by hand
+@pytest.mark.parametrize(
+    "strategy, optimizer, W, weights, averages",
+    [
+        ("ddp", "adamw", 4, 4 * 476, 8 * 476),
+        ("ddp", "muon", 4, 4 * 476, 4 * 384 + 8 * 92),
+        ("ddp", "sgd", 4, 4 * 476, 4 * 476),
+        # the ranks in turn: 64 64 | 40, 32 | 16 x 4 each | the norms, where there is least
+        ("zero1", "adamw", 2, 4 * 476, 8 * 240),
+        ("zero1", "adamw", 1, 4 * 476, 8 * 476),
+        # rank 0 of 4 has 3 rows of wte, 2 of wpe, 1 number of the norm, and 50 of each block
+        ("fsdp", "adamw", 4, 4 * 121, 8 * 121),
+        ("fsdp", "muon", 4, 4 * 121, 4 * 96 + 8 * 25),
+        ("fsdp", "adamw", 1, 4 * 476, 8 * 476),
+    ],
+)
+def test_what_a_rank_keeps(strategy, optimizer, W, weights, averages):
+    found = plan.kept(*tiny(strategy, optimizer), W)
+    assert found == {"weights": weights, "gradients": weights, "optimizer": averages}
+
+
+def test_an_untied_head_counts():
+    assert plan.kept(*tiny("ddp", tie_weights=0), 2)["weights"] == 4 * 516
+    assert plan.kept(*tiny("fsdp", tie_weights=0), 4)["weights"] == 4 * (121 + 12)
+    gathered, _ = plan.exchanged(*tiny("fsdp", micro_steps=1, tie_weights=0), 4)
+    assert gathered.n_bytes == 4 * (84 + 48) + 2 * 2 * 400
+
+
+def test_what_is_exchanged():
+    def messages(*what):
+        found = plan.exchanged(*tiny(*what), 4)
+        return [(message.operation, message.n_bytes, message.sent(4)) for message in found]
+
+    gradients = ("all-reduce", 4 * 476, 2 * 3 / 4 * 4 * 476)
+    assert messages("ddp") == messages("ddp", "muon") == messages("ddp", "adamw", 1) == [gradients]
+    assert messages("zero1") == [gradients, ("broadcast", 4 * 476, 3 / 4 * 4 * 476)]
+    # filled up to 484: wte has 12 rows; the blocks (400) travel in 2 bytes, forward and backward
+    gathered, summed, matrices = 3 * (4 * 84 + 2 * 2 * 400), 4 * 484, 4 * 384
+    expected = [("all-gather", gathered, 3 / 4 * gathered), ("reduce-scatter", summed, 3 / 4 * summed)]
+    assert messages("fsdp") == expected
+    assert messages("fsdp", "muon") == [*expected, ("all-gather", matrices, 3 / 4 * matrices)]
+
+
+def test_one_rank_sends_nothing():
+    for strategy in distributed.STRATEGIES:
+        assert sum(message.sent(1) for message in plan.exchanged(*tiny(strategy), 1)) == 0
+
+
+def test_gradients_are_whole_between_micro_steps_and_twice_in_ddp():
+    assert plan.memory(*tiny("ddp"), 1)["gradients"] == 4 * 476
+    assert plan.memory(*tiny("zero1"), 4)["gradients"] == 2 * 4 * 476
+    assert plan.memory(*tiny("fsdp"), 4)["gradients"] == 4 * 476
+    assert plan.memory(*tiny("fsdp", micro_steps=1), 4)["gradients"] == 4 * 121
+
+
+def test_time_is_the_larger_or_the_sum():
+    model, settings = tiny("zero1")
+    compute = (6 * 476 + 12 * 2 * 4 * 8) * 2 * 3 * 8 / 0.5e12  # 6 N and attention, 48 tokens
+    hidden, shown = 2 * 3 / 4 * 4 * 476, 3 / 4 * 4 * 476  # bytes: gradients, then weights
+    for per_node, speed in ((4, 1e7), (2, 1e10)):  # the slower: network, computing
+        cluster = plan.Cluster(
+            4, per_node, 80.0, peak_tflops=1.0, mfu=0.5, bandwidth=0.01, bandwidth_between=10
+        )
+        found = plan.step_seconds(model, settings, cluster)
+        assert found["compute"] == pytest.approx(compute)
+        assert found["network"] == pytest.approx((hidden + shown) / speed)
+        assert found["best"] == pytest.approx(max(compute, hidden / speed) + shown / speed)
+        assert found["worst"] == pytest.approx(compute + (hidden + shown) / speed)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("arch", ["gpt2", "modern", "llama"])
+def test_activations_are_what_autograd_saves(arch, dtype):
+    """Of one block, 1,024 tokens a window: there also bfloat16 has no T x T scores on a CPU."""
+    settings = settings_of(
+        arch=arch, dtype=dtype, n_layer=1, n_head=2, n_embd=128, block_size=1024, batch_size=2, logits_mb=0
+    )
+    model = GPT(plan.shape_of(settings, 10))
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    saved = {}  # storage: bytes. The tensors stay alive, else a storage could come twice
+
+    def note(t):
+        if t.untyped_storage().data_ptr() not in weights and t.size(0) in (2, 2048):  # no weight's copy
+            saved.setdefault(t.untyped_storage().data_ptr(), t)
+        return t
+
+    x = torch.randn(2, 1024, 128, requires_grad=True)
+    rope = rope_tables(torch.arange(1024)[None], 64, 1e4) if model.config.position == "rope" else None
+    first = (torch.arange(1024) == 0)[None, :, None] if model.config.token_shift else None
+    autocast, _ = distributed.choose_precision(dtype, CPU)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t), autocast:
+        model.blocks[0](x, rope, first=first)
+    found = sum(t.untyped_storage().nbytes() for t in saved.values())
+    rest = 2048 * (4 + (4 if dtype == "float32" else 2)) * 128 + 3 * 4 * 2048 * 10  # final norm, logits
+    assert plan.activations(model.config, settings) - rest == pytest.approx(found, rel=0.05)
+
+
+# ---- against real runs
+CASES = [
+    dict(strategy=strategy, optimizer=optimizer, gradient_accumulation_steps=micro_steps)
+    for strategy in distributed.STRATEGIES
+    for optimizer in ("adamw", "muon")
+    for micro_steps in (1, 2)
+]
+CASES += [dict(strategy="fsdp", optimizer="adamw", dtype="bfloat16", gradient_accumulation_steps=2)]
+
+
+WORLDS = (1, 2, 4)
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict:
+    """All cases on 1, 2 and 4 processes, at the same time: much of it is waiting for each other."""
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(WORLDS, pool.map(lambda W: plan_check.start(CASES, W), WORLDS), strict=True))
+
+
+@pytest.mark.parametrize("W", WORLDS)
+def test_processes_hold_and_send_what_the_formulas_say(measured, W):
+    for case, ranks in zip(CASES, measured[W], strict=True):
+        settings = settings_of(**{**plan_check.SMALL, **case})
+        expected = plan_check.by_formula(settings, W)
+        assert len(ranks) == W
+        largest = {what: max(rank.get(what, 0) for rank in ranks) for what in {**expected, **ranks[0]}}
+        if W == 1:
+            largest.pop("broadcast", 0)  # zero1 calls it also alone
+        assert largest == expected, case
+        # and the formula of the textbook is at most 5 % off
+        P = sum(p.numel() for p in plan.on_meta(settings, plan_check.V).parameters())
+        cut = W if case["strategy"] == "fsdp" else 1
+        assert largest["weights"] == largest["gradients"] == pytest.approx(4 * P / cut, rel=0.05)
+        cut = 1 if case["strategy"] == "ddp" else W
+        once = 4 * 12 * 64 * 64 if case["optimizer"] == "muon" else 0  # numbers with one average, not two
+        assert largest["optimizer"] == pytest.approx((8 * P - 4 * once) / cut, rel=0.05), case
+
+
+def test_the_sharding_item_shows_measured_beside_formula(monkeypatch):
+    found = {"weights": 10, "gradients": 20, "optimizer": 30, "all-reduce": 40}
+    ranks = [found, {**found, "weights": 5}]
+    monkeypatch.setattr(plan_check, "start", lambda cases, W: [ranks for _ in cases])
+    monkeypatch.setattr(plan_check, "by_formula", lambda settings, W: {**found, "weights": 8})
+    first, second, *_ = bench.sharding()
+    assert first == ("1 x ddp: weights", "1.250", "10 / 8 bytes", "= 1", "5..10")
+    assert second == ("1 x ddp: gradients", "1.000", "20 / 20 bytes", "= 1", "20..20")
+
+
+# ---- the commands
+def test_the_plan_is_a_table_of_three_strategies(run_script, capsys):
+    shape = "--n_layer=32 --n_head=32 --n_embd=4096 --block_size=2048 --gpus=32 --gradient_checkpointing"
+    run_script("bench.py", "--only=plan", *shape.split())
+    shown = capsys.readouterr().out
+    assert "6,657,150,976 parameters, 32 GPUs (8 in a machine)" in shown
+    lines = [re.split(r"\s{2,}", line.strip()) for line in shown.splitlines()]
+    rows = {line[0]: line for line in lines if line[0] in distributed.STRATEGIES}
+    assert list(rows) == list(distributed.STRATEGIES)
+    assert ["TOO BIG" in rows[name] for name in rows] == [True, True, False]
+
+
+def test_too_big_is_marked():
+    model, settings = tiny("ddp")
+    held = plan.memory(model, settings, 2)["total"]
+    for room, mark in ((held + 1, "fits"), (held - 1, "TOO BIG")):
+        (row,) = [r for r in plan.table(settings, 10, plan.Cluster(2, 2, room / 1e9)) if r.startswith("ddp")]
+        assert mark in row
+
+
+def test_two_processes_measure_their_network(shell):
+    launcher = "-m torch.distributed.run --standalone --nproc_per_node=2".split()
+    done = shell(*launcher, "-m", "techniques.allreduce")
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r"(\d+) MB: +([\d.]+) ms, algorithm (\S+) GB/s, bus (\S+) GB/s", done.stdout)
+    assert [int(size) for size, *_ in found] == [1, 16, 64]
+    for size, milliseconds, algorithm, bus in found:
+        assert float(algorithm) == float(bus) > 0  # 2 (W - 1) / W is 1
+        assert float(algorithm) == pytest.approx(int(size) * 2**20 / float(milliseconds) / 1e6, rel=0.02)
+
+
+def test_one_process_has_nobody_to_talk_to():
+    with pytest.raises(ValueError, match="torchrun --standalone --nproc_per_node=2 -m techniques.allreduce"):
+        allreduce.main()
