@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import distributed
+import hardware
 import optim
 import plan
 from config import ROOT
@@ -66,7 +67,7 @@ def three_updates(settings: dict, device: torch.device) -> dict:
     model = distributed.place(model, device, settings["strategy"], settings["dtype"], "")
     optimizer = optim.build_optimizer(model, settings, device.type)
     wrapped = distributed.wrap(model, W, settings["strategy"])
-    autocast, _ = distributed.choose_precision(settings["dtype"], device)
+    autocast, _ = hardware.choose_precision(settings["dtype"], device)
     found = Counter()
 
     def hook(state, bucket):
