@@ -17,7 +17,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # appended to every training and measuring command: the same work in seconds
 SMALL = (
     "--device=cpu --max_iters=3 --n_layer=1 --n_head=2 --n_embd=32 --block_size=32 --batch_size=4 "
-    "--eval_iters=1 --gradient_accumulation_steps=1 --max_new_tokens=10 --threads=1 --dropout=0"
+    "--eval_iters=1 --gradient_accumulation_steps=1 --global_batch_size=0 --max_new_tokens=10 --threads=1 "
+    "--dropout=0 --compile=False"
 ).split()
 
 SMALL_BENCH = "--quick --rounds=1 --blocks=1 --seeds=1 --ablation_seconds=0.1".split()
@@ -47,7 +48,7 @@ def copy(tmp_path_factory):
         if words[0] == "torchrun":  # two processes here, whatever the README says
             words = [re.sub(r"(--nproc_per_node)=\d+", r"\1=2", word) for word in words[1:]]
             words = [re.sub(r"(--nnodes)=\d+", r"\1=1", word) for word in words]
-            words = [re.sub(r"(--master_addr)=.*", r"\1=127.0.0.1", word) for word in words]
+            words = [re.sub(r"(--rdzv_endpoint)=.*", r"\1=127.0.0.1:0", word) for word in words]
             words = ["-m", "torch.distributed.run", *words]
         else:
             assert words.pop(0) == "python", command
