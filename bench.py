@@ -306,6 +306,7 @@ def rows_of(item: Callable) -> Iterator[Row]:
 if __name__ == "__main__":
     config = override(globals())
     at_least(1, config, "rounds blocks seeds gpus gpus_per_node batch_size gradient_accumulation_steps")
+    at_least(1e-6, config, "memory_gb peak_tflops mfu bandwidth bandwidth_between")
     names = (only or ("growth" if plot else "")).replace(" ", "").split(",")
     names = names if names != [""] else [name for name in ITEMS if name != "laptop"]
     unknown = [name for name in names if name not in ITEMS]

@@ -146,7 +146,7 @@ def working(model: GPT, settings: dict, W: int) -> tuple[int, int]:
 
     Computing: weights in 16 bits; with fsdp whole what is outside the blocks, and of the blocks this one and
     the next, with gradients. A step of Muon: all matrices of one shape at once, twice in float32 (gathered,
-    stacked) and twice in the precision of Newton-Schulz; fsdp does not divide it, zero1 does.
+    stacked), twice in the precision of Newton-Schulz, and its two small products; only zero1 divides it.
     """
     n, alone = 4 if settings["dtype"] == "float32" else 2, settings["gradient_accumulation_steps"] == 1
     P, block = (sum(p.numel() for p in m.parameters()) for m in (model, model.blocks[0]))
@@ -154,23 +154,25 @@ def working(model: GPT, settings: dict, W: int) -> tuple[int, int]:
     compute = 2 * P * (n == 2)
     if settings["strategy"] == "fsdp":  # where micro-steps add up, accumulated() has the gradients
         compute = 2 * (n + 4) * block + (4 + 4 * alone + 2 * (n == 2)) * outside
-    step, shapes = 0, {}
-    if settings["optimizer"] == "muon":
-        for p in model.blocks.parameters():
-            shapes[p.shape] = shapes.get(p.shape, 0) + p.numel() * (p.ndim == 2)
-        step = (8 + 2 * n) * max(shapes.values()) // (W if settings["strategy"] == "zero1" else 1)
-    return compute, step
+    shapes = {(): 0}
+    for p in model.blocks.parameters():
+        if settings["optimizer"] == "muon" and p.ndim == 2:
+            shapes[p.shape] = shapes.get(p.shape, 0) + (8 + 2 * n) * p.numel() + 2 * n * min(p.shape) ** 2
+    return compute, max(shapes.values()) // (W if settings["strategy"] == "zero1" else 1)
 
 
 def memory(model: GPT, settings: dict, W: int) -> dict[str, float]:
     """Bytes per GPU at the worst moment, by what takes them; "total" is their sum."""
     found = kept(model, settings, W)
-    if settings["strategy"] == "fsdp":
-        found["gradients"] = max(found["gradients"], accumulated(model, settings, W))
-    elif W > 1:
+    if settings["strategy"] != "fsdp" and W > 1:
         found["gradients"] *= 2  # DDP's buckets hold a copy
     compute, step = working(model, settings, W)
-    found["working"] = max(compute + activations(model.config, settings), step)
+    computing = (
+        max(found["gradients"], accumulated(model, settings, W)),
+        compute + activations(model.config, settings),
+    )
+    stepping = found["gradients"], step
+    found["gradients"], found["working"] = max(computing, stepping, key=sum)
     return {**found, "total": sum(found.values())}
 
 
@@ -212,17 +214,23 @@ def step_seconds(model: GPT, settings: dict, cluster: Cluster) -> dict[str, floa
     tokens = settings["batch_size"] * settings["gradient_accumulation_steps"] * model.config.block_size
     again = 4 / 3 if model.config.gradient_checkpointing else 1
     compute = again * report.flops_per_token(model) * tokens / (1e12 * cluster.peak_tflops * cluster.mfu)
-    hidden = open_ = 0.0
+    hidden = shown = 0.0
     for message in exchanged(model, settings, cluster.gpus):
         seconds = message.sent(cluster.gpus) / cluster.link()
-        hidden, open_ = hidden + seconds * message.hidden, open_ + seconds * (not message.hidden)
-    best = max(compute, hidden) + open_
-    return dict(compute=compute, network=hidden + open_, best=best, worst=compute + hidden + open_)
+        hidden, shown = hidden + seconds * message.hidden, shown + seconds * (not message.hidden)
+    best = max(compute, hidden) + shown
+    return dict(compute=compute, network=hidden + shown, best=best, worst=compute + hidden + shown)
 
 
 # ---- the table
 def table(settings: dict, vocab_size: int, cluster: Cluster) -> Iterator[str]:
-    """Lines of text: the assumptions, then memory, communication and time of each strategy."""
+    """Lines of text: the assumptions, then memory, communication and time of each strategy.
+
+    settings: those of train.py; their strategy does not matter. ValueError for a shape that cannot be.
+    """
+    dtypes = "float32", "bfloat16", "float16"
+    for name, legal in (("optimizer", optim.AVERAGES), ("dtype", dtypes)):
+        optim.expect(settings[name] in legal, settings, name, "one of " + ", ".join(legal))
     model, W = on_meta(settings, vocab_size), cluster.gpus
     tokens = settings["batch_size"] * settings["gradient_accumulation_steps"] * W * model.config.block_size
     yield (

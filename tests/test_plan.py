@@ -85,6 +85,15 @@ def test_gradients_are_whole_between_micro_steps_and_twice_in_ddp():
     assert plan.memory(*tiny("fsdp", micro_steps=1), 4)["gradients"] == 4 * 121
 
 
+def test_muon_steps_on_whole_matrices():
+    """Eight matrices of 4 x 4 take most: gathered and stacked in 4 bytes, x twice and products in 2."""
+    step = 8 * ((8 + 4) * 16 + 4 * 16)
+    assert [plan.working(*tiny(s, "muon"), 4)[1] for s in distributed.STRATEGIES] == [step, step // 4, step]
+    assert plan.working(*tiny("ddp"), 4)[1] == 0
+    held = plan.memory(*tiny("fsdp", "muon", n_layer=24, n_embd=256, batch_size=1), 64)
+    assert held["gradients"] == held["weights"]  # the worst moment is the step: gradients are cut by then
+
+
 def test_time_is_the_larger_or_the_sum():
     model, settings = tiny("zero1")
     compute = (6 * 476 + 12 * 2 * 4 * 8) * 2 * 3 * 8 / 0.5e12  # 6 N and attention, 48 tokens
@@ -186,6 +195,13 @@ def test_the_plan_is_a_table_of_three_strategies(run_script, capsys):
     rows = {line[0]: line for line in lines if line[0] in distributed.STRATEGIES}
     assert list(rows) == list(distributed.STRATEGIES)
     assert ["TOO BIG" in rows[name] for name in rows] == [True, True, False]
+
+
+def test_what_cannot_be_planned_is_one_line(shell):
+    done = shell("bench.py", "--only=plan", "--optimizer=lion")
+    assert (done.returncode, done.stderr) == (
+        2, "error: optimizer=lion cannot be; expected one of muon, adamw, adam, sgd\n"
+    )  # fmt: skip
 
 
 def test_too_big_is_marked():
