@@ -181,9 +181,12 @@ def place(
 def wrap(model: torch.nn.Module, world_size: int, strategy: str) -> torch.nn.Module:
     """DistributedDataParallel: after backward, every rank holds the gradient averaged over all ranks.
 
-    (fsdp does the same by itself, for its part.)
+    Gradients lie in the buckets that are sent, not in a copy beside them: 4 bytes less a parameter. (fsdp
+    does the same by itself, for its part.)
     """
-    return DistributedDataParallel(model) if world_size > 1 and strategy != "fsdp" else model
+    if world_size == 1 or strategy == "fsdp":
+        return model
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 def sync_gradients(model: torch.nn.Module, last: bool) -> None:

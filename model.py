@@ -103,6 +103,14 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + x.roll(x.size(-1) // 2, dims=-1) * sin  # roll: b, a; the minus sign is in the table
 
 
+class LayerNorm(nn.LayerNorm):
+    """As torch's, with weights of any precision: those of fsdp come in 16 bits where x has 32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = (p if p is None else p.to(x.dtype) for p in (self.weight, self.bias))
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
 def build_norm(config: GPTConfig) -> nn.Module:
     """LayerNorm (Ba et al., 2016) or RMSNorm (Zhang and Sennrich, 2019); both compute in float32 inside.
 
@@ -110,7 +118,7 @@ def build_norm(config: GPTConfig) -> nn.Module:
     2,560 x 128 numbers take 0.4 ms and 1.2 on one core. The loss is as good: CPU configs choose LayerNorm.
     """
     if config.norm == "layernorm":
-        return nn.LayerNorm(config.n_embd, eps=1e-5, bias=config.bias)
+        return LayerNorm(config.n_embd, eps=1e-5, bias=config.bias)
     return nn.RMSNorm(config.n_embd, eps=1e-5)
 
 

@@ -4,10 +4,10 @@
 
 P parameters on W ranks, each of which is a GPU with a process of its own. What a rank holds, in bytes:
 
-    strategy  weights         gradients                   optimizer   source
-    ddp       4 P             4 P + 4 P in DDP's buckets  all         Li et al., 2020
-    zero1     4 P             4 P + 4 P in DDP's buckets  1/W         Rajbhandari et al., 2020 (ZeRO)
-    fsdp      4 P/W + 2       4 P/W; all 4 P while        1/W         Zhao et al., 2023
+    strategy  weights         gradients             optimizer   source
+    ddp       4 P             4 P                   all         Li et al., 2020
+    zero1     4 P             4 P                   1/W         Rajbhandari et al., 2020 (ZeRO)
+    fsdp      4 P/W + 2       4 P/W; all 4 P while  1/W         Zhao et al., 2023
               whole blocks    micro-steps add up
 
 where the optimizer is 8 P (AdamW's two averages), or with Muon 4 for each matrix in a block and 8 for all
@@ -164,8 +164,6 @@ def working(model: GPT, settings: dict, W: int) -> tuple[int, int]:
 def memory(model: GPT, settings: dict, W: int) -> dict[str, float]:
     """Bytes per GPU at the worst moment, by what takes them; "total" is their sum."""
     found = kept(model, settings, W)
-    if settings["strategy"] != "fsdp" and W > 1:
-        found["gradients"] *= 2  # DDP's buckets hold a copy
     compute, step = working(model, settings, W)
     computing = (
         max(found["gradients"], accumulated(model, settings, W)),

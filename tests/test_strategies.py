@@ -172,6 +172,7 @@ SWITCHES = {
     "loss in chunks": "--logits_mb=1 --dataset=wide --batch_size=24",
     "frozen, sgd": "--optimizer=sgd --freeze=wte",
     "bfloat16": "--dtype=bfloat16",
+    "bfloat16 and LayerNorm": "--dtype=bfloat16 --norm=layernorm --bias=True",
     "float16": "--dtype=float16",
     "on disk": "--offload=disk",
 }
