@@ -245,6 +245,9 @@ if resume:
     step, tokens, seconds, evaluated_at = (saved[k] for k in ("step", "tokens", "seconds", "evaluated_at"))
     best_val_loss, best_step, bad_evals = (saved[k] for k in ("best_val_loss", "best_step", "bad_evals"))
     train_loss, val_loss = saved["train_loss"], saved["val_loss"]
+    if step >= max_iters and config["init_from"] == "auto":
+        print(f"{out_dir} has already made its {max_iters} updates")
+        sys.exit()
     if step >= max_iters and not eval_only:
         raise ValueError(f"{out_dir} has made {step} of {max_iters} updates; try --max_iters={2 * step}")
 

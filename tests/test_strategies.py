@@ -241,6 +241,17 @@ def test_processes_that_cannot_share_the_batch_are_told_which_can():
         distributed.share_batch(3, 8, 1, 4)
 
 
+def test_auto_starts_goes_on_and_is_content_with_a_finished_run(train, tmp_path, capsys):
+    """torchrun starts a command again: what has ended must not fail."""
+    train("--init_from=auto", "--max_iters=10", "--lr_decay_iters=20")
+    train("--init_from=auto", "--max_iters=20")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        train("--init_from=auto", "--max_iters=20")
+    assert not ended.value.code and "has already made its 20 updates" in capsys.readouterr().out
+    assert len(losses(tmp_path / "out")) == 4  # at 5, 10, 15 and 20, none of them twice
+
+
 # ---- one checkpoint for all
 FORMATS = ("file", "sharded")
 SHORT = f"{MODEL} --dataset=plain --dropout=0.1 --batch_size=8 --lr_decay_iters=8 --eval_interval=4"
