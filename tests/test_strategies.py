@@ -1,5 +1,6 @@
 """ddp, zero1 and fsdp on 1 to 4 processes: the numbers of one process, and checkpoints that all can read."""
 
+import functools
 import json
 import os
 import re
@@ -128,9 +129,11 @@ COMBINATIONS = [
 
 
 @pytest.fixture(scope="module")
-def curves(folder) -> Path:
-    """Thirty updates with each strategy on 1 to 4 processes, for each of the combinations."""
-    for world_size in (1, 2, 3, 4):
+def curves(folder):
+    """curves(n) makes thirty updates on n processes with each strategy and each of the combinations, once."""
+
+    @functools.cache
+    def run(world_size: int) -> Path:
         runs = []
         for micro_steps, optimizer, dataset in COMBINATIONS:
             for strategy in STRATEGIES:
@@ -143,15 +146,20 @@ def curves(folder) -> Path:
                 )
         text = run_all(folder, world_size, runs)
         assert text.count(f"x 4 micro-steps x {world_size} processes") == len(runs) // 2
-    return folder
+        return folder
+
+    return run
 
 
+@pytest.mark.parametrize(
+    "world_size", [1, 2, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 def test_every_strategy_gives_the_losses_of_one_process(curves, world_size, strategy):
     for micro_steps, optimizer, dataset in COMBINATIONS:
-        alone = losses(curves / f"curve-1-ddp-1-{optimizer}-{dataset}")
-        ours = losses(curves / f"curve-{world_size}-{strategy}-{micro_steps}-{optimizer}-{dataset}")
+        alone = losses(curves(1) / f"curve-1-ddp-1-{optimizer}-{dataset}")
+        name = f"curve-{world_size}-{strategy}-{micro_steps}-{optimizer}-{dataset}"
+        ours = losses(curves(world_size) / name)
         assert ours.shape == alone.shape == (30, 2)
         assert alone[0, 0] - alone[-1, 0] > 0.05  # it has learned
         torch.testing.assert_close(ours[:, 0], alone[:, 0], rtol=0, atol=1e-5)
@@ -161,7 +169,7 @@ def test_every_strategy_gives_the_losses_of_one_process(curves, world_size, stra
 def test_one_reduction_per_update_with_fsdp(curves):
     """Two groups of weights, the block and the rest: two calls an update. (ddp: test_distributed.)"""
     for micro_steps in (1, 4):
-        calls = curves / f"curve-2-fsdp-{micro_steps}-muon-plain/calls.json"
+        calls = curves(2) / f"curve-2-fsdp-{micro_steps}-muon-plain/calls.json"
         assert json.loads(calls.read_text(encoding="utf-8")) == {"reduce_scatter_single": 30 * 2}
 
 
@@ -292,7 +300,7 @@ def test_resumed_on_as_many_processes_is_bit_equal(halves):
             assert torch.equal(losses(again), losses(halves / f"whole-{strategy}"))
 
 
-@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("world_size", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_any_strategy_and_number_of_processes_resumes_any_other(halves, world_size):
     """Dropout is drawn by rank, so it is off from update 4 on; the twin is ddp from an ordinary file."""
     halfs = [f"half-{strategy}-{kind}" for strategy in STRATEGIES for kind in FORMATS]
@@ -372,14 +380,14 @@ def test_a_kill_while_shards_are_written_leaves_those_before(datasets, tmp_path,
 
 
 def test_training_goes_on_while_shards_are_written(train, tmp_path, monkeypatch, capsys):
-    """Writing takes a second here; the run stands still for part of it, and what is saved is of one step."""
+    """Writing takes half a second here: the run stands still for less, and what is saved is of one step."""
     finish = sharded.Writer.finish
-    monkeypatch.setattr(sharded.Writer, "finish", lambda *args, **kw: (time.sleep(1), finish(*args, **kw)))
+    monkeypatch.setattr(sharded.Writer, "finish", lambda *args, **kw: (time.sleep(0.5), finish(*args, **kw)))
     train("--checkpoint_format=sharded", "--eval_interval=4", "--max_iters=4", "--lr_decay_iters=12")
     shutil.move(tmp_path / "out", tmp_path / "early")
     train("--checkpoint_format=sharded", "--save_interval=4", "--eval_interval=100", "--max_iters=12")
     stalls = re.findall(r"saving (ckpt|best)_0000(\d\d).* for ([0-9.]+) s", capsys.readouterr().out)
-    assert float(stalls[-1][2]) > 0.5  # the last of the saves had to wait for the one before it ...
+    assert float(stalls[-1][2]) > 0.25  # the last of the saves had to wait for the one before it ...
     assert float(stalls[0][2]) < 0.5  # ... the first for none
     folders = tmp_path / "early/ckpt_000004", tmp_path / "out/ckpt_000004"
     early, late = (checkpoint.load(folder)["model"] for folder in folders)
