@@ -68,6 +68,7 @@ def copy(tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_every_command_runs_in_the_order_of_the_page(copy):
     ran = 0
     for command in commands():
