@@ -125,12 +125,9 @@ def share_batch(
     if not global_batch_size:
         return batch_size, micro_steps
     if global_batch_size % world_size:
-        fits = [n for n in range(1, global_batch_size + 1) if global_batch_size % n == 0]
-        fewer, more = (
-            sorted(f for f in fits if f < world_size)[-1:],
-            [f for f in fits if f > world_size][:1],
-        )
-        nearest = " or ".join(map(str, fewer + more))
+        divisors = [n for n in range(1, global_batch_size + 1) if global_batch_size % n == 0]
+        fewer, more = [n for n in divisors if n < world_size], [n for n in divisors if n > world_size]
+        nearest = " or ".join(map(str, fewer[-1:] + more[:1]))
         raise ValueError(
             f"{world_size} processes cannot share global_batch_size={global_batch_size} windows equally; "
             f"start {nearest}, or choose another global_batch_size"
