@@ -21,7 +21,11 @@ try:
 except ImportError:
     resource = None
 
-SHARED = {"ddp": "", "zero1": " (shared by all processes)", "fsdp": " (all of it shared by all processes)"}
+SHARED = {
+    "ddp": "",
+    "zero1": " (divided among the processes)",
+    "fsdp": " (all of it divided among the processes)",
+}
 # Dense bf16 matrix peak in TFLOP/s, from NVIDIA's data sheets, by the name that CUDA gives the device. MFU is
 # printed for these and no other: an L40 is no L4, and an H100 on PCIe does not reach 989.
 BF16_PEAK = {

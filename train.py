@@ -41,7 +41,7 @@ dataset = "shakespeare_char"  # in datasets/, or known: shakespeare_char shakesp
 batch_size = 32  # windows per micro-step and process
 block_size = 128  # tokens per window: how far the model can look back
 gradient_accumulation_steps = 1  # micro-steps per update and process (not divided by the processes)
-global_batch_size = 0  # windows per update, shared by all processes; 0 = what the two above and they make
+global_batch_size = 0  # windows per update of all processes: sets the micro-steps; 0 = as the two above say
 pack = True  # prompt/response data: several examples in a window; False: one each, like lengths together
 # the model
 arch = "modern"  # modern | gpt2 | llama: chooses what the next nine leave open

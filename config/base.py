@@ -1,9 +1,9 @@
 # GPT-2 (124M), the shape and the recipe of the paper, on a text of your own:
-#     python data.py --input=FOLDER --name=mytext --tokenizer=bpe --vocab_size=50257   (or =gpt2)
+#     python data.py --input=FOLDER --name=large --tokenizer=bpe --vocab_size=50257   (or =gpt2)
 #     torchrun --standalone --nproc_per_node=8 train.py config/base.py
 # 124,439,808 parameters with 50,257 tokens. Days on 8 GPUs for GPT-2's own quality; not measured here.
 out_dir = "out-base"
-dataset = "mytext"
+dataset = "large"
 arch = "gpt2"
 bias = True
 n_layer, n_head, n_embd, block_size = 12, 12, 768, 1024

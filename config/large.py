@@ -1,6 +1,6 @@
 # The shape of GPT-2 medium, for GPUs and a text of a gigabyte or more; with less it learns by heart.
-#     python train.py config/large.py --dataset=mine
-#     torchrun --standalone --nproc_per_node=8 train.py config/large.py --dataset=mine --strategy=fsdp
+#     python train.py config/large.py --dataset=large
+#     torchrun --standalone --nproc_per_node=8 train.py config/large.py --dataset=large --strategy=fsdp
 # 302,173,184 parameters with 65 characters. Not measured.
 out_dir = "out-large"
 dataset = "shakespeare_char"
