@@ -153,7 +153,8 @@ def check_run(saved: dict, path: Path, weights: dict | None, resume: bool) -> No
     if saved["scaler"]:
         numbers = {float: "scale growth_factor backoff_factor", int: "growth_interval _growth_tracker"}
         check_types(saved["scaler"], numbers, f"{where}: its loss scaler")
-    if optimizer := saved if "shards" in saved else saved.get("optimizer"):
+    if "shards" in saved or "optimizer" in saved:
+        optimizer = saved if "shards" in saved else saved["optimizer"]
         check_optimizer(optimizer, weights, f"{where}: its optimizer")
 
 
