@@ -2,7 +2,7 @@
 
 A checkpoint is one dict of tensors, numbers, strings, lists and dicts, so torch.load(weights_only=True) reads
 it and nothing in it can run code. It is enough by itself to resume, evaluate and sample: it holds the
-tokenizer too.
+tokenizer too. A damaged one is told from a whole one (trust.py), and a run goes on from the newest whole one.
 
 With checkpoint_format="sharded" (large models) there are folders in place of the first two files, made by
 sharded.py: ckpt_000500/, best_000500/. All that reads a file reads a folder, too; ordinary files are made by
@@ -10,8 +10,8 @@ sharded.py: ckpt_000500/, best_000500/. All that reads a file reads a folder, to
     python checkpoint.py consolidate out-mine
 """
 
+import contextlib
 import dataclasses
-import json
 import os
 import re
 import sys
@@ -24,6 +24,7 @@ from config import ROOT, one_line_errors
 from distributed import full_state
 from model import GPT, GPTConfig
 from tokenizer import from_json
+from trust import check_run, check_zip, or_one_line, read_json
 
 PLAIN = (torch.Tensor, bool, int, float, str, type(None))
 # What every file has. Those of train.py also have what only resuming needs: the state of the optimizer, say.
@@ -44,18 +45,21 @@ def run_folder(out_dir: str) -> Path:
 def save(path: Path, checkpoint: dict) -> None:
     """Write a checkpoint so that at every moment either the old file or the whole new one is there.
 
-    Raises TypeError if something in it is not a tensor, number, string, list or dict (a numpy scalar, say).
+    Raises TypeError if something in it is not a tensor, number, string, list or dict (a numpy scalar, say),
+    ValueError if it cannot be written. A folder that was deleted is made again: the run is not lost.
     """
     check_plain(checkpoint, "checkpoint")
     temporary = path.with_suffix(".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())  # without it the new name may survive a power cut, and its content not
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)  # is there only if something went wrong: no space left, say
+    with or_one_line(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())  # without it the new name may survive a power cut, its content not
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)  # is there only if something went wrong: no space left, say
 
 
 class Saver:
@@ -92,20 +96,28 @@ class Saver:
 
 
 def restore(saved: dict, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """To resume: the optimizer's averages, and the weights that load() has left in shards on the disk."""
+    """To resume: the optimizer's averages, and the weights that load() has left in shards on the disk.
+
+    Shards that turn out to be damaged: `saved` becomes that of the newest other folder that loads.
+    """
     if "shards" not in saved:
         optim.load_state(optimizer, saved["optimizer"])
         return
     from sharded import load_shards
 
-    try:
-        load_shards(saved, model, optimizer)
-    except Exception as error:
-        if isinstance(error, ValueError):
-            raise
-        path = Path(saved["shards"])
-        advice = newest_that_loads(path) or "no other checkpoint there loads"
-        raise ValueError(f"{path} cannot be read ({type(error).__name__}); {advice}") from None
+    optim.check_groups(optimizer, saved["param_groups"])
+    tried = set()
+    while path := Path(saved["shards"]):
+        tried.add(path)
+        try:  # all ranks read together: where one fails, all do
+            load_shards(saved, model, optimizer)
+            return
+        except Exception as error:
+            problem = f"{path} cannot be read ({type(error).__name__})"
+        folders = [other for other in others(path) if other.is_dir() and other not in tried]
+        found = instead(problem, folders)
+        saved.clear()
+        saved.update(found)
 
 
 def check_plain(value, where: str) -> None:
@@ -124,30 +136,69 @@ def check_plain(value, where: str) -> None:
 
 
 def load(path: Path, shards: bool = False) -> dict:
-    """Read a checkpoint to CPU memory. ValueError if it is missing, broken or no checkpoint of ours.
+    """Read a checkpoint to CPU memory. ValueError if it is missing, damaged or no checkpoint of ours.
 
-    path: a file, or a folder of shards. shards: leave out the tensors of such a folder, for load_shards().
+    path: a file, or a folder of shards. shards: it is to be resumed. Then the tensors of a folder are left
+    out, for restore(), and in place of a file or folder that does not load comes the newest that does.
     """
     path = newest(path)
+    try:
+        return read(path, shards)
+    except ValueError as error:
+        problem = str(error)
+    found = others(path)
+    if not path.exists() and not found:
+        raise ValueError(f"{problem}; train first, for example: python train.py config/tiny.py")
+    if shards:
+        return instead(problem, found)
+    raise ValueError(f"{problem}; {newest_that_loads(path)}")
+
+
+def read(path: Path, shards: bool) -> dict:
+    """One checkpoint, if nothing is wrong with it; else ValueError."""
     if not path.exists():
-        advice = newest_that_loads(path) or "train first, for example: python train.py config/tiny.py"
-        raise ValueError(f"there is no {path}; {advice}")
+        raise ValueError(f"there is no {path}")
+    weights = None
     try:
         if path.is_dir():
-            from sharded import read_shards
+            from sharded import read_shards, shapes_of
 
-            checkpoint = json.loads((path / "run.json").read_text(encoding="utf-8"))
+            checkpoint = read_json(path / "run.json")
+            weights = shapes_of(path)
             checkpoint |= {"shards": str(path)} if shards else read_shards(path, checkpoint["param_groups"])
         else:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            with open(path, "rb") as file:  # opened once: a run may put a new file there at any time
+                check_zip(file)
+                file.seek(0)
+                checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a truncated or foreign file
-        advice = newest_that_loads(path) or "no other checkpoint there loads"
-        raise ValueError(f"{path} cannot be read ({type(error).__name__}); {advice}") from None
-    needed = KEYS - {"model"} if "shards" in checkpoint else KEYS
+        raise ValueError(f"{path} cannot be read ({type(error).__name__})") from None
+    needed = KEYS - {"model"} if weights and shards else KEYS
     missing = needed - checkpoint.keys() if isinstance(checkpoint, dict) else KEYS
     if missing:
         raise ValueError(f"{path} is no checkpoint of tinylm: it has no {', '.join(sorted(missing))}")
+    check_run(checkpoint, path, weights, resume=shards)
     return checkpoint
+
+
+def others(path: Path) -> list[Path]:
+    """All other checkpoints in the folder, files and whole folders of shards, the newest first."""
+    tables = path.parent.glob("*/tensors.json")
+    found = {each: each.stat().st_mtime_ns for each in path.parent.glob("*.pt") if each.is_file()}
+    found |= {table.parent: table.stat().st_mtime_ns for table in tables}
+    return [each for each in sorted(found, key=found.get, reverse=True) if each != path]
+
+
+def instead(problem: str, candidates: list[Path]) -> dict:
+    """To resume where the newest is damaged: the first of these that loads. ValueError if none does."""
+    for path in candidates:
+        with contextlib.suppress(ValueError):
+            saved = read(path, shards=True)
+            if {"optimizer", "shards"} & saved.keys():
+                if os.environ.get("RANK", "0") == "0":
+                    print(f"WARNING: {problem}; going on from step {saved['step']} in {path}")
+                return saved
+    raise ValueError(f"{problem}; no other checkpoint there loads")
 
 
 def newest(path: Path) -> Path:
@@ -158,16 +209,14 @@ def newest(path: Path) -> Path:
 
 
 def newest_that_loads(instead_of: Path) -> str:
-    """Advice that names the newest other checkpoint in the same folder that can be read; "" if none can."""
-    others = [path for path in instead_of.parent.glob("*.pt") if path != instead_of]
-    for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
-        try:
-            torch.load(path, map_location="meta", weights_only=True)
-        except Exception:
-            continue
-        how = "delete the folder to use it" if instead_of.is_dir() else f"copy it to {instead_of.name}"
-        return f"the newest file that loads is {path}: {how}"
-    return ""
+    """Advice that names the newest other checkpoint in the same folder that can be read."""
+    for path in others(instead_of):
+        with contextlib.suppress(ValueError):
+            read(path, shards=False)
+            files = path.is_file() and not instead_of.is_dir()
+            how = f"copy it to {instead_of.name}" if files else f"delete {instead_of.name} to use it"
+            return f"the newest file that loads is {path}: {how}"
+    return "no other checkpoint there loads"
 
 
 def rotate(folder: Path, keep: int) -> None:
@@ -216,10 +265,7 @@ def check_same(saved: dict, model_config, tokenizer, where: str) -> None:
 def load_model(path: Path, device: torch.device) -> tuple[GPT, object, dict]:
     """(model in eval mode, tokenizer, checkpoint) from one file; nothing else is needed."""
     saved = load(path)
-    try:
-        model = GPT(GPTConfig(**saved["model_config"]))
-    except TypeError as error:  # a field that GPTConfig does not have, or no longer
-        raise ValueError(f"{path} holds a model of another version of tinylm: {error}") from None
+    model = GPT(GPTConfig(**saved["model_config"]))
     load_weights(model, saved["model"], path)
     return model.to(device).eval(), from_json(saved["tokenizer"]), saved
 

@@ -28,6 +28,7 @@ from distributed import all_gather, barrier, start
 from formats import Source
 from token_files import SPLITS, TokenFiles, encode, packed, publish, summary
 from tokenizer import END, gpt2, load_any, train_tokenizer
+from trust import read_meta
 
 # -----------------------------------------------------------------------------
 input = ""  # a file, a folder (.txt .md .py .jsonl) or a source: shakespeare | verse | python | sums
@@ -157,13 +158,6 @@ def folder_of(name: str | Path) -> Path:
     raise ValueError(f"dataset {str(name)!r} is not prepared; run: python data.py {command}")
 
 
-def read_meta(folder: Path) -> dict:
-    try:
-        return json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    except ValueError:
-        raise ValueError(f"{folder / 'meta.json'} is damaged; prepare the dataset again") from None
-
-
 def ensure(name: str) -> dict:
     """The meta of a dataset; a KNOWN one is prepared first. ValueError with the command for any other."""
     if name in KNOWN and not (DATASETS / name / "meta.json").is_file():
@@ -195,7 +189,7 @@ class Windows:
 
     def __init__(self, name: str | Path, split: str, block_size: int, seed: int = 1337, pack: bool = True):
         folder = folder_of(name)
-        meta = read_meta(folder)
+        meta = read_meta(folder, whole=False)
         what = f"the {split} split of {meta['name']}"
         if split not in SPLITS:
             raise ValueError(f"split={split} is unknown; expected train, val or test")
@@ -207,7 +201,7 @@ class Windows:
         self.dtype, self.masked, self.end_id = np.dtype(meta["dtype"]), meta["masked"], meta["end_id"]
         self.block_size, self.seed, self.pack = block_size, seed, pack
         counts = meta["splits"][split]
-        self.tokens = TokenFiles(folder, split, counts, self.dtype)
+        self.tokens = TokenFiles(folder, split, counts, self.dtype, meta.get("vocab_size", 2**32))
         self.n_tokens, self.n_dropped = counts["tokens"], 0
         self.masks = TokenFiles(folder, f"{split}_mask", counts, np.uint8) if self.masked else None
         self.in_rows = self.masked or not pack

@@ -21,6 +21,7 @@ import hardware
 from config import at_least, override
 from data import Windows, folder_of, windows_of_text
 from tokenizer import load_any
+from trust import check_types
 
 # -----------------------------------------------------------------------------
 out_dir = "out-shakespeare-char"  # folder of the run
@@ -113,6 +114,8 @@ if __name__ == "__main__":
     rank, world_size, device = distributed.start(device)
     folder = checkpoint.run_folder(out_dir)
     model, text_tokenizer, saved = checkpoint.load_model(folder / file, device)
+    check_types(saved["config"], {str: "dataset", bool: "pack"}, f"{file}: config")
+    check_types(saved["dataset"], {str: "name"}, f"{file}: dataset")
     autocast, _ = hardware.choose_precision(dtype, device)
     block_size, dataset = model.config.block_size, saved["config"]["dataset"]
     if input:

@@ -18,6 +18,7 @@ import torch
 import checkpoint
 import hardware
 from config import adopt, at_least, given, override
+from trust import check_types
 
 # -----------------------------------------------------------------------------
 out_dir = "out-shakespeare-char"  # folder of the run
@@ -106,6 +107,10 @@ if __name__ == "__main__":
     place = hardware.choose_device(device)
     folder = checkpoint.run_folder(out_dir)
     model, tokenizer, saved = checkpoint.load_model(folder / file, place)
+    check_types(saved, {float: "val_loss"}, file)
+    check_types(saved["dataset"], {str: "name source sha256"}, f"{file}: dataset")
+    sampling = {str: "start", int: "max_new_tokens top_k", float: "temperature top_p"}
+    check_types(saved["config"], sampling, f"{file}: config")
     # The weights themselves are cast. On 2 CPU cores GPT-2's size takes 29 ms a token in bfloat16, 42 in
     # float32, and 70 in autocast, which casts all of them again for each token.
     model.to(getattr(torch, hardware.choose_precision(dtype, place)[1]))

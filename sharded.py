@@ -10,9 +10,10 @@ parts of another. Its own table of contents is a pickle, which could run code wh
 Imported only where a run asks for it: torch.distributed.checkpoint takes a second.
 """
 
+import contextlib
 import functools
-import json
-import os
+import io
+import math
 import shutil
 import time
 import warnings
@@ -22,6 +23,7 @@ from types import SimpleNamespace
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -32,7 +34,8 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from distributed import all_gather, barrier, join
-from optim import check_groups, init_state, named_state
+from optim import init_state, named_state
+from trust import check_zip, or_one_line, read_json, write_json
 
 
 class Shards:
@@ -55,11 +58,12 @@ class Shards:
         self.wait()
         name = f"{stem}_{plain['step']:06}"
         taken = len(list(self.folder.glob(f"{name}*")))  # by an older run, or by a save that was killed
-        path = self.folder / all_gather(f"{name}_{taken}" if taken else name)[0]
+        self.path = path = self.folder / all_gather(f"{name}_{taken}" if taken else name)[0]
         if self.main:
-            path.mkdir(parents=True)
             groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-            write_json(path / "run.json", {**plain, "param_groups": groups})
+            with self.or_no_folder():
+                path.mkdir(parents=True)
+                write_json(path / "run.json", {**plain, "param_groups": groups})
         barrier()
         self.pending = dcp.async_save(  # copies the tensors, then returns
             tensors_of(model, optimizer),
@@ -73,28 +77,32 @@ class Shards:
         """Until the last save is on the disk; then the oldest folders go."""
         if self.pending is None:
             return
-        self.pending.result()
-        self.pending = None
+        pending, self.pending = self.pending, None
+        with self.or_no_folder():
+            try:
+                pending.result()
+            except CheckpointException as error:  # of all ranks
+                raise next(iter(error.failures.values()))[0] from None
         for stem, keep in (("ckpt", self.keep), ("best", 1)):
             for path in whole_folders(self.folder, stem)[:-keep] if self.main else ():
                 (path / "tensors.json").unlink()  # first: from here on the folder is no checkpoint
                 shutil.rmtree(path)
+
+    @contextlib.contextmanager
+    def or_no_folder(self):
+        """ValueError in place of what a full disk raises; what there is of the folder then goes."""
+        try:
+            with or_one_line(self.path):
+                yield
+        except ValueError:
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
 
 
 def whole_folders(folder: Path, stem: str) -> list[Path]:
     """The folders stem_*/ that are whole, the oldest first."""
     tables = folder.glob(f"{stem}_*/tensors.json")
     return [path.parent for path in sorted(tables, key=lambda path: path.stat().st_mtime_ns)]
-
-
-def write_json(path: Path, value) -> None:
-    """Write and rename: the file is there as a whole, or not at all."""
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def tensors_of(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -108,15 +116,36 @@ def tensors_of(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict
 def load_shards(saved: dict, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Fill a model and its optimizer from the folder that checkpoint.load(..., shards=True) has named.
 
-    Each rank reads what it holds, whatever strategy and number of processes wrote it. ValueError if the
-    optimizer is another; errors of torch for damaged files.
+    Each rank reads what it holds, whatever strategy and number of processes wrote it. Errors of torch for
+    damaged files, on all ranks.
     """
-    check_groups(optimizer, saved["param_groups"])
+    for state in named_state(optimizer).values():
+        state.clear()  # half of it may have come from a folder that turned out to be damaged
     init_state(optimizer)
     reader = Reader(saved["shards"])
     there = reader.read_metadata().state_dict_metadata  # before the first update there were no averages
     tensors = tensors_of(model, optimizer)
-    dcp.load({key: t for key, t in tensors.items() if key in there}, storage_reader=reader)
+    read_all({key: t for key, t in tensors.items() if key in there}, reader)
+
+
+def read_all(tensors: dict[str, torch.Tensor], reader: "Reader", **how) -> None:
+    """dcp.load, whose own exception is no Exception: OSError instead, on all ranks if one meets damage."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says so if one process reads
+        try:
+            dcp.load(tensors, storage_reader=reader, **how)
+        except CheckpointException:
+            raise OSError(f"{reader.path} is damaged") from None
+
+
+def shapes_of(path: Path) -> dict[str, torch.Tensor]:
+    """The weights in a folder by name, on the meta device: their shapes alone."""
+    entries = Reader(path).read_metadata().state_dict_metadata
+    return {
+        name.removeprefix("model."): torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
+        for name, entry in entries.items()
+        if name.startswith("model.")
+    }
 
 
 def read_shards(path: Path, groups: list[dict]) -> dict:
@@ -127,9 +156,7 @@ def read_shards(path: Path, groups: list[dict]) -> dict:
     reader = Reader(path)
     entries = reader.read_metadata().state_dict_metadata
     tensors = {key: torch.empty(entry.size, dtype=entry.properties.dtype) for key, entry in entries.items()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says that one process reads
-        dcp.load(tensors, storage_reader=reader, no_dist=True)
+    read_all(tensors, reader, no_dist=True)
     names = [name for group in groups for name in group["param_names"]]
     state: dict[int, dict] = {i: {} for i in range(len(names))}
     weights = {}
@@ -173,8 +200,10 @@ class Reader(dcp.FileSystemReader):
     @functools.cache  # noqa: B019 (one reader reads one folder once)
     def read_metadata(self, *args, **kwargs) -> Metadata:
         """ValueError for a table that cannot be true."""
-        table = json.loads((Path(self.path) / "tensors.json").read_text(encoding="utf-8"))
-        entries, places = {}, {}
+        folder = Path(self.path)
+        table = read_json(folder / "tensors.json")
+        sizes_of = {path.name: path.stat().st_size for path in folder.glob("*.distcp")}
+        entries, places, claimed = {}, {}, 0
         for name, entry in table.items():
             dtype = getattr(torch, entry["dtype"], None)
             if not isinstance(dtype, torch.dtype):
@@ -184,6 +213,11 @@ class Reader(dcp.FileSystemReader):
                 if Path(chunk["file"]).name != chunk["file"]:
                     raise ValueError(f"{self.path}: {name} lies outside of the folder")
                 offsets, sizes = torch.Size(chunk["offsets"]), torch.Size(chunk["sizes"])
+                first, length = chunk["position"], chunk["length"]
+                claimed += length
+                fits = 0 <= first <= first + length <= sizes_of[chunk["file"]]
+                if not fits or min(sizes, default=0) < 0 or math.prod(sizes) * dtype.itemsize > length:
+                    raise ValueError(f"{self.path}: {name} is larger than its file")
                 chunks.append(ChunkStorageMetadata(offsets, sizes))
                 places[MetadataIndex(name, offsets)] = SimpleNamespace(
                     relative_path=chunk["file"],
@@ -192,5 +226,18 @@ class Reader(dcp.FileSystemReader):
                     transform_descriptors=None,
                 )
             size = torch.Size(entry["size"])
+            if sum(math.prod(chunk.sizes) for chunk in chunks) != math.prod(size):
+                raise ValueError(f"{self.path}: parts of {name} are missing")
             entries[name] = TensorStorageMetadata(TensorProperties(dtype), size, chunks)
+        if claimed > sum(sizes_of.values()):
+            raise ValueError(f"{self.path}: the tensors are larger than the files")
         return Metadata(entries, storage_data=places, storage_meta=StorageMeta())
+
+    def read_data(self, plan, planner):
+        """First the CRC-32 of each part that this rank reads: it was written by torch.save (trust.py)."""
+        for item in plan.items:
+            place = self.storage_data[item.storage_index]
+            with open(Path(self.path) / place.relative_path, "rb") as file:
+                file.seek(place.offset)
+                check_zip(io.BytesIO(file.read(place.length)))
+        return super().read_data(plan, planner)

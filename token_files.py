@@ -42,12 +42,13 @@ class TokenFiles:
     """The ids (or masks) of a split as one long array, in whatever files they lie: shards[places].
 
     The files are looked up at once, but not opened: ValueError if one is missing or has another size than
-    counts (the split's part of meta.json) say. Reading maps the files it needs, anew each time.
+    counts (the split's part of meta.json) say. Reading maps the files it needs, anew each time. ValueError
+    for an id that is not below `limit`.
     """
 
-    def __init__(self, folder: Path, stem: str, counts: dict, dtype):
+    def __init__(self, folder: Path, stem: str, counts: dict, dtype, limit: int = 2**32):
         self.paths = [folder / name for name in file_names(stem, counts)]
-        self.dtype = np.dtype(dtype)
+        self.dtype, self.limit = np.dtype(dtype), limit
         sizes = np.array(counts.get("shards", [counts["tokens"]]), dtype=np.int64)
         self.ends = np.cumsum(sizes)
         self.starts = self.ends - sizes  # the place of each file's first id
@@ -58,7 +59,7 @@ class TokenFiles:
     def __getitem__(self, places: np.ndarray) -> np.ndarray:
         """The ids at these places, an array of the same shape."""
         if len(self.paths) == 1:  # 32 windows of 128: 93 microseconds; 112 by what follows
-            return np.memmap(str(self.paths[0]), self.dtype, mode="r")[places]
+            return self.checked(np.asarray(np.memmap(str(self.paths[0]), self.dtype, mode="r")[places]))
         flat = places.ravel()
         file_of = np.searchsorted(self.ends, flat, side="right")
         borders = [0, *np.flatnonzero(np.diff(file_of)) + 1, len(flat)]  # of stretches in one file
@@ -68,7 +69,13 @@ class TokenFiles:
             if i not in maps:
                 maps[i] = np.asarray(np.memmap(str(self.paths[i]), self.dtype, mode="r"))
             ids[first:end] = maps[i][flat[first:end] - self.starts[i]]
-        return ids.reshape(places.shape)
+        return self.checked(ids.reshape(places.shape))
+
+    def checked(self, ids: np.ndarray) -> np.ndarray:
+        if ids.size and ids.max() >= self.limit:
+            where, most = self.paths[0].parent, self.limit - 1
+            raise ValueError(f"{where} has the id {ids.max()}, {most} at most; prepare the dataset again")
+        return ids
 
     def samples(self, end_id: int) -> tuple[np.ndarray, np.ndarray]:
         """(starts, lengths) of the samples that end tokens close. Reads all files, a million ids at once."""
@@ -78,6 +85,8 @@ class TokenFiles:
                 ids = np.fromfile(path, self.dtype, 2**20, offset=(at - start) * self.dtype.itemsize)
                 closed.append(at + 1 + np.flatnonzero(ids == end_id))
         borders = np.concatenate(closed)
+        if len(borders) == 1:
+            raise ValueError(f"no sample in {self.paths[0].parent} ends; prepare the dataset again")
         return borders[:-1], np.diff(borders)
 
 

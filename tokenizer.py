@@ -44,13 +44,16 @@ END = "<|endoftext|>"  # the special token that ends a document, named as in GPT
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
 
+PROBE = "".join(map(chr, range(256))) + "it's  12 \u00e9\u4e2d\U0001f600 \n\n  " + "a" * 64  # any text
+
+
 class Tokenizer:
     """What both kinds share: a table from id to bytes, the special tokens last and in the order given. Their
     names are plain text unless encode is told allow_special=True: a prompt may quote "<|endoftext|>"."""
 
     def __init__(self, kind: str, tokens: list[bytes], special_tokens: tuple, pattern: str = ""):
         names = list(special_tokens)
-        if "" in names or len({*tokens, *names}) < len(tokens) + len(names):
+        if "" in names or b"" in tokens or len({*tokens, *names}) < len(tokens) + len(names):
             raise ValueError(f"the tokens and special_tokens={names} must be different and not empty")
         self.kind, self.pattern = kind, pattern
         self.tokens = tokens  # the ordinary tokens; a token's place is its id
@@ -128,6 +131,9 @@ class BPETokenizer(Tokenizer):
         if len(tokens) < 256 or any(len(token) != 1 for token in tokens[:256]):
             raise ValueError("the first 256 tokens must be the 256 bytes, so that any text can be encoded")
         self.split = regex.compile(pattern).findall  # "it's  2" -> ["it", "'s", " ", " 2"]
+        words = self.split(PROBE, timeout=1)
+        if "".join(words) != PROBE or "" in words:  # tiktoken crashes on a word of no letters
+            raise ValueError(f"the pattern {pattern[:40]!r} does not cut any text into words")
         self._rank = rank = {token: i for i, token in enumerate(tokens)}
         self._compiled = tiktoken.Encoding("", pat_str=pattern, mergeable_ranks=rank, special_tokens={})
 
@@ -265,6 +271,10 @@ def from_json(text: str) -> Tokenizer:
         state = json.loads(text)
         if state.get("type") not in ("char", "bpe"):
             raise ValueError(f"type {state.get('type')!r} is unknown: expected 'char' or 'bpe'")
+        strings = [*state["tokens"], *state["special_tokens"], state["pattern"]]
+        lists = type(state["tokens"]) is type(state["special_tokens"]) is list
+        if not lists or not all(type(string) is str for string in strings):
+            raise ValueError("tokens and special_tokens must be lists of strings, pattern a string")
         tokens = [t.encode("utf-8").decode("unicode_escape").encode("latin-1") for t in state["tokens"]]
         if state["type"] == "char":
             return CharTokenizer(b"".join(tokens).decode("utf-8"), state["special_tokens"])
@@ -276,9 +286,15 @@ def from_json(text: str) -> Tokenizer:
 def load(path: str | Path) -> Tokenizer:
     """The tokenizer in a tokenizer.json. ValueError that names the file when it is missing or broken."""
     try:
-        return from_json(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        tokenizer = from_json(Path(path).read_text(encoding="utf-8"))
+        meta = Path(path).with_name("meta.json")  # of a dataset; the checkpoint of a run has its tokenizer
+        if meta.is_file():
+            wanted = json.loads(meta.read_text(encoding="utf-8"))
+            if (tokenizer.hash, tokenizer.vocab_size) != (wanted["tokenizer_hash"], wanted["vocab_size"]):
+                raise ValueError("it is not that of the token files beside it; prepare the dataset again")
+    except (KeyError, OSError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"no tokenizer can be read from {path}: {error}") from None
+    return tokenizer
 
 
 def load_any(spec: str | Path) -> Tokenizer:

@@ -8,6 +8,7 @@ Every script says `config = override(globals())` once, below its settings. The i
 
 import ast
 import difflib
+import errno
 import io
 import linecache
 import os
@@ -18,7 +19,8 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent  # of datasets/ and out-*/, whatever the working directory
-BAD_PATHS = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
+BAD_PATHS = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError, FileNotFoundError)
+BAD_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # full, read-only, broken
 typed: set[str] = set()  # what the command line has set
 given: set[str] = set()  # what a config file or the command line has set: it beats what a checkpoint holds
 
@@ -69,7 +71,10 @@ def adopt(script: dict, config: dict, saved: dict) -> list[str]:
     was given now and differs from the saved run.
     """
     for name in config.keys() - given:
-        config[name] = saved.get(name, config[name])
+        value = saved.get(name, config[name])
+        if type(value) is not type(config[name]) or value != value:
+            raise ValueError(f"the checkpoint's {name} is a {type(value).__name__}; give --{name}=...")
+        config[name] = value
     script.update(config)
     return [
         f"{name}: {saved[name]} -> {config[name]}"
@@ -214,6 +219,8 @@ def one_line_errors(kind, error, traceback) -> None:
     message = ""
     if issubclass(kind, BAD_PATHS) and error.filename:
         message = f"{error.filename}: {error.strerror}"
+    elif issubclass(kind, OSError) and error.errno in BAD_DISKS:
+        message = f"{error.filename or 'a file of the run'} could not be written: {error.strerror}"
     if frame and issubclass(kind, ValueError):
         path = Path(frame.tb_frame.f_code.co_filename).resolve()
         ours = path.is_file() and path.is_relative_to(ROOT) and "site-packages" not in path.parts

@@ -179,7 +179,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ValueError, match="ckpt.pt could not be saved: No space left on device. The file be"):
         checkpoint.save(path, small_checkpoint(step=2))
     assert listing(tmp_path) == {"ckpt.pt"}
     assert checkpoint.load(path)["step"] == 1

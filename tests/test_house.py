@@ -28,7 +28,7 @@ ALL = (*NOT_TESTS, "tests/*.py")
 LAYERS = [  # a room imports its own layer and those above it in this list
     {"config"},
     {"corpora", "tokenizer", "generate", "hardware", "distributed", "guard", "muon"},
-    {"formats", "token_files", "data", "model", "optim", "sharded", "checkpoint", "report"},
+    {"formats", "token_files", "data", "model", "optim", "sharded", "checkpoint", "report", "trust"},
     {"train", "evaluate", "sample", "bench", "measure", "measure_text", "scaling", "plan", "plan_check"},
     {"techniques"},
     {"lessons"},
