@@ -20,6 +20,7 @@ import distributed
 import hardware
 from config import at_least, override
 from data import Windows, folder_of, windows_of_text
+from guard import first_not_finite
 from tokenizer import load_any
 from trust import check_types
 
@@ -50,7 +51,7 @@ def evaluate(
     model: a GPT, (B, T) ids -> (B, T, V) logits. indices: window numbers. token_bytes: (V,) UTF-8 bytes of
     each token. Returns loss (nats per target), standard_error (of that mean, windows taken as independent),
     targets, perplexity, bits_per_byte (0 without token_bytes) and by_position, a (T,) array: the mean loss at
-    each position of a window. ValueError if the windows have no target at all.
+    each position of a window. ValueError if the windows have no target at all, or the loss is not finite.
     """
     was_training = model.training
     model.eval()
@@ -82,6 +83,11 @@ def evaluate(
     if not t:
         raise ValueError(f"{windows.path} has no target to score: all of its text is context")
     loss = n / t
+    if not math.isfinite(loss):  # training stops here, too, before it saves such weights
+        bad = first_not_finite(model.named_parameters())
+        cause = f"not finite: {bad}" if bad else "the weights are finite, the logits are not"
+        advice = "take an older checkpoint, or --dtype=float32; in training a smaller learning_rate"
+        raise ValueError(f"the loss on {windows.path} is {loss}: {cause}; {advice}")
     return dict(
         loss=loss,
         standard_error=math.sqrt(max(0.0, nn - 2 * loss * nt + loss * loss * tt)) / t,

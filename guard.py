@@ -4,9 +4,13 @@ import contextlib
 import math
 import os
 import signal
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 
 import torch
+from torch import Tensor
+
+recent: deque[tuple[int, float, float]] = deque(maxlen=30)  # latest updates: number, loss, gradient norm
 
 
 class StopRequest:
@@ -23,15 +27,72 @@ class StopRequest:
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
 
 
-def stop_if_not_finite(update: int, loss: float, grad_norm: float, settings: dict, lr: float, folder) -> None:
-    """ValueError before a step that NaN or inf would spoil; a float16 overflow is left to the loss scaler."""
-    if math.isfinite(loss) and (math.isfinite(grad_norm) or settings["dtype"] == "float16"):
+def stop_if_not_finite(model, update: int, loss: float, grad_norm: float, settings: dict, lr: float) -> None:
+    """ValueError, with the likely cause, before a step that would spoil the weights.
+
+    model: with the gradients of this update, not clipped yet (a norm that is NaN makes all of them NaN).
+    loss: this rank's part of it. settings: those of train.py, dtype resolved. lr: of this update.
+    """
+    if recent and recent[-1][0] != update - 1:
+        recent.clear()  # it was another run in this process
+    loss *= torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    recent.append((update, loss, grad_norm))
+    guess = math.log(model.config.vocab_size)
+    cause = likely_cause(model, guess, settings["dtype"])
+    if not cause:
         return
+    before = [old for n, old, _ in recent if n < update and math.isfinite(old)]
+    sizes = [local(p).abs().max().item() for p in model.parameters() if local(p).numel()]
+    numbers = [f"losses before: {', '.join(f'{old:.4g}' for old in before[-5:])}"] if before else []
+    rates = "learning_rate" + " or muon_lr" * (settings["optimizer"] == "muon")
+    if before and before[-1] > min(1.2 * min(before) + 0.2, guess + 5):
+        numbers.append(f"so {rates} is too high")
+    elif math.inf > max(sizes) > 1000:
+        numbers.append(f"the largest weight is {max(sizes):.3g}, at first it is about 1: {rates} is too high")
+    peak = f" or muon_lr ({settings['muon_lr']:.2e} at its peak)" if settings["optimizer"] == "muon" else ""
     raise ValueError(
-        f"update {update}: loss {loss}, gradient norm {grad_norm}; no step was made, the last good "
-        f"checkpoint is in {folder}. Try a smaller learning_rate (now {lr:.2e}), --grad_clip=1.0 (now "
-        f"{settings['grad_clip']}), a longer warm-up, or --dtype=float32 (now {settings['dtype']})"
+        f"update {update}: loss {loss:.4g}, gradient norm {grad_norm:.4g}; no step was made, the last good "
+        f"checkpoint is in {settings['out_dir']}. {'; '.join([cause, *numbers])}. Try a smaller "
+        f"learning_rate (now {lr:.2e}){peak}, --grad_clip=1.0 (now {settings['grad_clip']}), a longer "
+        f"warm-up, or --dtype=float32 (now {settings['dtype']})"
     )
+
+
+def likely_cause(model, guess: float, dtype: str) -> str:
+    """What is wrong with the latest update; "" if nothing is. guess: ln(V), what a blind guess costs.
+
+    Searched in the order of the computation, so that what is named is not the consequence of another.
+    """
+    _, loss, grad_norm = recent[-1]
+    if math.isfinite(loss) and math.isfinite(grad_norm):
+        # Norms and capped logits keep all numbers finite at any learning rate; then the loss is absurd.
+        lowest = min(loss for _, loss, _ in list(recent)[-10:])
+        if len(recent) < 10 or lowest < guess + 5 or lowest < recent[0][1]:
+            return ""
+        return f"The loss of 10 updates was above {lowest:.4g}, and a blind guess costs {guess:.4g}"
+    if bad := first_not_finite(model.named_parameters()):
+        return f"The weights were not finite before this update, first {bad}: an earlier step, or the file"
+    if not math.isfinite(loss):
+        return "The weights are finite, what they compute is not"
+    overflowed = sum(not math.isfinite(norm) for _, _, norm in recent)
+    if dtype == "float16" and overflowed < recent.maxlen:
+        return ""  # the scaler skips the step and halves its factor, at first 2**16; after 30 it is 2**-14
+    bad = first_not_finite((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
+    return f"Weights and loss are finite, the gradient is not, first {bad or 'its length: it overflows'}"
+
+
+def local(t: Tensor) -> Tensor:
+    """What this rank has of a tensor (fsdp: a part)."""
+    return t.to_local() if hasattr(t, "to_local") else t
+
+
+def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """The first tensor that holds NaN or infinity, as "NAME (3 of 1,024 numbers)"; "" if none does."""
+    for name, t in tensors:
+        bad = local(t).numel() - int(local(t).isfinite().sum())
+        if bad:
+            return f"{name} ({bad:,} of {local(t).numel():,} numbers)"
+    return ""
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

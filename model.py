@@ -261,6 +261,9 @@ class GPT(nn.Module):
                 # It is all there is at first: 120 updates of config/fast.py end at 1.829, with 0.02 at 1.866
                 # (on a split of the training text).
                 parameter.normal_(std=0.2)
+            elif name == "head.weight":  # a tied one goes by the name of wte
+                # With 0.02 the first loss is 0.0002 * n_embd above ln(V), 0.2 at 1,024. So: 0.04 at most.
+                parameter.normal_(std=min(0.02, 0.28 / math.sqrt(self.config.n_embd)))
             elif parameter.dim() == 2:
                 parameter.normal_(std=0.02)
             else:
@@ -325,8 +328,9 @@ class GPT(nn.Module):
         return self.norm(x)
 
     def to_logits(self, x: Tensor) -> Tensor:
-        """(...,C) -> (...,V), in float32 like the losses and probabilities made of them."""
-        logits, cap = self.head(x).float(), self.config.logit_cap
+        """(...,C) -> (...,V), in float32 at least, like the losses and probabilities made of them."""
+        logits, cap = self.head(x), self.config.logit_cap
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # float64 stays: for proofs
         return cap * torch.tanh(logits / cap) if cap else logits  # Gemma 2, 2024
 
     def stream(self, prompts: Sequence[Sequence[int]], *args, **kwargs) -> Iterator[list[int]]:

@@ -342,14 +342,14 @@ while True:
 
     # clip, step
     scaler.unscale_(optimizer)
-    grad_norm = torch.nn.utils.clip_grad_norm_(raw_model.parameters(), grad_clip or math.inf)
-    grad_norm = distributed.whole(grad_norm).item()  # fsdp: each rank has the norm of its part
-    guard.stop_if_not_finite(step + 1, loss_sum.item(), grad_norm, {**config, "dtype": dtype}, lr, folder)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in raw_model.parameters() if p.grad is not None])
+    grad_norm = distributed.whole(norm).item()  # fsdp: each rank has the norm of its part
+    guard.stop_if_not_finite(raw_model, step + 1, loss_sum.item(), grad_norm, {**config, "dtype": dtype}, lr)
+    torch.nn.utils.clip_grads_with_norm_(raw_model.parameters(), grad_clip or math.inf, norm)
     updating = True  # between here and step += 1 the weights are of no step: do not save them
-    scale = scaler.get_scale()
     scaler.step(optimizer)
     scaler.update()
-    skipped += scaler.get_scale() < scale
+    skipped += not math.isfinite(grad_norm)  # an overflow in float16: scaler.step() has made none
     optimizer.zero_grad(set_to_none=True)
     step += 1
     tokens += tokens_per_iter

@@ -17,6 +17,7 @@ import distributed
 import evaluate
 import tokenizer
 from model import GPT, GPTConfig
+from test_data import dataset_of, samples_of
 
 CPU = torch.device("cpu")
 T = 32
@@ -45,9 +46,9 @@ class Uniform(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> Path:
-    """A datasets folder with `letters`: 6,000 random characters."""
+    """A datasets folder with `letters`: 50,000 random characters, 10,000 of them in val."""
     folder = tmp_path_factory.mktemp("evaluated")
-    text = "".join(random.Random(0).choices("abcdefgh (+,):\n", k=6000))
+    text = "".join(random.Random(0).choices("abcdefgh (+,):\n", k=50_000))
     (folder / "letters.txt").write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "DATASETS", folder)
@@ -110,7 +111,7 @@ def test_equals_a_hand_written_loss_for_every_batch_size(letters):
     windows = data.Windows("letters", "val", T)
     model = random_model(data.read_meta(letters)["vocab_size"]).eval()
     by_hand = losses_by_hand(model, np.fromfile(letters / "val.bin", windows.dtype))
-    assert len(by_hand) == windows.n_tokens - 1  # each token but the first, once
+    assert len(by_hand) == windows.n_tokens - 1 == 9_999  # each token but the first, once
     assert len(by_hand) % T and windows.n_windows % 7  # the last window and the last batch are uneven
     for batch_size in (1, 7, 0):
         found = everything(model, windows, batch_size=batch_size)
@@ -118,6 +119,32 @@ def test_equals_a_hand_written_loss_for_every_batch_size(letters):
         assert found["perplexity"] == pytest.approx(math.exp(np.mean(by_hand)), rel=1e-6)
         assert found["targets"] == len(by_hand)
     assert found == everything(model, windows) | {"by_position": pytest.approx(found["by_position"])}
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_masked_samples_by_hand(tmp_path, pack):
+    """10,000 tokens of them: the sum over the scored targets, each given what stands before it in its row."""
+    ids, mask, lengths = samples_of(1230, 15)
+    ids = np.where(ids > 0, 1 + ids % 16, 0)  # 0 is the end token
+    assert len(ids) >= 10_000
+    windows = data.Windows(
+        dataset_of(tmp_path / "a", ids, mask, end_id=0, format="jsonl"), "train", T, pack=pack
+    )
+    model, nats, targets = random_model(17).eval(), 0.0, 0
+    starts = np.cumsum(lengths) - lengths
+    rows = [windows.order[a:b] for a, b in zip(windows.bounds[:-1], windows.bounds[1:], strict=True)]
+    for row in rows:
+        places = np.concatenate([np.arange(starts[i], starts[i] + lengths[i]) for i in row])
+        text = torch.from_numpy(ids[places])
+        with torch.no_grad():
+            log_probs = model(text[None, :-1])[0].double().log_softmax(-1)
+        for at in range(1, len(text)):
+            if mask[places[at]] and places[at] not in starts:
+                nats, targets = nats - log_probs[at - 1, text[at]].item(), targets + 1
+    assert sorted(np.concatenate(rows)) == list(range(len(lengths))) and targets > 5000
+    for batch_size in (1, 7, 0):
+        found = everything(model, windows, batch_size=batch_size)
+        assert (found["targets"], found["loss"]) == (targets, pytest.approx(nats / targets, abs=1e-6))
 
 
 def test_by_position_and_standard_error_by_hand(letters):
@@ -186,8 +213,8 @@ def test_ranks_share_the_windows_and_agree(letters, monkeypatch):
     """Each rank's sums, added: the same as one process, with batches that do not divide by the ranks."""
     windows = data.Windows("letters", "val", T)
     model = random_model(data.read_meta(letters)["vocab_size"])
-    alone = everything(model, windows, batch_size=7)
-    for world_size in (2, 3):
+    alone = everything(model, windows, batch_size=1)
+    for world_size, batch_size in ((1, 0), (1, 64), (2, 1), (2, 7), (2, 0), (3, 7)):
         sums = []
 
         def note(numbers, device, sums=sums):
@@ -196,10 +223,12 @@ def test_ranks_share_the_windows_and_agree(letters, monkeypatch):
 
         monkeypatch.setattr(distributed, "sum_over_ranks", note)
         for rank in range(world_size):
-            everything(model, windows, batch_size=7, rank=rank, world_size=world_size)
+            everything(model, windows, batch_size=batch_size, rank=rank, world_size=world_size)
         total = np.sum(sums, axis=0).tolist()
         monkeypatch.setattr(distributed, "sum_over_ranks", lambda numbers, device, total=total: total)
-        together = everything(model, windows, batch_size=7, rank=1, world_size=world_size)
+        together = everything(
+            model, windows, batch_size=batch_size, rank=world_size - 1, world_size=world_size
+        )
         assert together["loss"] == pytest.approx(alone["loss"], abs=1e-6)
         assert together["targets"] == alone["targets"]
         assert together["by_position"] == pytest.approx(alone["by_position"], abs=1e-6)
@@ -235,6 +264,21 @@ def test_text_without_any_target_is_an_error(letters):
     windows.window_batch = lambda batch: (torch.zeros(len(batch), T).long(), torch.full((len(batch), T), -1))
     with pytest.raises(ValueError, match="val.bin has no target to score"):
         everything(Uniform(5), windows)
+
+
+def test_a_loss_that_is_no_number_is_an_error_that_names_the_first_bad_weight(letters):
+    windows = data.Windows("letters", "val", T)
+    model = random_model(data.read_meta(letters)["vocab_size"])
+    model.blocks[0].mlp.up.weight.data[3, 5] = math.nan
+    with pytest.raises(
+        ValueError, match=r"loss on .*val.bin is nan: not finite: blocks.0.mlp.up.weight \(1 of"
+    ):
+        everything(model, windows)
+    model = random_model(data.read_meta(letters)["vocab_size"])
+    model.head.weight.data.fill_(3e38)
+    model.config.logit_cap = 0.0
+    with pytest.raises(ValueError, match="the weights are finite, the logits are not; .*learning_rate"):
+        everything(model, windows)
 
 
 # ---- the script

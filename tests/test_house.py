@@ -566,7 +566,7 @@ MISTAKES = [
      "test_optim.test_never_0_before_the_end_and_never_above_learning_rate", {}),
     ("one update too many", "train.py", "if step >= max_iters or", "if step > max_iters or",
      "test_train.test_exactly_max_iters_updates_happen_and_are_saved", {}),
-    ("a NaN is stepped over", "train.py", "if math.isfinite(loss) and (", "if True or (",
+    ("a NaN is stepped over", "guard.py", "if not cause:", "if True:",
      "test_train.test_a_nan_makes_no_step_and_keeps_the_last_good_file", {}),
     ("a short run saves nothing", "train.py", 'save("ckpt.pt")\nsaver.wait()', "saver.wait()",
      "test_checkpoint.test_a_run_shorter_than_every_interval_still_saves", {}),
