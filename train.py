@@ -10,7 +10,6 @@
 
 import dataclasses
 import math
-import signal
 import sys
 import time
 
@@ -245,11 +244,12 @@ if resume:
     step, tokens, seconds, evaluated_at = (saved[k] for k in ("step", "tokens", "seconds", "evaluated_at"))
     best_val_loss, best_step, bad_evals = (saved[k] for k in ("best_val_loss", "best_step", "bad_evals"))
     train_loss, val_loss = saved["train_loss"], saved["val_loss"]
-    if step >= max_iters and config["init_from"] == "auto":
-        print(f"{out_dir} has already made its {max_iters} updates")
-        sys.exit()
     if step >= max_iters and not eval_only:
-        raise ValueError(f"{out_dir} has made {step} of {max_iters} updates; try --max_iters={2 * step}")
+        if config["init_from"] != "auto":
+            raise ValueError(f"{out_dir} has made {step} of {max_iters} updates; try --max_iters={2 * step}")
+        if (folder / "result.json").exists():  # else it was killed between the last update and the end
+            print(f"{out_dir} has already made its {max_iters} updates")
+            sys.exit()
 
 in_chunks = 0 < logits_mb * 2**18 < batch_size * block_size * text_tokenizer.vocab_size  # 4 bytes a logit
 if compile:
@@ -298,9 +298,9 @@ while True:
         if always_save_checkpoint and step < max_iters:
             save("ckpt.pt")
         out.plot()
-        if patience and bad_evals >= patience:
-            out.say(f"no better val loss in {patience} evaluations: stopping early at step {step}")
-            break
+    if patience and bad_evals >= patience:  # also where a run was killed right after this evaluation
+        out.say(f"no better val loss in {patience} evaluations: stopping early at step {step}")
+        break
     if step >= max_iters or stopping:
         break
 
@@ -372,9 +372,9 @@ if eval_only:
     sys.exit()
 save("ckpt.pt")
 saver.wait()
-if stopping:
+if stopping and step < max_iters:
     out.say(f"stopped at step {step}, saved; go on: python train.py --init_from=resume --out_dir={out_dir}")
-    sys.exit(128 + (request.number or signal.SIGTERM))
+    sys.exit()
 print_sample()
 out.finish(
     final_train_loss=train_loss,
