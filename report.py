@@ -37,7 +37,8 @@ BF16_PEAK = {
 class Report:
     """The lines and files of one run. Ranks above 0 say and write nothing; with eval_only rank 0 only says.
 
-    floor: nats per token that no model can beat (0 where the entropy of the text is not known).
+    step: where a resumed run goes on, -1 for a new one. floor: nats per token that no model can beat (0 where
+    the entropy of the text is not known).
     """
 
     def __init__(self, folder: Path, config: dict, step: int, main: bool, model, device, floor: float):
@@ -51,17 +52,17 @@ class Report:
         self.write = main and not config["eval_only"]
         if not self.write:
             return
+        if config["tensorboard"]:
+            self.tensorboard = open_tensorboard(folder)
+        if config["wandb_log"]:
+            self.wandb = open_wandb(config)
         self.lock = contextlib.ExitStack()
         advice = "wait for its end, stop it, or choose another --out_dir"
         self.lock.enter_context(guard.alone(folder / ".lock", advice))
         atexit.register(self.lock.close)
         guard.remove_leftovers(folder)
-        if config["tensorboard"]:
-            self.tensorboard = open_tensorboard(folder)
-        if config["wandb_log"]:
-            self.wandb = open_wandb(config)
         self.path = folder / "metrics.jsonl"
-        if step:  # a resumed run: rows after the checkpoint belong to updates that are done again
+        if step >= 0:  # rows after the checkpoint belong to updates that are done again
             self.rows = [row for row in read_rows(self.path) if row["step"] <= step]
         (folder / "result.json").unlink(missing_ok=True)  # who has none is not done: see train.py
         guard.write_whole(folder / "config.json", json.dumps(config, indent=2) + "\n")

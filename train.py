@@ -266,7 +266,8 @@ if offload == "disk":
 prompt = prompt_ids(text_tokenizer, read_start(start), unknown="error" if "start" in given else "skip")
 sampling = {name: config[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
 next(stream_text(raw_model, text_tokenizer, prompt, **sampling), "")
-out = report.Report(folder, config, step, rank == 0, raw_model, device, data.floor_per_token(meta, "val"))
+floor = data.floor_per_token(meta, "val")
+out = report.Report(folder, config, step if resume else -1, rank == 0, raw_model, device, floor)
 if out.write:
     text_tokenizer.save(folder / "tokenizer.json")
 out.start(meta, optimizer, train_windows, val_windows, dtype)

@@ -135,7 +135,7 @@ def test_of_two_that_prepare_one_dataset_one_waits(tmp_path):
 def test_a_checkpoint_is_read_as_a_whole_while_training_saves(datasets, tmp_path, capsys):
     """Sampling and evaluating read ckpt.pt and best.pt; what each step's weights are, numbered files tell."""
     out, cpu = tmp_path / "out", torch.device("cpu")
-    flags = ("--max_iters=110", "--eval_interval=1", "--save_interval=1", "--keep_checkpoints=999")
+    flags = ("--max_iters=100", "--eval_interval=1", "--save_interval=1", "--keep_checkpoints=999")
     process = start(datasets, f"--out_dir={out}", *flags, "--n_layer=1", "--sample_interval=50")
     seen, n_reads = {}, 0
     wait_for(out / "ckpt.pt", process)
