@@ -56,14 +56,14 @@ class Report:
             self.tensorboard = open_tensorboard(folder)
         if config["wandb_log"]:
             self.wandb = open_wandb(config)
+        self.path = folder / "metrics.jsonl"
+        if step >= 0:  # rows after the checkpoint belong to updates that are done again
+            self.rows = [row for row in read_rows(self.path) if row["step"] <= step]
         self.lock = contextlib.ExitStack()
         advice = "wait for its end, stop it, or choose another --out_dir"
         self.lock.enter_context(guard.alone(folder / ".lock", advice))
         atexit.register(self.lock.close)
         guard.remove_leftovers(folder)
-        self.path = folder / "metrics.jsonl"
-        if step >= 0:  # rows after the checkpoint belong to updates that are done again
-            self.rows = [row for row in read_rows(self.path) if row["step"] <= step]
         (folder / "result.json").unlink(missing_ok=True)  # who has none is not done: see train.py
         guard.write_whole(folder / "config.json", json.dumps(config, indent=2) + "\n")
         self.write_rows()

@@ -95,7 +95,8 @@ def test_a_second_run_in_one_folder_is_refused_while_the_first_lives(datasets, t
     first = start(datasets, f"--out_dir={out}", "--max_iters=1000000", "--eval_interval=1000000")
     try:
         wait_for(out / "ckpt.pt", first)
-        before = {path.name: path.read_bytes() for path in out.iterdir() if path.name != "metrics.jsonl"}
+        first.send_signal(signal.SIGSTOP)  # it lives, but leaves the processor to the others
+        before = {path.name: path.read_bytes() for path in out.iterdir()}
         second = start(datasets, f"--out_dir={out}", "--max_iters=5")
         _, err = second.communicate(timeout=60)
         advice = "wait for its end, stop it, or choose another --out_dir"
@@ -106,7 +107,7 @@ def test_a_second_run_in_one_folder_is_refused_while_the_first_lives(datasets, t
                 train(f"--init_from={start_from}", "--max_iters=5")
         with pytest.raises(SystemExit):
             train("--init_from=resume", "--eval_only")  # may read what another writes
-        assert {name: (out / name).read_bytes() for name in before} == before
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
         assert first.poll() is None
     finally:
         first.kill()
