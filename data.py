@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import guard
 from config import at_least, given, override
 from corpora import open_corpus, stand_in_notice
 from distributed import all_gather, barrier, start
@@ -100,14 +101,16 @@ def prepare(
 
     end = format != "text" or any(corpus.many for corpus in corpora)  # the end token closes each document
     temporary = None
-    try:
+    with contextlib.ExitStack() as at_end:
         if rank == 0:
+            at_end.enter_context(guard.alone(DATASETS / f".{name}.lock"))
             made = make_tokenizer(tokenizer, vocab_size, end, sources[0].parts(seed), alphabet)
-            DATASETS.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=DATASETS))
+            at_end.callback(shutil.rmtree, temporary, ignore_errors=True)
             made.save(temporary / "tokenizer.json")
         if world_size > 1:  # the others wait here for the tokenizer, and have to read the text of rank 0
             temporary, hashes = all_gather((temporary, hashes))[0]
+            at_end.callback(shutil.rmtree, temporary, ignore_errors=True)
         text_tokenizer = load_any(str(temporary))
 
         def parts():
@@ -132,9 +135,6 @@ def prepare(
             print(summary(meta))
         if world_size > 1:
             barrier()  # who leaves, done or failed, removes the temporary folder
-    finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
     return meta
 
 
@@ -161,7 +161,9 @@ def folder_of(name: str | Path) -> Path:
 def ensure(name: str) -> dict:
     """The meta of a dataset; a KNOWN one is prepared first. ValueError with the command for any other."""
     if name in KNOWN and not (DATASETS / name / "meta.json").is_file():
-        return prepare(name, **KNOWN[name])
+        with guard.alone(DATASETS / f".{name}.lock"):
+            if not (DATASETS / name / "meta.json").is_file():  # not even by the one for whom we have waited
+                prepare(name, **KNOWN[name])
     return read_meta(folder_of(name))
 
 

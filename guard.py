@@ -1,16 +1,27 @@
-"""What can go wrong in a run, and what is done about it: signals, numbers gone bad, memory that runs out."""
+"""What can go wrong in a run, and what is done about it: signals, kills, a second process at the same work,
+numbers gone bad, memory that runs out.
+"""
 
 import contextlib
 import math
 import os
+import re
 import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # Windows has no flock: there nobody waits and nobody is refused
+
 recent: deque[tuple[int, float, float]] = deque(maxlen=30)  # latest updates: number, loss, gradient norm
+LEFTOVER = re.compile(r"(ckpt(_\d+)?|best|metrics|config|result|loss)\.tmp")
+held: set[Path] = set()  # the files by which this process is alone()
 
 
 class StopRequest:
@@ -23,8 +34,69 @@ class StopRequest:
 
     def handle(self, number: int, frame) -> None:
         self.number = number
+        signal.signal(number, signal.SIG_DFL)
         os.write(2, b"\nstopping after this update\n")  # print is not safe in a signal handler
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def alone(path: Path, advice: str = "") -> Iterator[None]:
+    """One process at a time: a second one waits here, or with advice gets a ValueError that ends in it.
+
+    path: a file for the lock (flock); its folder is made. The lock dies with its owner, whatever kills that
+    one, so a file left over stops nobody. A process that has the lock may come again.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if fcntl is None or path in held:
+        yield
+        return
+    while True:
+        file = open(path, "a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = f"process {file.read() or '?'}"
+            if advice:
+                file.close()
+                raise ValueError(f"{path.parent} is in use by {owner}; {advice}") from None
+            print(f"waiting for {owner}, which holds {path}", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                break
+        file.close()  # the one before has removed it: lock a new one
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    held.add(path)
+    try:
+        yield
+    finally:
+        held.remove(path)
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that at every moment either the old one or the whole new one is there."""
+    temporary = path.with_suffix(".tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """What a killed run was writing when it was killed: ckpt.tmp and the like; no other file is touched."""
+    for path in folder.glob("*.tmp"):
+        if LEFTOVER.fullmatch(path.name):
+            path.unlink()
 
 
 def stop_if_not_finite(model, update: int, loss: float, grad_norm: float, settings: dict, lr: float) -> None:

@@ -111,6 +111,13 @@ class LayerNorm(nn.LayerNorm):
         return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
 
 
+class RMSNorm(nn.RMSNorm):
+    """Likewise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 def build_norm(config: GPTConfig) -> nn.Module:
     """LayerNorm (Ba et al., 2016) or RMSNorm (Zhang and Sennrich, 2019); both compute in float32 inside.
 
@@ -119,7 +126,7 @@ def build_norm(config: GPTConfig) -> nn.Module:
     """
     if config.norm == "layernorm":
         return LayerNorm(config.n_embd, eps=1e-5, bias=config.bias)
-    return nn.RMSNorm(config.n_embd, eps=1e-5)
+    return RMSNorm(config.n_embd, eps=1e-5)
 
 
 def written_out_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:

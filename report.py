@@ -6,13 +6,16 @@ train_loss, val_loss.
 """
 
 import atexit
+import contextlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
 
 import torch
 
+import guard
 from corpora import stand_in_notice
 from optim import AVERAGES
 
@@ -38,7 +41,8 @@ BF16_PEAK = {
 class Report:
     """The lines and files of one run. Ranks above 0 say and write nothing; with eval_only rank 0 only says.
 
-    floor: nats per token that no model can beat (0 where the entropy of the text is not known).
+    step: where a resumed run goes on, -1 for a new one. floor: nats per token that no model can beat (0 where
+    the entropy of the text is not known).
     """
 
     def __init__(self, folder: Path, config: dict, step: int, main: bool, model, device, floor: float):
@@ -57,10 +61,15 @@ class Report:
         if config["wandb_log"]:
             self.wandb = open_wandb(config)
         self.path = folder / "metrics.jsonl"
-        if step:  # a resumed run: rows after the checkpoint belong to updates that are done again
+        if step >= 0:  # rows after the checkpoint belong to updates that are done again
             self.rows = [row for row in read_rows(self.path) if row["step"] <= step]
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        self.lock = contextlib.ExitStack()
+        advice = "wait for its end, stop it, or choose another --out_dir"
+        self.lock.enter_context(guard.alone(folder / ".lock", advice))
+        atexit.register(self.lock.close)
+        guard.remove_leftovers(folder)
+        (folder / "result.json").unlink(missing_ok=True)  # who has none is not done: see train.py
+        guard.write_whole(folder / "config.json", json.dumps(config, indent=2) + "\n")
         self.write_rows()
 
     def say(self, line: str = "") -> None:
@@ -158,7 +167,7 @@ class Report:
 
     def write_rows(self) -> None:
         """Write metrics.jsonl anew; while a run goes on, record() only appends to it."""
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+        guard.write_whole(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def record(self, row: dict) -> None:
         """Append a row to metrics.jsonl, and send it to TensorBoard and W&B where they are on."""
@@ -184,7 +193,8 @@ class Report:
         """Write result.json, draw loss.png, and say which file holds what."""
         self.plot()
         if self.write:
-            (self.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            guard.write_whole(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
+            self.lock.close()
         if self.wandb:
             self.wandb.finish()
         self.say(f"trained for {clock(result['training_time'])}, not counting evaluation; in {self.folder}:")
@@ -223,7 +233,8 @@ def plot_loss(rows: list[dict], floor: float, path: Path) -> None:
     lower.set_ylabel("learning rate")
     lower.set_xlabel("updates")
     figure.tight_layout()
-    figure.savefig(path, dpi=100)
+    figure.savefig(path.with_suffix(".tmp"), dpi=100, format="png")
+    os.replace(path.with_suffix(".tmp"), path)
     pyplot.close(figure)
 
 

@@ -10,7 +10,6 @@
 
 import dataclasses
 import math
-import signal
 import sys
 import time
 
@@ -245,11 +244,12 @@ if resume:
     step, tokens, seconds, evaluated_at = (saved[k] for k in ("step", "tokens", "seconds", "evaluated_at"))
     best_val_loss, best_step, bad_evals = (saved[k] for k in ("best_val_loss", "best_step", "bad_evals"))
     train_loss, val_loss = saved["train_loss"], saved["val_loss"]
-    if step >= max_iters and config["init_from"] == "auto":
-        print(f"{out_dir} has already made its {max_iters} updates")
-        sys.exit()
     if step >= max_iters and not eval_only:
-        raise ValueError(f"{out_dir} has made {step} of {max_iters} updates; try --max_iters={2 * step}")
+        if config["init_from"] != "auto":
+            raise ValueError(f"{out_dir} has made {step} of {max_iters} updates; try --max_iters={2 * step}")
+        if (folder / "result.json").exists():  # else it was killed between the last update and the end
+            print(f"{out_dir} has already made its {max_iters} updates")
+            sys.exit()
 
 in_chunks = 0 < logits_mb * 2**18 < batch_size * block_size * text_tokenizer.vocab_size  # 4 bytes a logit
 if compile:
@@ -266,7 +266,8 @@ if offload == "disk":
 prompt = prompt_ids(text_tokenizer, read_start(start), unknown="error" if "start" in given else "skip")
 sampling = {name: config[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
 next(stream_text(raw_model, text_tokenizer, prompt, **sampling), "")
-out = report.Report(folder, config, step, rank == 0, raw_model, device, data.floor_per_token(meta, "val"))
+floor = data.floor_per_token(meta, "val")
+out = report.Report(folder, config, step if resume else -1, rank == 0, raw_model, device, floor)
 if out.write:
     text_tokenizer.save(folder / "tokenizer.json")
 out.start(meta, optimizer, train_windows, val_windows, dtype)
@@ -298,9 +299,9 @@ while True:
         if always_save_checkpoint and step < max_iters:
             save("ckpt.pt")
         out.plot()
-        if patience and bad_evals >= patience:
-            out.say(f"no better val loss in {patience} evaluations: stopping early at step {step}")
-            break
+    if patience and bad_evals >= patience:  # also where a run was killed right after this evaluation
+        out.say(f"no better val loss in {patience} evaluations: stopping early at step {step}")
+        break
     if step >= max_iters or stopping:
         break
 
@@ -372,9 +373,10 @@ if eval_only:
     sys.exit()
 save("ckpt.pt")
 saver.wait()
-if stopping:
-    out.say(f"stopped at step {step}, saved; go on: python train.py --init_from=resume --out_dir={out_dir}")
-    sys.exit(128 + (request.number or signal.SIGTERM))
+if stopping and step < max_iters:
+    how = "python" if world_size == 1 else f"torchrun --nproc_per_node={world_size}"
+    out.say(f"stopped at step {step}, saved; go on: {how} train.py --init_from=resume --out_dir={out_dir}")
+    sys.exit()
 print_sample()
 out.finish(
     final_train_loss=train_loss,

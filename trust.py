@@ -13,12 +13,13 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+
+from guard import write_whole
 
 # The types of what is in every checkpoint, and of what only resuming needs.
 TYPES = {dict: "model_config dataset config", str: "tokenizer", int: "step tokens", float: "seconds"}
@@ -43,15 +44,7 @@ def check_zip(file) -> None:
 
 def write_json(path: Path, value: dict) -> None:
     """Write a dict and its sha256, and rename: the file is there as a whole, or not at all."""
-    temporary = path.with_suffix(".tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump({**value, "sha256": sha256_of(value)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, json.dumps({**value, "sha256": sha256_of(value)}))
 
 
 def read_json(path: Path) -> dict:

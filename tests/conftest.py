@@ -24,6 +24,10 @@ TINY = (
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="tests/chaos: 200 kills in place of 20, and so on")
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     """Any socket beyond the loopback interface raises: the whole suite is proved to work offline."""

@@ -954,7 +954,7 @@ def project(tmp_path):
     """A copy of what the script needs, so that it writes its datasets/ there."""
     folder = tmp_path / "project"
     (folder / "config").mkdir(parents=True)
-    for room in "data token_files formats corpora distributed hardware tokenizer trust".split():
+    for room in "data token_files formats corpora distributed guard hardware tokenizer trust".split():
         file = f"{room}.py"
         shutil.copy(ROOT / file, folder / file)
     shutil.copy(ROOT / "config/__init__.py", folder / "config")

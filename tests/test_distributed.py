@@ -22,7 +22,7 @@ from conftest import ROOT, TINY
 
 # What torchrun starts in place of train.py: the same, and notes on what this process has seen and done.
 DRIVER = """
-import json, os, runpy, sys
+import atexit, json, os, runpy, sys
 from pathlib import Path
 import numpy as np
 import torch
@@ -62,6 +62,7 @@ data.prepare, distributed.wrap, data.Windows.batch = count_prepare, count_reduct
 if os.environ.get("BROKEN_RANK") == str(rank):
     torch.amp.GradScaler.scale = lambda self, loss: break_down(loss)
 sys.argv = ["train.py", "--dataset=fresh", f"--out_dir={folder / f'out-{rank}'}", *sys.argv[2:]]
+atexit.register(lambda: (folder / f"updates-{rank}").write_text(str(seen["batches"][-1][0] + 1)))
 names = runpy.run_path("train.py", run_name="__main__")
 model, windows = names["raw_model"], names["val_windows"]
 torch.save(model.state_dict(), folder / f"weights-{rank}.pt")
@@ -237,18 +238,26 @@ def test_a_rank_that_raises_ends_the_whole_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_to_torchrun_saves_and_ends_the_whole_run(tmp_path):
+@pytest.mark.parametrize("to", ["torchrun", "rank 1"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_all_ranks_at_the_same_step(tmp_path, number, to):
+    """torchrun hands it on, and ends with a code of its own; if it heard nothing, with that of the ranks."""
     out = tmp_path / "run/out-0"
     process = start(tmp_path / "run", *FLAGS, "--max_iters=100000", "--save_interval=0")
     while not (out / "metrics.jsonl").is_file() or len(rows(out)) < 5:
         assert process.poll() is None
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    if to == "torchrun":
+        process.send_signal(number)
+    else:
+        os.kill(int((tmp_path / "run/pid-1").read_text(encoding="utf-8")), number)
     text, _ = process.communicate(timeout=60)
-    assert process.returncode != 0
+    assert (process.returncode != 0) == (to == "torchrun")
     assert no_process_is_left(tmp_path / "run")
     step = torch.load(out / "ckpt.pt", weights_only=True)["step"]
-    assert f"stopped at step {step}, saved" in text
+    assert f"stopped at step {step}, saved; go on: python train.py --init_from=resume" in text
+    updates = [(tmp_path / f"run/updates-{rank}").read_text(encoding="utf-8") for rank in (0, 1)]
+    assert updates == [str(step), str(step)]
     assert not list((tmp_path / "run").rglob("*.tmp"))
 
 

@@ -253,7 +253,7 @@ def test_no_step_is_drawn_twice_after_going_back(train, tmp_path, monkeypatch):
 
 def bare_report(folder, main=True, floor=0.0, **flags) -> report.Report:
     config = {"eval_only": False, "strategy": "ddp", "tensorboard": False, "wandb_log": False} | flags
-    return report.Report(folder, config, 0, main, None, torch.device("cpu"), floor)
+    return report.Report(folder, config, -1, main, None, torch.device("cpu"), floor)
 
 
 def test_overfitting_is_marked_when_val_rises_while_train_falls(tmp_path, capsys):
@@ -340,7 +340,7 @@ def test_tensorboard_gets_every_row(train, tmp_path, monkeypatch):
     monkeypatch.setattr(report.atexit, "register", at_exit.append)
     train("--tensorboard=True", "--max_iters=10", "--eval_interval=5")
     assert stand_in.begun == str(tmp_path / "out")
-    assert at_exit[-1] == stand_in.close
+    assert stand_in.close in at_exit
     expected = {}
     for row in all_rows(tmp_path / "out"):
         expected.setdefault(row["step"], {}).update({k: v for k, v in row.items() if k != "step"})

@@ -460,7 +460,7 @@ def test_a_signal_saves_at_a_step_boundary_and_the_run_goes_on_exactly(train, tm
         time.sleep(0.05)
     process.send_signal(number)
     text, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    assert process.returncode == 0
     step = torch.load(out / "ckpt.pt", weights_only=True)["step"]
     assert f"stopped at step {step}, saved; go on: python train.py --init_from=resume --out_dir={out}" in text
     train(*flags, "--init_from=resume", f"--out_dir={out}", f"--max_iters={step + 5}")
