@@ -255,7 +255,8 @@ def test_a_signal_stops_all_ranks_at_the_same_step(tmp_path, number, to):
     assert (process.returncode != 0) == (to == "torchrun")
     assert no_process_is_left(tmp_path / "run")
     step = torch.load(out / "ckpt.pt", weights_only=True)["step"]
-    assert f"stopped at step {step}, saved; go on: python train.py --init_from=resume" in text
+    how = "torchrun --nproc_per_node=2 train.py --init_from=resume"
+    assert f"stopped at step {step}, saved; go on: {how}" in text
     updates = [(tmp_path / f"run/updates-{rank}").read_text(encoding="utf-8") for rank in (0, 1)]
     assert updates == [str(step), str(step)]
     assert not list((tmp_path / "run").rglob("*.tmp"))
