@@ -117,7 +117,8 @@ def check_fit(shape: dict, weights: dict, where: str) -> None:
     with torch.device("meta"):  # shapes only
         model = GPT(GPTConfig(**shape))
     try:
-        model.load_state_dict(weights, strict=True, assign=True)
+        # dict: a state_dict() would remember `assign`, and untie the weights of the next who loads it
+        model.load_state_dict(dict(weights), strict=True, assign=True)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise ValueError(f"the weights in {where} do not fit the model: {reason}") from None

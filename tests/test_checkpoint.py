@@ -247,6 +247,15 @@ def test_a_file_cannot_run_code(tmp_path, monkeypatch):
     assert not (tmp_path / "ran").exists()
 
 
+def test_tied_weights_stay_tied(tmp_path):
+    """Checking a file must leave nothing in it: torch's load_state_dict(assign=True) leaves itself a note."""
+    shape = TINY_CONFIG | {"arch": "gpt2"}
+    state = small_checkpoint(model_config=shape, model=GPT(GPTConfig(**shape)).state_dict())
+    checkpoint.save(tmp_path / "ckpt.pt", state)
+    model, _, _ = checkpoint.load_model(tmp_path / "ckpt.pt", torch.device("cpu"))
+    assert model.head.weight is model.wte.weight
+
+
 def test_a_foreign_file_says_what_it_lacks(tmp_path):
     torch.save({"model": {}, "step": 1}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="other.pt is no checkpoint of tinylm: it has no config, data"):
