@@ -577,7 +577,7 @@ MISTAKES = [
      "test_checkpoint.test_a_resumed_run_reads_the_batches_that_would_have_come", {}),
     ("eval_only writes", "report.py", 'self.write = main and not config["eval_only"]', "self.write = main",
      "test_train.test_eval_only_writes_nothing", {}),
-    ("the wrapper is saved", "train.py", '"model": raw_model.state_dict()', '"model": model.state_dict()',
+    ("the wrapper is saved", "train.py", "plain, raw_model, optimizer)", "plain, model, optimizer)",
      "test_checkpoint.test_compiled_and_plain_runs_save_the_same_keys", {}),
     ("a checkpoint can run code", "checkpoint.py", 'map_location="cpu", weights_only=True',
      'map_location="cpu", weights_only=False', "test_checkpoint.test_a_file_cannot_run_code", {}),
