@@ -22,6 +22,7 @@ import torch
 import optim
 from config import ROOT, one_line_errors
 from distributed import full_state
+from guard import whole_file
 from model import GPT, GPTConfig
 from tokenizer import from_json
 from trust import check_run, check_zip, or_one_line, read_json
@@ -49,17 +50,10 @@ def save(path: Path, checkpoint: dict) -> None:
     ValueError if it cannot be written. A folder that was deleted is made again: the run is not lost.
     """
     check_plain(checkpoint, "checkpoint")
-    temporary = path.with_suffix(".tmp")
     with or_one_line(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())  # without it the new name may survive a power cut, its content not
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)  # is there only if something went wrong: no space left, say
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            torch.save(checkpoint, file)
 
 
 class Saver:

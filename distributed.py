@@ -199,6 +199,11 @@ def whole(t: torch.Tensor) -> torch.Tensor:
     return t.full_tensor() if hasattr(t, "full_tensor") else t
 
 
+def local(t: torch.Tensor) -> torch.Tensor:
+    """What this rank has of a tensor: its part, or the whole of one that is not cut."""
+    return t.to_local() if hasattr(t, "to_local") else t
+
+
 def own_part(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Of a whole tensor, which every rank has, the part that this rank holds of `like`; nothing is sent."""
     if not hasattr(like, "full_tensor") or not t.ndim:

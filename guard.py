@@ -10,9 +10,12 @@ import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
+
+from distributed import local
 
 try:
     import fcntl
@@ -79,17 +82,24 @@ def alone(path: Path, advice: str = "") -> Iterator[None]:
         file.close()
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that at every moment either the old one or the whole new one is there."""
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to; at every moment either the old one or the whole new one has its name."""
     temporary = path.with_suffix(".tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            yield file
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # without it the new name may survive a power cut, and its content not
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)  # is there only if something went wrong: no space left, say
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A text as a whole_file."""
+    with whole_file(path) as file:
+        file.write(text.encode("utf-8"))
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -151,11 +161,6 @@ def likely_cause(model, guess: float, dtype: str) -> str:
         return ""  # the scaler skips the step and halves its factor, at first 2**16; after 30 it is 2**-14
     bad = first_not_finite((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
     return f"Weights and loss are finite, the gradient is not, first {bad or 'its length: it overflows'}"
-
-
-def local(t: Tensor) -> Tensor:
-    """What this rank has of a tensor (fsdp: a part)."""
-    return t.to_local() if hasattr(t, "to_local") else t
 
 
 def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from distributed import local
 from optim import init_state, named_state
 
 
@@ -31,11 +32,11 @@ def to_disk(optimizer: torch.optim.Optimizer, folder: Path) -> int:
         for average in state.values():
             if average.ndim == 0:
                 continue  # the number of steps
-            local = average.to_local() if hasattr(average, "to_local") else average  # fsdp: this rank's part
-            if local.device.type != "cpu":
+            own = local(average)
+            if own.device.type != "cpu":
                 raise ValueError("offload=disk on a GPU needs --strategy=fsdp, whose optimizer is on the CPU")
-            local.set_(mapped(local, folder))
-            n_bytes += local.numel() * local.element_size()
+            own.set_(mapped(own, folder))
+            n_bytes += own.nbytes
     return n_bytes
 
 
