@@ -241,7 +241,7 @@ def find(where: str, folder: Path) -> Path:
 
 def check_same(saved: dict, model_config, tokenizer, where: str) -> None:
     """Refuse another tokenizer or another shape than the checkpoint's: its weights would be noise."""
-    then = from_json(saved["tokenizer"])
+    then = tokenizer_of(saved, where)
     if then.hash != tokenizer.hash:
         raise ValueError(
             f"{where} has the tokenizer {then.hash[:12]} ({then.vocab_size} tokens), the dataset has "
@@ -261,7 +261,14 @@ def load_model(path: Path, device: torch.device) -> tuple[GPT, object, dict]:
     saved = load(path)
     model = GPT(GPTConfig(**saved["model_config"]))
     load_weights(model, saved["model"], path)
-    return model.to(device).eval(), from_json(saved["tokenizer"]), saved
+    return model.to(device).eval(), tokenizer_of(saved, path), saved
+
+
+def tokenizer_of(saved: dict, where: str | Path):
+    try:
+        return from_json(saved["tokenizer"])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def load_weights(model: torch.nn.Module, weights: dict, path: Path) -> None:

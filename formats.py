@@ -144,19 +144,19 @@ class Source:
                 if visible:
                     yield [(line.strip("\r\n"), True)]
             elif document or (visible.startswith("[") and not begun):
-                document.append(line)
+                document.append(line if document else "\n" * (number - 1) + line.lstrip("\r\n"))
             elif visible:
                 yield from self.row(visible, f"{file} line {number}")
             begun = begun or bool(visible)
             if ends:
                 for i, row in enumerate(parse_list("".join(document), file), 1):
-                    yield from self.row(json.dumps(row), f"{file} row {i}")
+                    yield from self.row(row, f"{file} row {i}")
                 file, number, begun, document = next(files), 1, False, []
 
     def row(self, text: str, where: str) -> Iterator[Segments]:
         try:
             yield segments_of(json.loads(text))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if not self.skip_bad:
                 what = f"no JSON ({error.msg})" if isinstance(error, json.JSONDecodeError) else error
                 raise ValueError(f"{where}: {what}; repair it, or leave out such rows: --skip_bad") from None
@@ -226,8 +226,12 @@ def joined(lines: Iterator[tuple[Segments, bool]]) -> Iterator[tuple[Segments, b
             parts, length = [], 0
 
 
-def parse_list(document: str, file) -> list:
+def parse_list(document: str, file) -> Iterator[str]:
+    """The rows of a list, each as JSON again."""
     try:
-        return json.loads(document.removeprefix("\ufeff")) if document else []
+        for row in json.loads(document.removeprefix("\ufeff")) if document else []:
+            yield json.dumps(row)
     except json.JSONDecodeError as error:
         raise ValueError(f"{file} line {error.lineno}: no JSON ({error.msg}); expected a list") from None
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of lists in lists
+        raise ValueError(f"{file}: {error}; expected a list of rows") from None

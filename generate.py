@@ -96,6 +96,7 @@ def stream(
     require(len(prompts) > 0, "there is no prompt; expected a list of lists of token ids")
     require(min(map(len, prompts)) > 0, "a prompt is empty; it needs at least one token")
     require(temperature >= 0 and top_k >= 0, f"temperature={temperature} or top_k={top_k} is below 0")
+    require(max_new_tokens >= 0, f"max_new_tokens={max_new_tokens} is below 0")
     require(0 < top_p <= 1, f"top_p={top_p} must be above 0 and at most 1, which keeps all tokens")
     require(not graph or device.type == "cuda", f"graph=True needs CUDA, and the model is on {device}")
     longest = max(map(len, prompts))

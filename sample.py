@@ -73,7 +73,8 @@ def stream_text(
         safe = max(0, len(held) - max(0, len(stop) - 1))
         yield held[:safe]
         held = held[safe:]
-    if held := held + decoder.decode(b"", final=True):
+    held += decoder.decode(b"", final=True)
+    if held := held.split(stop)[0] if stop else held:
         yield held
 
 

@@ -114,8 +114,12 @@ def check_fit(shape: dict, weights: dict, where: str) -> None:
     for name, limit in {**most, "n_layer": len(weights), "block_size": LONGEST}.items():
         if shape.get(name, 0) > limit:
             raise ValueError(f"the weights in {where} do not fit the model: {name}={shape[name]}")
+    try:
+        config = GPTConfig(**shape)
+    except ValueError as error:
+        raise ValueError(f"{where} holds no model: {error}") from None
     with torch.device("meta"):  # shapes only
-        model = GPT(GPTConfig(**shape))
+        model = GPT(config)
     try:
         # dict: a state_dict() would remember `assign`, and untie the weights of the next who loads it
         model.load_state_dict(dict(weights), strict=True, assign=True)

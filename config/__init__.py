@@ -12,6 +12,7 @@ import errno
 import io
 import linecache
 import os
+import re
 import runpy
 import sys
 import tokenize
@@ -21,6 +22,7 @@ from types import ModuleType
 ROOT = Path(__file__).resolve().parent.parent  # of datasets/ and out-*/, whatever the working directory
 BAD_PATHS = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError, FileNotFoundError)
 BAD_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # full, read-only, broken
+TYPES = (bool, int, float, str)  # of settings
 typed: set[str] = set()  # what the command line has set
 given: set[str] = set()  # what a config file or the command line has set: it beats what a checkpoint holds
 
@@ -142,36 +144,39 @@ def parse_flag(argument: str, defaults: dict) -> tuple[str, object]:
 
 def read_config_file(file: str, settings: dict, defaults: dict) -> dict:
     """Run a config file in a namespace that holds the settings; return the settings that it changes."""
-    path = next((p for p in (Path(file), ROOT / file) if p.is_file()), None)
+    path = next((p for p in (Path(file), ROOT / file) if os.path.isfile(p)), None)
     if path is None:
         known = " ".join(sorted(f"config/{p.name}" for p in (ROOT / "config").glob("[a-z]*.py")))
         raise ValueError(f"config file {file} does not exist; there are: {known}")
-    if b"override(globals())" in path.read_bytes():
+    source = path.read_bytes()  # bytes: Python knows what to do with a byte order mark or another encoding
+    if b"override(globals())" in source:
         raise ValueError(f"{file} is a script; expected a config file, such as config/tiny.py")
     try:
+        nodes = ast.walk(ast.parse(source))
         names = runpy.run_path(str(path), init_globals=dict(settings))
     except SyntaxError as error:
-        raise ValueError(f"{file} line {error.lineno}: {error.msg}") from None
-    except Exception as error:
+        raise ValueError(f"{file} line {error.lineno or 1}: {error.msg}") from None
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{file} does not run: {type(error).__name__}: {error}") from None
-    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     assigned = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     changes = {}
     for name in assigned & names.keys():
         value = names[name]
-        if name.startswith("_") or isinstance(value, ModuleType) or callable(value):
+        helper = isinstance(value, ModuleType) or callable(value)
+        if name.startswith("_") or (helper and name not in defaults):
             continue  # helpers: names with an underscore, imports
         check_name(name, defaults, f"{file}: ")
         default = defaults[name]
+        if type(value) is int or type(value) is float:
+            check_number(value, f"{file}: {name}")  # (a number of 5,000 digits cannot even be printed)
         if isinstance(default, float) and type(value) is int:
             value = float(value)
         if type(value) is not type(default):
-            expected = type(default).__name__
-            raise ValueError(
-                f"{file}: {name} = {value!r} is a {type(value).__name__}; expected {expected}, as {default!r}"
-            )
-        if isinstance(value, (int, float)):
-            check_number(value, f"{file}: {name} = {value}")
+            kind, expected = type(value).__name__, type(default).__name__
+            shown = f" = {value!r}" if isinstance(value, (*TYPES, type(None))) else ""
+            raise ValueError(f"{file}: {name}{shown} is a {kind}; expected {expected}, as {default!r}")
+        if isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
+            raise ValueError(f"{file}: {name} holds NUL or half of a surrogate pair; expected text")
         changes[name] = value
     return changes
 

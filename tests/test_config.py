@@ -112,6 +112,13 @@ def test_a_config_file_sees_the_command_line(tmp_path, monkeypatch):
     assert run(tmp_path, monkeypatch, str(file))["max_iters"] == 8
 
 
+@pytest.mark.parametrize("start", [b"\xef\xbb\xbf", b"# -*- coding: latin-1 -*-\n"])
+def test_a_config_file_may_begin_with_a_byte_order_mark_or_its_encoding(tmp_path, monkeypatch, start):
+    text = "start = '\xe9'\n".encode("latin-1" if b"latin" in start else "utf-8")
+    (tmp_path / "file.py").write_bytes(start + text)
+    assert run(tmp_path, monkeypatch, str(tmp_path / "file.py"))["start"] == "\xe9"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -561,11 +561,12 @@ def test_stop_tokens():
         ([[1]], dict(top_k=-1), "top_k=-1"),
         ([[1]], dict(top_p=0.0), "top_p=0.0"),
         ([[1]], dict(top_p=1.1), "top_p=1.1"),
+        ([[1]], dict(max_new_tokens=-1), "max_new_tokens=-1"),
     ],
 )
 def test_wrong_prompts_and_settings(prompts, settings, message):
     with pytest.raises(ValueError, match=message):
-        tiny("gpt2").generate(prompts, 3, **settings)
+        tiny("gpt2").generate(prompts, **{"max_new_tokens": 3, **settings})
 
 
 def test_broken_weights_are_noticed():

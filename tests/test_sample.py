@@ -254,6 +254,12 @@ def test_stop_text_ends_before_itself_however_it_is_cut_into_pieces(stop):
             assert expected.startswith("".join(pieces[:n]))  # nothing of the stop text was shown before
 
 
+def test_a_stop_text_in_the_last_piece_was_shown():
+    """Half a character at the end is U+FFFD, and comes when all tokens have been written."""
+    bpe = tokenizer.BPETokenizer([bytes([i]) for i in range(256)])
+    assert "".join(pieces_of(bpe, Scripted([65, 0xC3]), stop="\ufffd")) == "A"
+
+
 def test_stop_text_in_the_prompt_does_not_count(run, written):
     text = written("--start=a?", "--stop=?", "--max_new_tokens=200")
     assert text.startswith("a?") and text.count("?") == 1 and text.endswith("\n---\n")
