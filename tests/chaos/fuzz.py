@@ -25,8 +25,11 @@ def check_arguments(content: bytes) -> str:
 CHECKS = [check_arguments, test_fuzz.check_rows, test_fuzz.check_tokenizer_file]
 SEEDS = [
     b"\0\0--max_iters=10\0--bias\0config/tiny.py\0--learning_rate=1e-3",
-    b'\1{"text": 1}\n{"prompt": "", "response": "b"}\n{"messages": [{"role": "assistant", "content": ""}]}',
+    b'\1{"text": "a"}\n{"prompt": "a", "response": "b"}\n',
+    b'\1{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
     b'\1[{"text": "a"},\n{"text": "b"}]\n',
+    b'\2{"type": "char", "tokens": ["a"], "special_tokens": ["b"], "pattern": ""}',
+    b"\2[]",
     b"\2" + test_fuzz.CHARACTERS.to_json().encode("utf-8"),
 ]
 

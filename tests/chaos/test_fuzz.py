@@ -47,7 +47,7 @@ SCRIPTS = ("train.py", "data.py", "sample.py", "evaluate.py", "bench.py")
 def fuzz(pytestconfig, figure, tmp_path, monkeypatch):
     """fuzz(n, "argument lists", check, cases) calls check(*case) for n of the cases; with --long, for 10 n.
 
-    check returns a word for how it ended. "fine" and "refused" have to come in one case of 20 at least: if
+    check returns a word for how it ended. "fine" and "refused" have to come in one case of 50 at least: if
     nearly all were refused, little would be shown. Without --long the cases are the same in every run.
     """
     long = pytestconfig.getoption("--long", default=False)
@@ -72,7 +72,7 @@ def fuzz(pytestconfig, figure, tmp_path, monkeypatch):
         one()
         total = sum(ended.values())
         figure(f"fuzz: {total:,} {name}: " + ", ".join(f"{n:,} {end}" for end, n in ended.most_common()))
-        assert min(ended["fine"], ended["refused"]) >= total / 20
+        assert min(ended["fine"], ended["refused"]) >= total / 50
 
     return run
 
@@ -273,7 +273,7 @@ def texts(draw) -> tuple:
 
 
 def test_tokenizers(fuzz):
-    fuzz(1_000, "texts through tokenizers trained on others", check_tokenizer, texts())
+    fuzz(800, "texts through tokenizers trained on others", check_tokenizer, texts())
 
 
 def check_tokenizer_file(content: bytes) -> str:
@@ -402,18 +402,20 @@ def row_files(draw) -> tuple[bytes]:
 
 
 def test_rows_of_jsonl(fuzz):
-    fuzz(1_500, "files of JSON rows", check_rows, row_files())
+    fuzz(1_000, "files of JSON rows", check_rows, row_files())
 
 
 # ---- checkpoints: OUT is what a run has saved, the mutated copy lies in its place
 OUT = Path("out/ckpt.pt")
-EDITS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 2), st.binary(max_size=2)), min_size=1, max_size=3)
+PLACE = st.integers(0, 10**7)  # modulo the length of what is edited
+FLIPPED = st.tuples(PLACE, st.just(1), st.binary(min_size=1, max_size=1))
+EDITS = st.lists(FLIPPED | st.tuples(PLACE, st.integers(0, 2), st.binary(max_size=2)), min_size=1, max_size=3)
 
 
-def changed(content: bytes, edits: list[tuple[float, int, bytes]]) -> bytes:
-    """Stretches of 0 to 2 bytes replaced; a place is a share of the content."""
+def changed(content: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
+    """Stretches of 0 to 2 bytes replaced."""
     for place, length, new in edits:
-        place = int(place * len(content))
+        place %= len(content) + 1
         content = content[:place] + new + content[place + length :]
     return content
 
@@ -476,12 +478,13 @@ def check_edited(turns: list[int], value) -> str:
 
 
 def a_model_or_one_line() -> str:
+    """For what a stranger may write. Weights may be huge: then the logits are what is wrong."""
     try:
         checkpoint.load(OUT, shards=True)
         model, letters, _ = checkpoint.load_model(OUT, torch.device("cpu"))
         assert letters.decode(model.generate([[0]], 2)[0])
     except Exception as error:
-        assert str(OUT) in one_line(error)
+        assert re.search(f"{OUT}|the logits are NaN or infinite", one_line(error))
         return "refused"
     finally:
         assert not Path("canary").exists()  # else code that was pickled has run
@@ -498,7 +501,8 @@ def test_checkpoints(fuzz, train, tmp_path, monkeypatch):
     train("--max_iters=2")
     Path("out/best.pt").unlink()  # no other that loads
     saved_run.cache_clear()
-    fuzz(150, "torn checkpoints", check_torn, st.tuples(EDITS, st.just(1.0) | st.floats(0, 1)))
+    edits = st.lists(FLIPPED, min_size=1, max_size=2) | EDITS
+    fuzz(150, "torn checkpoints", check_torn, st.tuples(edits, st.just(1.0) | st.floats(0, 1)))
 
     whats = st.sampled_from(["left out", "renamed", "another", "twice", "code", "edited", "edited", "edited"])
     member = st.just(0) | st.integers(0, 99)  # the first is the pickle
@@ -592,7 +596,7 @@ def test_generation(fuzz):
 def test_coverage_guided(pytestconfig, figure, shell, tmp_path):
     """fuzz.py in a process of its own, which ends with exit code 77 and a traceback at a broken property."""
     pytest.importorskip("atheris", reason="pip install atheris: has no wheel for this machine")
-    runs = 50_000 if pytestconfig.getoption("--long", default=False) else 5_000
+    runs = 100_000 if pytestconfig.getoption("--long", default=False) else 10_000
     (tmp_path / "seeds").mkdir()
     folders = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/chaos")))
     done = shell(
