@@ -144,7 +144,8 @@ def check_run(saved: dict, path: Path, weights: dict | None, resume: bool) -> No
     check_fit(saved["model_config"], weights, str(path))
     for name in saved["model_config"].keys() & saved["config"].keys():  # the shape is there twice
         ours, theirs = saved["model_config"][name], saved["config"][name]
-        if theirs not in (ours, "", 0, -1):  # those three: as arch says
+        # those three: as arch says; a tensor cannot be compared with them
+        if isinstance(theirs, torch.Tensor) or theirs not in (ours, "", 0, -1):
             raise ValueError(f"{where}: {name} is {ours} in its model, and another in its settings")
     if not resume:
         return

@@ -101,6 +101,7 @@ CHECKPOINTS = [
     ("nothing for a width", "n_embd is a NoneType", model_config(n_embd=None)),
     ("a rope of NaN", "rope_theta", model_config(rope_theta=math.nan)),
     ("two shapes", "another in its settings", settings(n_embd=10**12)),
+    ("a tensor for a width", "another in its settings", settings(n_embd=torch.zeros(2))),
     ("a list for a shape", NO, changed(model_config=[])),
     ("a list for settings", NO, changed(config=[1])),
     ("nothing for settings", NO, changed(config=None)),
