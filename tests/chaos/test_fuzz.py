@@ -48,7 +48,7 @@ def fuzz(pytestconfig, figure, tmp_path, monkeypatch):
     """fuzz(n, "argument lists", check, cases) calls check(*case) for n of the cases; with --long, for 10 n.
 
     check returns a word for how it ended. "fine" and "refused" have to come in one case of 50 at least: if
-    nearly all were refused, little would be shown. Without --long the cases are the same in every run.
+    nearly all were refused, little would be shown. Without --long the cases change with the code only.
     """
     long = pytestconfig.getoption("--long", default=False)
     monkeypatch.chdir(tmp_path)
