@@ -21,11 +21,25 @@ TINY = (
     "--max_iters=20 --eval_interval=10 --eval_iters=1 --log_interval=5 --max_new_tokens=20"
 ).split()
 
+FIGURES = pytest.StashKey[list[str]]()
+
 torch.set_num_threads(1)
 
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="tests/chaos: 200 kills in place of 20, and so on")
+
+
+@pytest.fixture
+def figure(pytestconfig):
+    """figure("20 kills, no run lost") says what a test has shown; it is printed at the end of the run."""
+    return pytestconfig.stash.setdefault(FIGURES, []).append
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if lines := config.stash.get(FIGURES, []):
+        terminalreporter.section("what you can rely on")
+        terminalreporter.write_line("\n".join(lines))
 
 
 @pytest.fixture(autouse=True)
