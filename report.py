@@ -8,7 +8,6 @@ train_loss, val_loss.
 import atexit
 import contextlib
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -16,7 +15,9 @@ from pathlib import Path
 import torch
 
 import guard
+from config import typed
 from corpora import stand_in_notice
+from curve import check_bands, evaluations, judge, plot_loss
 from optim import AVERAGES
 
 try:
@@ -48,6 +49,10 @@ class Report:
     def __init__(self, folder: Path, config: dict, step: int, main: bool, model, device, floor: float):
         self.folder, self.main, self.model, self.device, self.floor = folder, main, model, device, floor
         self.shared = SHARED[config["strategy"]]
+        self.expected = config["expected"]  # val losses; for the text of the config file, so for no other
+        check_bands(self.expected)
+        told = typed - {"out_dir", "init_from"}
+        self.changed = [f"{name}={value}" for name, value in config.items() if name in told]
         self.rows = []
         self.overwrite = sys.stdout.isatty()  # on a terminal each progress line replaces the one before
         self.updates, self.update_seconds, self.data_seconds = 0, 0.0, 0.0  # since the last progress line
@@ -81,6 +86,8 @@ class Report:
         """What is trained on what, and the memory it takes."""
         if "stand_in_for" in meta:
             self.say(stand_in_notice(meta))
+        if "stand_in_for" in meta or "dataset" in typed:
+            self.expected = {}
         threads = torch.get_num_threads()
         self.say(f"device {self.device}, dtype {dtype}, {threads} threads, torch {torch.__version__}")
         self.say(
@@ -203,39 +210,13 @@ class Report:
             f"  ckpt.pt  val loss {result['final_val_loss']:.4f}, train loss {result['final_train_loss']:.4f}"
         )
         self.say("  loss.png metrics.jsonl result.json config.json")
+        if line := judge(evaluations(self.rows), self.expected, self.changed):
+            self.say(line)
 
     def plot(self) -> None:
         """loss.png: train and val loss on one axis, the source's floor if known, the learning rate below."""
         if self.write and self.rows:
-            plot_loss(self.rows, self.floor, self.folder / "loss.png")
-
-
-def plot_loss(rows: list[dict], floor: float, path: Path) -> None:
-    """Draw the rows of a metrics.jsonl to a PNG file; floor: a line across, 0 for none."""
-    import matplotlib  # here, because it takes half a second that a short run should not wait for
-
-    matplotlib.use("Agg")  # needs no display
-    from matplotlib import pyplot
-
-    updates = [row for row in rows if "loss" in row]
-    evaluations = [row for row in rows if "val_loss" in row]
-    figure, (upper, lower) = pyplot.subplots(2, sharex=True, height_ratios=(3, 1), figsize=(8, 6))
-    upper.plot(
-        [r["step"] for r in updates], [r["loss"] for r in updates], color="0.75", lw=1, label="each update"
-    )
-    for key, label in (("train_loss", "train"), ("val_loss", "val")):
-        upper.plot([r["step"] for r in evaluations], [r[key] for r in evaluations], marker=".", label=label)
-    if floor:
-        upper.axhline(floor, color="black", linestyle=":", label="entropy of the source")
-    upper.set_ylabel("loss (nats per token)")
-    upper.legend()
-    lower.plot([r["step"] for r in updates], [r["lr"] for r in updates], color="tab:green")
-    lower.set_ylabel("learning rate")
-    lower.set_xlabel("updates")
-    figure.tight_layout()
-    figure.savefig(path.with_suffix(".tmp"), dpi=100, format="png")
-    os.replace(path.with_suffix(".tmp"), path)
-    pyplot.close(figure)
+            plot_loss(self.rows, self.floor, self.expected, self.folder / "loss.png")
 
 
 def read_rows(path: Path) -> list[dict]:

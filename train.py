@@ -92,6 +92,7 @@ eval_iters = 20  # an evaluation reads this x 4,096 tokens of train and val, alw
 log_interval = 10  # updates between two lines
 patience = 0  # stop after so many evaluations without a better val loss; 0 = off
 min_delta = 0.0  # what counts as better
+expected = {}  # normal val losses, {step: (lowest, highest)}: the end says whether they were (curve.py)
 always_save_checkpoint = True  # ckpt.pt after each evaluation; False: best.pt only, and ckpt.pt at the end
 save_interval = 0  # numbered checkpoints every so many updates; 0 = off
 keep_checkpoints = 5  # how many numbered ones to keep

@@ -29,8 +29,9 @@ def override(script: dict) -> dict:
     """Apply config files, then --key=value, to the settings of a script; return all settings as a dict.
 
     script: the script's globals(). Its settings are the lower-case globals of type bool, int, float or str
-    that are assigned above the first function or the call of override(). They are changed in place. Raises
-    ValueError (one line: name, value, what was expected) for anything that does not fit.
+    (or dict, for config files only) that are assigned above the first function or the call of override().
+    They are changed in place. Raises ValueError (one line: name, value, what was expected) for anything that
+    does not fit.
     """
     sys.excepthook = one_line_errors
     for stream in (sys.stdout, sys.stderr):
@@ -58,7 +59,11 @@ def override(script: dict) -> dict:
     typed.update(flags)
 
     script.update(settings)
-    changed = [f"{name}={settings[name]}" for name in settings if settings[name] != defaults[name]]
+    changed = [
+        f"{name}={value}"
+        for name, value in settings.items()
+        if value != defaults[name] and not isinstance(value, dict)
+    ]
     if changed and os.environ.get("RANK", "0") == "0":
         print("settings: " + " ".join(changed))
     return settings
@@ -119,6 +124,8 @@ def parse_flag(argument: str, defaults: dict) -> tuple[str, object]:
         )
     check_name(name, defaults, "--")
     default = defaults[name]
+    if isinstance(default, dict):
+        raise ValueError(f"--{name} cannot be given here; set {name} in a config file")
     if not equals:
         if isinstance(default, bool):
             return name, True

@@ -56,6 +56,11 @@ CASES = [
     ("a file that is no Python", "train.py my.py", "my.py line 2: ",
      {"my.py": "n_head = 4\nn_layer: 4 = 4 4"}),
     ("a file that is not UTF-8", "train.py my.py", "my.py", {"my.py": b"start = '\xe9'"}),
+    ("bands on the command line", "train.py --expected=1", "set expected in a config file"),
+    ("bands of words", "train.py my.py", "expected has 'a': 5; write the step and",
+     {"my.py": "expected = {'a': 5}"}),
+    ("a band upside down", "train.py my.py", "lowest and highest val loss",
+     {"my.py": "expected = {5: (2, 1)}"}),
     ("a file that raises", "train.py my.py", "does not run: ZeroDivision", {"my.py": "n_layer = 4 // 0"}),
     # ---- shapes
     ("a width that heads do not divide", "train.py --n_embd=30 --n_head=4",

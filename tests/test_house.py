@@ -27,7 +27,7 @@ NOT_TESTS = (*CORE, "techniques/**/*.py", "lessons/**/*.py")
 ALL = (*NOT_TESTS, "tests/*.py")
 LAYERS = [  # a room imports its own layer and those above it in this list
     {"config"},
-    {"corpora", "tokenizer", "generate", "hardware", "distributed", "guard", "muon"},
+    {"corpora", "tokenizer", "generate", "hardware", "distributed", "guard", "muon", "curve"},
     {"formats", "token_files", "data", "model", "optim", "sharded", "checkpoint", "report", "trust"},
     {"train", "evaluate", "sample", "bench", "measure", "measure_text", "scaling", "plan", "plan_check"},
     {"techniques"},

@@ -176,7 +176,7 @@ def test_the_printed_bytes_are_those_of_the_tensors(train, capsys, flags):
 def report_on(device: str, folder, capsys, **more) -> str:
     """What a Report says about one update of half a second on a device, with 2 processes."""
     model = GPT(GPTConfig(n_layer=2, n_embd=64, block_size=32))
-    config = {"eval_only": False, "strategy": "ddp", "tensorboard": False, "wandb_log": False}
+    config = {"eval_only": False, "strategy": "ddp", "tensorboard": False, "wandb_log": False, "expected": {}}
     out = report.Report(folder, config, 0, True, model, torch.device(device), 0.0)
     out.length(10, 8, 1, 2, types.SimpleNamespace(block_size=32, n_windows=100))
     capsys.readouterr()
@@ -252,7 +252,13 @@ def test_no_step_is_drawn_twice_after_going_back(train, tmp_path, monkeypatch):
 
 
 def bare_report(folder, main=True, floor=0.0, **flags) -> report.Report:
-    config = {"eval_only": False, "strategy": "ddp", "tensorboard": False, "wandb_log": False} | flags
+    config = {
+        "eval_only": False,
+        "strategy": "ddp",
+        "tensorboard": False,
+        "wandb_log": False,
+        "expected": {},
+    } | flags
     return report.Report(folder, config, -1, main, None, torch.device("cpu"), floor)
 
 
