@@ -18,7 +18,7 @@ import guard
 from config import typed
 from corpora import stand_in_notice
 from curve import check_bands, evaluations, judge, plot_loss
-from optim import AVERAGES
+from optim import averages_of
 
 try:
     import resource  # not on Windows
@@ -100,8 +100,7 @@ class Report:
         parameters = sum(p.numel() for p in self.model.parameters())
         trained = [(p, group) for group in optimizer.param_groups for p in group["params"]]
         gradients = 4 * sum(p.numel() for p, _ in trained)
-        keeps = [(p, g) for p, g in trained if (g["kind"], g.get("momentum")) != ("sgd", 0)]
-        moments = 4 * sum(len(AVERAGES[group["kind"]]) * p.numel() for p, group in keeps)
+        moments = 4 * sum(len(averages_of(group)) * p.numel() for p, group in trained)
         self.say(
             f"model: {parameters:,} parameters, {train.n_tokens / parameters:.2f} training tokens for each"
         )

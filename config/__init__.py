@@ -214,6 +214,12 @@ def print_help(script: dict, defaults: dict, comments: dict) -> None:
         print(f"  {text:<{width}}  {comments[name]}")
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Python and CUDA have exceptions of their own; of the CPU's allocators there are only the words."""
+    named = type(error).__name__ in ("MemoryError", "OutOfMemoryError")  # (this room does not import torch)
+    return named or any(words in str(error) for words in ("you tried to allocate", "bad_alloc"))
+
+
 def one_line_errors(kind, error, traceback) -> None:
     """sys.excepthook: people's mistakes end in one line and exit code 2, all else in a traceback.
 
@@ -228,6 +234,8 @@ def one_line_errors(kind, error, traceback) -> None:
         message = f"{error.filename}: {error.strerror}"
     elif issubclass(kind, OSError) and error.errno in BAD_DISKS:
         message = f"{error.filename or 'a file of the run'} could not be written: {error.strerror}"
+    elif is_out_of_memory(error):
+        message = f"out of memory ({error}); try a smaller batch_size, block_size, n_layer or n_embd"
     if frame and issubclass(kind, ValueError):
         path = Path(frame.tb_frame.f_code.co_filename).resolve()
         ours = path.is_file() and path.is_relative_to(ROOT) and "site-packages" not in path.parts

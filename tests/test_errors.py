@@ -16,7 +16,6 @@ import checkpoint
 import config
 import corpora
 import data
-import guard
 from conftest import ROOT, TINY
 
 # What is wrong, the command, words of the message, files that are changed before. A file's new content is
@@ -416,7 +415,7 @@ def test_a_bug_in_the_loop_keeps_its_traceback_and_saves_the_run(here, monkeypat
 def test_running_out_of_memory_is_told_from_other_errors():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
-    assert guard.is_out_of_memory(caught.value)
+    assert config.is_out_of_memory(caught.value)
     with pytest.raises(RuntimeError) as caught:
         torch.zeros(2) @ torch.zeros(3)
-    assert not guard.is_out_of_memory(caught.value)
+    assert not config.is_out_of_memory(caught.value)
