@@ -315,7 +315,7 @@ def check(case: tuple, here: Path, before: dict, code: int, out: str, err: str) 
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case[0] for case in CASES])
-def test_bad_input(here, monkeypatch, capsys, case):
+def test_bad_input(here, monkeypatch, capsys, case, figure):
     prepare(here, *case[3:] or [{}])
     before = snapshot(here)
     capsys.readouterr()
@@ -325,6 +325,7 @@ def test_bad_input(here, monkeypatch, capsys, case):
     except Exception as error:
         code = report(error)
     check(case, here, before, code, *capsys.readouterr())
+    figure("bad input by hand: one line, exit code 2, no file touched")
 
 
 def test_bad_input_in_processes_of_their_own(made, tmp_path_factory, shell):

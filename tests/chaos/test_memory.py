@@ -79,7 +79,7 @@ def too_large(monkeypatch):
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("where", ["forward", "backward", "clip", "step"])
 def test_the_batch_is_divided_and_nothing_else_changes(
-    train, run_script, tmp_path, too_large, capsys, where, dtype
+    train, run_script, tmp_path, too_large, capsys, where, dtype, figure
 ):
     out = tmp_path / "out"
     train(*FLAGS, f"--dtype={dtype}")
@@ -96,7 +96,7 @@ def test_the_batch_is_divided_and_nothing_else_changes(
         for name, t in weights(out / "ckpt.pt").items():
             assert (t - expected[name]).abs().max() < 0.02, name
     assert names["step"] == 6
-
+    figure("out of memory in forward, backward or step: batch divided twice, same weights, kept on resume")
     names = run_script("train.py", "--init_from=resume", "--max_iters=8")
     assert (names["batch_size"], names["gradient_accumulation_steps"]) == (2, 4)
     assert "out of memory" not in capsys.readouterr().out
