@@ -18,6 +18,7 @@ import torch.nn.functional as F
 import checkpoint
 import distributed
 import hardware
+import report
 from config import at_least, override
 from data import Windows, folder_of, windows_of_text
 from guard import first_not_finite
@@ -100,11 +101,7 @@ def evaluate(
 
 def plot_by_position(losses: np.ndarray, path: Path) -> None:
     """Draw losses (T,), the mean loss at each position of a window, to a PNG file."""
-    import matplotlib  # here, because it takes half a second
-
-    matplotlib.use("Agg")  # needs no display
-    from matplotlib import pyplot
-
+    pyplot = report.open_pyplot()
     pyplot.figure(figsize=(8, 4))
     pyplot.plot(np.arange(1, len(losses) + 1), losses)
     pyplot.xlabel("tokens of context")

@@ -7,7 +7,9 @@ train_loss, val_loss.
 
 import atexit
 import contextlib
+import gc
 import json
+import logging
 import os
 import sys
 import time
@@ -48,8 +50,8 @@ class Report:
     def __init__(self, folder: Path, config: dict, step: int, main: bool, model, device, floor: float):
         self.folder, self.main, self.model, self.device, self.floor = folder, main, model, device, floor
         self.shared = SHARED[config["strategy"]]
-        self.rows = []
-        self.overwrite = sys.stdout.isatty()  # on a terminal each progress line replaces the one before
+        self.rows, self.plot_error = [], ""
+        self.overwrite = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"  # each line the one before
         self.updates, self.update_seconds, self.data_seconds = 0, 0.0, 0.0  # since the last progress line
         self.clocks = (time.perf_counter(), time.process_time())
         self.tensorboard = self.wandb = None
@@ -202,39 +204,53 @@ class Report:
         self.say(
             f"  ckpt.pt  val loss {result['final_val_loss']:.4f}, train loss {result['final_train_loss']:.4f}"
         )
-        self.say("  loss.png metrics.jsonl result.json config.json")
+        self.say(f"  {'' if self.plot_error else 'loss.png '}metrics.jsonl result.json config.json")
 
     def plot(self) -> None:
         """loss.png: train and val loss on one axis, the source's floor if known, the learning rate below."""
-        if self.write and self.rows:
+        if not self.write or not self.rows or self.plot_error:
+            return
+        gc.freeze()  # figures are cycles of 2.5 MB: collect() finds them, and need not look at older things
+        try:
             plot_loss(self.rows, self.floor, self.folder / "loss.png")
+        except Exception as error:  # a run does not end for want of a picture
+            self.plot_error = " ".join(str(error).split())
+            self.say(f"WARNING: no loss.png: {self.plot_error}")
+        gc.collect()
+        gc.unfreeze()
+
+
+def open_pyplot():
+    """matplotlib.pyplot, for files alone; ValueError if the package is missing."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # not a word on where it keeps its cache
+    try:
+        from matplotlib import pyplot  # here, because it takes half a second that not all should wait for
+    except ImportError:
+        raise ValueError("a plot needs what is not installed: pip install matplotlib") from None
+    pyplot.switch_backend("Agg")  # needs no display
+    return pyplot
 
 
 def plot_loss(rows: list[dict], floor: float, path: Path) -> None:
     """Draw the rows of a metrics.jsonl to a PNG file; floor: a line across, 0 for none."""
-    import matplotlib  # here, because it takes half a second that a short run should not wait for
-
-    matplotlib.use("Agg")  # needs no display
-    from matplotlib import pyplot
-
+    pyplot = open_pyplot()
     updates = [row for row in rows if "loss" in row]
     evaluations = [row for row in rows if "val_loss" in row]
     figure, (upper, lower) = pyplot.subplots(2, sharex=True, height_ratios=(3, 1), figsize=(8, 6))
-    upper.plot(
-        [r["step"] for r in updates], [r["loss"] for r in updates], color="0.75", lw=1, label="each update"
-    )
+    steps = [r["step"] for r in updates]
+    upper.plot(steps, [r["loss"] for r in updates], color="0.75", lw=1, label="each update")
     for key, label in (("train_loss", "train"), ("val_loss", "val")):
         upper.plot([r["step"] for r in evaluations], [r[key] for r in evaluations], marker=".", label=label)
     if floor:
         upper.axhline(floor, color="black", linestyle=":", label="entropy of the source")
     upper.set_ylabel("loss (nats per token)")
     upper.legend()
-    lower.plot([r["step"] for r in updates], [r["lr"] for r in updates], color="tab:green")
+    lower.plot(steps, [r["lr"] for r in updates], color="tab:green")
     lower.set_ylabel("learning rate")
     lower.set_xlabel("updates")
     figure.tight_layout()
-    figure.savefig(path.with_suffix(".tmp"), dpi=100, format="png")
-    os.replace(path.with_suffix(".tmp"), path)
+    with guard.whole_file(path) as file:
+        figure.savefig(file, dpi=100, format="png")
     pyplot.close(figure)
 
 
@@ -295,9 +311,7 @@ def open_tensorboard(folder: Path):
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ValueError(
-            "--tensorboard=True needs a package that is not installed: pip install tensorboard"
-        ) from None
+        raise ValueError("--tensorboard=True needs what is not installed: pip install tensorboard") from None
     writer = SummaryWriter(str(folder))
     atexit.register(writer.close)  # it writes in the background: also after Ctrl-C nothing is to be lost
     return writer
@@ -308,9 +322,7 @@ def open_wandb(config: dict):
     try:
         import wandb
     except ImportError:
-        raise ValueError(
-            "--wandb_log=True needs a package that is not installed: pip install wandb"
-        ) from None
+        raise ValueError("--wandb_log=True needs what is not installed: pip install wandb") from None
     name = config["wandb_run_name"] or Path(config["out_dir"]).name
     wandb.init(project=config["wandb_project"], name=name, config=config)
     return wandb
