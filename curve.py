@@ -8,9 +8,11 @@ by 0.02. It holds for the config as it is: a changed setting or another text has
 """
 
 import json
-import os
+import logging
 import sys
 from pathlib import Path
+
+from guard import whole_file
 
 ABOVE = "it learns less than it should: is the learning rate right, do x and y belong together?"
 BELOW = "too good: is val text in the training text, can a position see what follows? If not, well done"
@@ -71,19 +73,25 @@ def judge(found: dict[int, float], expected: dict, changed: list[str]) -> str:
     return f"{line}\n  {cause}{without}"
 
 
+def open_pyplot():
+    """matplotlib.pyplot, for files alone; ValueError if the package is missing."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # not a word on where it keeps its cache
+    try:
+        from matplotlib import pyplot  # here, because it takes half a second that not all should wait for
+    except ImportError:
+        raise ValueError("a plot needs what is not installed: pip install matplotlib") from None
+    pyplot.switch_backend("Agg")  # needs no display
+    return pyplot
+
+
 def plot_loss(rows: list[dict], floor: float, expected: dict, path: Path) -> None:
     """Draw the rows of a metrics.jsonl to a PNG file; floor: a line across, 0 for none; expected: bands."""
-    import matplotlib  # here, because it takes half a second that a short run should not wait for
-
-    matplotlib.use("Agg")  # needs no display
-    from matplotlib import pyplot
-
+    pyplot = open_pyplot()
     updates = [row for row in rows if "loss" in row]
     evaluated = [row for row in rows if "val_loss" in row]
     figure, (upper, lower) = pyplot.subplots(2, sharex=True, height_ratios=(3, 1), figsize=(8, 6))
-    upper.plot(
-        [r["step"] for r in updates], [r["loss"] for r in updates], color="0.75", lw=1, label="each update"
-    )
+    steps = [r["step"] for r in updates]
+    upper.plot(steps, [r["loss"] for r in updates], color="0.75", lw=1, label="each update")
     for key, label in (("train_loss", "train"), ("val_loss", "val")):
         upper.plot([r["step"] for r in evaluated], [r[key] for r in evaluated], marker=".", label=label)
     if expected:
@@ -95,12 +103,12 @@ def plot_loss(rows: list[dict], floor: float, expected: dict, path: Path) -> Non
         upper.axhline(floor, color="black", linestyle=":", label="entropy of the source")
     upper.set_ylabel("loss (nats per token)")
     upper.legend()
-    lower.plot([r["step"] for r in updates], [r["lr"] for r in updates], color="tab:green")
+    lower.plot(steps, [r["lr"] for r in updates], color="tab:green")
     lower.set_ylabel("learning rate")
     lower.set_xlabel("updates")
     figure.tight_layout()
-    figure.savefig(path.with_suffix(".tmp"), dpi=100, format="png")
-    os.replace(path.with_suffix(".tmp"), path)
+    with whole_file(path) as file:
+        figure.savefig(file, dpi=100, format="png")
     pyplot.close(figure)
 
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 import checkpoint
+import curve
 import distributed
 import hardware
 from config import at_least, is_out_of_memory, override
@@ -111,11 +112,7 @@ def nats_of_targets(model, x: torch.Tensor, y: torch.Tensor, device, autocast) -
 
 def plot_by_position(losses: np.ndarray, path: Path) -> None:
     """Draw losses (T,), the mean loss at each position of a window, to a PNG file."""
-    import matplotlib  # here, because it takes half a second
-
-    matplotlib.use("Agg")  # needs no display
-    from matplotlib import pyplot
-
+    pyplot = curve.open_pyplot()
     pyplot.figure(figsize=(8, 4))
     pyplot.plot(np.arange(1, len(losses) + 1), losses)
     pyplot.xlabel("tokens of context")

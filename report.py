@@ -7,7 +7,9 @@ train_loss, val_loss.
 
 import atexit
 import contextlib
+import gc
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -53,8 +55,8 @@ class Report:
         check_bands(self.expected)
         told = typed - {"out_dir", "init_from"}
         self.changed = [f"{name}={value}" for name, value in config.items() if name in told]
-        self.rows = []
-        self.overwrite = sys.stdout.isatty()  # on a terminal each progress line replaces the one before
+        self.rows, self.plot_error = [], ""
+        self.overwrite = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"  # each line the one before
         self.updates, self.update_seconds, self.data_seconds = 0, 0.0, 0.0  # since the last progress line
         self.clocks = (time.perf_counter(), time.process_time())
         self.tensorboard = self.wandb = None
@@ -208,14 +210,22 @@ class Report:
         self.say(
             f"  ckpt.pt  val loss {result['final_val_loss']:.4f}, train loss {result['final_train_loss']:.4f}"
         )
-        self.say("  loss.png metrics.jsonl result.json config.json")
+        self.say(f"  {'' if self.plot_error else 'loss.png '}metrics.jsonl result.json config.json")
         if line := judge(evaluations(self.rows), self.expected, self.changed):
             self.say(line)
 
     def plot(self) -> None:
         """loss.png: train and val loss on one axis, the source's floor if known, the learning rate below."""
-        if self.write and self.rows:
+        if not self.write or not self.rows or self.plot_error:
+            return
+        gc.freeze()  # figures are cycles of 2.5 MB: collect() finds them, and need not look at older things
+        try:
             plot_loss(self.rows, self.floor, self.expected, self.folder / "loss.png")
+        except Exception as error:  # a run does not end for want of a picture
+            self.plot_error = " ".join(str(error).split())
+            self.say(f"WARNING: no loss.png: {self.plot_error}")
+        gc.collect()
+        gc.unfreeze()
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -275,9 +285,7 @@ def open_tensorboard(folder: Path):
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ValueError(
-            "--tensorboard=True needs a package that is not installed: pip install tensorboard"
-        ) from None
+        raise ValueError("--tensorboard=True needs what is not installed: pip install tensorboard") from None
     writer = SummaryWriter(str(folder))
     atexit.register(writer.close)  # it writes in the background: also after Ctrl-C nothing is to be lost
     return writer
@@ -288,9 +296,7 @@ def open_wandb(config: dict):
     try:
         import wandb
     except ImportError:
-        raise ValueError(
-            "--wandb_log=True needs a package that is not installed: pip install wandb"
-        ) from None
+        raise ValueError("--wandb_log=True needs what is not installed: pip install wandb") from None
     name = config["wandb_run_name"] or Path(config["out_dir"]).name
     wandb.init(project=config["wandb_project"], name=name, config=config)
     return wandb

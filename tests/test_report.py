@@ -304,6 +304,20 @@ def test_on_a_terminal_progress_lines_replace_each_other(tmp_path, monkeypatch, 
     monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
     text = report_on("cpu", tmp_path, capsys)
     assert text.startswith("iter 1: ") and text.endswith("left\n")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")  # such a terminal shows the codes as they are
+    assert report_on("cpu", tmp_path, capsys) == text
+
+
+def test_without_matplotlib_a_run_goes_on_and_says_so_once(train, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # importing it raises ImportError
+    assert train()["step"] == 20
+    printed = capsys.readouterr().out
+    assert (
+        printed.count("WARNING: no loss.png: a plot needs what is not installed: pip install matplotlib") == 1
+    )
+    assert printed.count("loss.png") == 1
+    assert not (tmp_path / "out/loss.png").exists()
 
 
 def test_clock():
