@@ -43,7 +43,7 @@ def test_a_long_run_is_flat(shell, datasets, tmp_path, request, figure):
     out, notes = tmp_path / "out", tmp_path / "notes.json"
     flags = f"config/tiny.py --dataset=small --out_dir={out} --max_iters={n} --device=cpu --threads=1".split()
     often = (
-        "--eval_iters=2 --save_interval=50 --keep_checkpoints=3 --sample_interval=250 --max_new_tokens=100"
+        "--eval_iters=1 --save_interval=50 --keep_checkpoints=3 --sample_interval=250 --max_new_tokens=100"
     )
     command = ("-c", MEASURED, str(datasets), str(notes), *flags, *often.split())
     done = shell(*command, env=ENVIRONMENT, timeout=1800)
