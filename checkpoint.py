@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 import optim
-from config import ROOT, one_line_errors
+from config import ROOT, start_script
 from distributed import full_state
 from guard import whole_file
 from model import GPT, GPTConfig
@@ -298,7 +298,7 @@ def consolidate(where: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    sys.excepthook = one_line_errors
+    start_script()
     if len(sys.argv) != 3 or sys.argv[1] != "consolidate":
         raise ValueError("expected: python checkpoint.py consolidate FOLDER (of a run, or of one checkpoint)")
     for file in consolidate(run_folder(sys.argv[2])):

@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 
 import checkpoint
+import curve
 import distributed
 import hardware
-from config import at_least, override
+from config import at_least, is_out_of_memory, override
 from data import Windows, folder_of, windows_of_text
 from guard import first_not_finite
 from tokenizer import load_any
@@ -65,12 +66,8 @@ def evaluate(
         x, y = windows.window_batch(batches[min(i, len(batches) - 1)])
         if i >= len(batches):
             y = torch.full_like(y, -1)  # a rank without a batch of its own computes along (fsdp needs it)
-        with autocast:
-            logits = model(x.to(device))
-        nats = F.cross_entropy(
-            logits.float().transpose(1, 2), y.to(device), ignore_index=-1, reduction="none"
-        )
-        nats, scored = nats.cpu().double().numpy(), (y != -1).numpy()  # (B, T), 0 where masked
+        nats = nats_of_targets(model, x, y, device, autocast).numpy()
+        scored = (y != -1).numpy()  # (B, T)
         bytes_ = token_bytes[y.numpy()[scored]].sum() if token_bytes is not None else 0
         n, t = nats.sum(1), scored.sum(1)  # (B,): one number per window
         sums += [n.sum(), t.sum(), bytes_, n @ n, n @ t, t @ t]
@@ -98,13 +95,24 @@ def evaluate(
     )
 
 
+def nats_of_targets(model, x: torch.Tensor, y: torch.Tensor, device, autocast) -> torch.Tensor:
+    """Nats of each target, (B, T) float64 on the CPU, 0 where y is -1; by halves where memory runs out."""
+    try:
+        with autocast:
+            logits = model(x.to(device)).float()  # (B, T, V)
+        nats = F.cross_entropy(logits.transpose(1, 2), y.to(device), ignore_index=-1, reduction="none")
+        return nats.cpu().double()
+    except (RuntimeError, MemoryError) as error:
+        # (of several processes all have to call the model equally often)
+        if not is_out_of_memory(error) or len(x) == 1 or torch.distributed.is_initialized():
+            raise
+    halves = zip(x.tensor_split(2), y.tensor_split(2), strict=True)
+    return torch.cat([nats_of_targets(model, *half, device, autocast) for half in halves])
+
+
 def plot_by_position(losses: np.ndarray, path: Path) -> None:
     """Draw losses (T,), the mean loss at each position of a window, to a PNG file."""
-    import matplotlib  # here, because it takes half a second
-
-    matplotlib.use("Agg")  # needs no display
-    from matplotlib import pyplot
-
+    pyplot = curve.open_pyplot()
     pyplot.figure(figsize=(8, 4))
     pyplot.plot(np.arange(1, len(losses) + 1), losses)
     pyplot.xlabel("tokens of context")

@@ -69,3 +69,14 @@ def try_compile(model: torch.nn.Module, inputs: tuple, autocast) -> torch.nn.Mod
 def to_device(t: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The tensor on the device; for CUDA from pinned memory, so that the copy overlaps with computing."""
     return t.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else t.to(device)
+
+
+def loss_scaler(dtype: str, device: torch.device, state: dict) -> torch.amp.GradScaler:
+    """Keeps gradients in float16's range (Micikevicius et al., 2018); off in other precisions.
+
+    state: of a scaler before, as saved; {} for none.
+    """
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == "float16")
+    if state:  # empty if it was off
+        scaler.load_state_dict(state)
+    return scaler

@@ -210,7 +210,9 @@ def build_optimizer(model: torch.nn.Module, config: dict, device_type: str) -> t
         kind = functools.partial(Muon, precision=precision)
         options = {"momentum": momentum, "betas": betas, "fused": fused}
     if config["strategy"] != "zero1":
-        return kind(groups, **options)
+        optimizer = kind(groups, **options)
+        init_state(optimizer)
+        return optimizer
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, about torch.jit
         from torch.distributed.optim import ZeroRedundancyOptimizer
@@ -220,7 +222,13 @@ def build_optimizer(model: torch.nn.Module, config: dict, device_type: str) -> t
     optimizer = ZeroRedundancyOptimizer(groups, kind, **options)  # each rank steps for some of the parameters
     for group, of_group in zip(optimizer.param_groups, names, strict=True):
         group["param_names"] = of_group
+    init_state(optimizer)
     return optimizer
+
+
+def averages_of(group: dict) -> tuple[str, ...]:
+    """What is remembered of each parameter of a group: nothing by SGD without momentum."""
+    return () if (group["kind"], group.get("momentum")) == ("sgd", 0) else AVERAGES[group["kind"]]
 
 
 def named_state(optimizer: torch.optim.Optimizer) -> dict[str, dict]:
@@ -231,13 +239,22 @@ def named_state(optimizer: torch.optim.Optimizer) -> dict[str, dict]:
     return {name: local.state[p] for each in pairs for name, p in each if p in own}
 
 
+def versions(optimizer: torch.optim.Optimizer) -> list[int]:
+    """A number for each parameter and average, which torch counts up when the tensor is changed in place."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    averages = [t for state in named_state(optimizer).values() for t in state.values()]
+    return [t._version for t in params + averages]
+
+
 def init_state(optimizer: torch.optim.Optimizer) -> None:
-    """Make all averages now, as zeros; else the first step would (with equal results)."""
+    """Make all averages now, as zeros; else the first step would (with equal results), and if memory runs out
+    in it, smaller batches do not help.
+    """
     state_of = named_state(optimizer)
     for group in optimizer.param_groups:
         for name, p in zip(group["param_names"], group["params"], strict=True):
             if name in state_of and not state_of[name]:
-                state_of[name].update({average: torch.zeros_like(p) for average in AVERAGES[group["kind"]]})
+                state_of[name].update({average: torch.zeros_like(p) for average in averages_of(group)})
                 if group["kind"].startswith("adam"):
                     state_of[name]["step"] = torch.zeros((), device=p.device if group["fused"] else "cpu")
 

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import distributed
 import hardware
+import memory
 import optim
 import plan
 from config import ROOT
@@ -63,7 +64,7 @@ def three_updates(settings: dict, device: torch.device) -> dict:
     """Updates as train.py makes them; returns the bytes that this rank holds and exchanges in the third."""
     torch.manual_seed(0)
     W, micro_steps = dist.get_world_size(), settings["gradient_accumulation_steps"]
-    model = GPT(plan.shape_of(settings, V))
+    model = GPT(memory.shape_of(settings, V))
     model = distributed.place(model, device, settings["strategy"], settings["dtype"], "")
     optimizer = optim.build_optimizer(model, settings, device.type)
     wrapped = distributed.wrap(model, W, settings["strategy"])
@@ -115,7 +116,7 @@ def accumulated(model: torch.nn.Module) -> int:
 
 def by_formula(settings: dict, W: int) -> dict[str, int]:
     """What three_updates() should find on the fullest rank."""
-    model = plan.on_meta(settings, V)
+    model = memory.on_meta(settings, V)
     messages = Counter()
     for message in plan.exchanged(model, settings, W):
         messages[message.operation] += message.n_bytes
@@ -124,8 +125,8 @@ def by_formula(settings: dict, W: int) -> dict[str, int]:
     if settings["strategy"] != "fsdp" and W > 1:
         messages[HOOK] = messages["all-reduce"]
     if settings["gradient_accumulation_steps"] > 1:
-        messages[BETWEEN] = plan.accumulated(model, settings, W)
-    return {**plan.kept(model, settings, W), **messages}
+        messages[BETWEEN] = memory.accumulated(model, settings, W)
+    return {**memory.kept(model, settings, W), **messages}
 
 
 def start(cases: list[dict], W: int) -> list[list[dict]]:

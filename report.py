@@ -7,6 +7,7 @@ train_loss, val_loss.
 
 import atexit
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -16,8 +17,10 @@ from pathlib import Path
 import torch
 
 import guard
+from config import typed
 from corpora import stand_in_notice
-from optim import AVERAGES
+from curve import check_bands, evaluations, judge, plot_loss
+from optim import averages_of
 
 try:
     import resource  # not on Windows
@@ -48,8 +51,12 @@ class Report:
     def __init__(self, folder: Path, config: dict, step: int, main: bool, model, device, floor: float):
         self.folder, self.main, self.model, self.device, self.floor = folder, main, model, device, floor
         self.shared = SHARED[config["strategy"]]
-        self.rows = []
-        self.overwrite = sys.stdout.isatty()  # on a terminal each progress line replaces the one before
+        self.expected = config["expected"]  # val losses; for the text of the config file, so for no other
+        check_bands(self.expected)
+        told = typed - {"out_dir", "init_from"}
+        self.changed = [f"{name}={value}" for name, value in config.items() if name in told]
+        self.rows, self.plot_error = [], ""
+        self.overwrite = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"  # each line the one before
         self.updates, self.update_seconds, self.data_seconds = 0, 0.0, 0.0  # since the last progress line
         self.clocks = (time.perf_counter(), time.process_time())
         self.tensorboard = self.wandb = None
@@ -81,6 +88,8 @@ class Report:
         """What is trained on what, and the memory it takes."""
         if "stand_in_for" in meta:
             self.say(stand_in_notice(meta))
+        if "stand_in_for" in meta or "dataset" in typed:
+            self.expected = {}
         threads = torch.get_num_threads()
         self.say(f"device {self.device}, dtype {dtype}, {threads} threads, torch {torch.__version__}")
         self.say(
@@ -93,8 +102,7 @@ class Report:
         parameters = sum(p.numel() for p in self.model.parameters())
         trained = [(p, group) for group in optimizer.param_groups for p in group["params"]]
         gradients = 4 * sum(p.numel() for p, _ in trained)
-        keeps = [(p, g) for p, g in trained if (g["kind"], g.get("momentum")) != ("sgd", 0)]
-        moments = 4 * sum(len(AVERAGES[group["kind"]]) * p.numel() for p, group in keeps)
+        moments = 4 * sum(len(averages_of(group)) * p.numel() for p, group in trained)
         self.say(
             f"model: {parameters:,} parameters, {train.n_tokens / parameters:.2f} training tokens for each"
         )
@@ -202,40 +210,22 @@ class Report:
         self.say(
             f"  ckpt.pt  val loss {result['final_val_loss']:.4f}, train loss {result['final_train_loss']:.4f}"
         )
-        self.say("  loss.png metrics.jsonl result.json config.json")
+        self.say(f"  {'' if self.plot_error else 'loss.png '}metrics.jsonl result.json config.json")
+        if line := judge(evaluations(self.rows), self.expected, self.changed):
+            self.say(line)
 
     def plot(self) -> None:
         """loss.png: train and val loss on one axis, the source's floor if known, the learning rate below."""
-        if self.write and self.rows:
-            plot_loss(self.rows, self.floor, self.folder / "loss.png")
-
-
-def plot_loss(rows: list[dict], floor: float, path: Path) -> None:
-    """Draw the rows of a metrics.jsonl to a PNG file; floor: a line across, 0 for none."""
-    import matplotlib  # here, because it takes half a second that a short run should not wait for
-
-    matplotlib.use("Agg")  # needs no display
-    from matplotlib import pyplot
-
-    updates = [row for row in rows if "loss" in row]
-    evaluations = [row for row in rows if "val_loss" in row]
-    figure, (upper, lower) = pyplot.subplots(2, sharex=True, height_ratios=(3, 1), figsize=(8, 6))
-    upper.plot(
-        [r["step"] for r in updates], [r["loss"] for r in updates], color="0.75", lw=1, label="each update"
-    )
-    for key, label in (("train_loss", "train"), ("val_loss", "val")):
-        upper.plot([r["step"] for r in evaluations], [r[key] for r in evaluations], marker=".", label=label)
-    if floor:
-        upper.axhline(floor, color="black", linestyle=":", label="entropy of the source")
-    upper.set_ylabel("loss (nats per token)")
-    upper.legend()
-    lower.plot([r["step"] for r in updates], [r["lr"] for r in updates], color="tab:green")
-    lower.set_ylabel("learning rate")
-    lower.set_xlabel("updates")
-    figure.tight_layout()
-    figure.savefig(path.with_suffix(".tmp"), dpi=100, format="png")
-    os.replace(path.with_suffix(".tmp"), path)
-    pyplot.close(figure)
+        if not self.write or not self.rows or self.plot_error:
+            return
+        gc.freeze()  # figures are cycles of 2.5 MB: collect() finds them, and need not look at older things
+        try:
+            plot_loss(self.rows, self.floor, self.expected, self.folder / "loss.png")
+        except Exception as error:  # a run does not end for want of a picture
+            self.plot_error = " ".join(str(error).split())
+            self.say(f"WARNING: no loss.png: {self.plot_error}")
+        gc.collect()
+        gc.unfreeze()
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -295,9 +285,7 @@ def open_tensorboard(folder: Path):
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ValueError(
-            "--tensorboard=True needs a package that is not installed: pip install tensorboard"
-        ) from None
+        raise ValueError("--tensorboard=True needs what is not installed: pip install tensorboard") from None
     writer = SummaryWriter(str(folder))
     atexit.register(writer.close)  # it writes in the background: also after Ctrl-C nothing is to be lost
     return writer
@@ -308,9 +296,7 @@ def open_wandb(config: dict):
     try:
         import wandb
     except ImportError:
-        raise ValueError(
-            "--wandb_log=True needs a package that is not installed: pip install wandb"
-        ) from None
+        raise ValueError("--wandb_log=True needs what is not installed: pip install wandb") from None
     name = config["wandb_run_name"] or Path(config["out_dir"]).name
     wandb.init(project=config["wandb_project"], name=name, config=config)
     return wandb

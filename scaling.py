@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import curve
 import data
 from evaluate import evaluate, spread
 from measure import CPU, Row, Run, alternate, measured, seconds_of, settings_of, show, sized
@@ -82,11 +83,7 @@ def plot_power_laws(panels: list[dict], path: Path) -> None:
 
     panel: title, xlabel, ylabel, points {label: (x, y)} and the (x, y) that the straight line is fitted to.
     """
-    import matplotlib  # here, because it takes half a second
-
-    matplotlib.use("Agg")  # needs no display
-    from matplotlib import pyplot
-
+    pyplot = curve.open_pyplot()
     figure, axes = pyplot.subplots(1, len(panels), figsize=(5 * len(panels), 4), squeeze=False)
     for axis, panel in zip(axes[0], panels, strict=True):
         for label, (x, y) in panel["points"].items():

@@ -123,7 +123,7 @@ def load_shards(saved: dict, model: torch.nn.Module, optimizer: torch.optim.Opti
         state.clear()  # half of it may have come from a folder that turned out to be damaged
     init_state(optimizer)
     reader = Reader(saved["shards"])
-    there = reader.read_metadata().state_dict_metadata  # before the first update there were no averages
+    there = reader.read_metadata().state_dict_metadata  # (none of averages before the first update, once)
     tensors = tensors_of(model, optimizer)
     read_all({key: t for key, t in tensors.items() if key in there}, reader)
 

@@ -33,7 +33,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import tiktoken
 
 ROOT = Path(__file__).parent
 END = "<|endoftext|>"  # the special token that ends a document, named as in GPT-2
@@ -125,6 +124,7 @@ class BPETokenizer(Tokenizer):
     made: 256 single bytes (GPT-2 has them in an order of its own), then one token per merge."""
 
     def __init__(self, tokens: list[bytes], special_tokens: tuple = (), pattern: str = GPT2_PATTERN):
+        tiktoken = open_tiktoken()
         import regex  # is installed with tiktoken; Python's own re has no \p{L}
 
         super().__init__("bpe", tokens, special_tokens, pattern)
@@ -308,9 +308,19 @@ def load_any(spec: str | Path) -> Tokenizer:
     raise ValueError(f"no tokenizer '{spec}': expected char, bpe, gpt2, or a tokenizer.json or its folder")
 
 
+def open_tiktoken():
+    """The module tiktoken, which characters do without; ValueError if it is missing."""
+    try:
+        import tiktoken
+    except ImportError:
+        raise ValueError("byte pairs need what is not installed: pip install tiktoken") from None
+    return tiktoken
+
+
 def gpt2() -> BPETokenizer:
     """GPT-2's own 50,257 tokens from tiktoken's cache or the network; "Hello world" is 15496, 995."""
     remedy = "connect, or set TIKTOKEN_CACHE_DIR to a folder that holds it, or use --tokenizer=bpe"
+    tiktoken = open_tiktoken()
     try:
         theirs = tiktoken.get_encoding("gpt2")
     except Exception as error:  # of many types: no network, a broken download, a full disk

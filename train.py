@@ -21,6 +21,7 @@ import data
 import distributed
 import guard
 import hardware
+import memory
 import optim
 import report
 import tokenizer
@@ -92,6 +93,7 @@ eval_iters = 20  # an evaluation reads this x 4,096 tokens of train and val, alw
 log_interval = 10  # updates between two lines
 patience = 0  # stop after so many evaluations without a better val loss; 0 = off
 min_delta = 0.0  # what counts as better
+expected = {}  # normal val losses, {step: (lowest, highest)}: the end says whether they were (curve.py)
 always_save_checkpoint = True  # ckpt.pt after each evaluation; False: best.pt only, and ckpt.pt at the end
 save_interval = 0  # numbered checkpoints every so many updates; 0 = off
 keep_checkpoints = 5  # how many numbered ones to keep
@@ -215,19 +217,18 @@ val_windows = data.Windows(dataset, "val", block_size, seed, pack)
 model_config = GPTConfig(text_tokenizer.vocab_size, **{name: config[name] for name in architecture})
 if saved:
     checkpoint.check_same(saved, model_config, text_tokenizer, out_dir if resume else init_from)
-with guard.weights_fit():
-    raw_model = GPT(model_config)  # stays free of compile and DDP
-    if "model" in saved:
-        checkpoint.load_weights(raw_model, saved["model"], init_from)
-    model = raw_model = distributed.place(raw_model, device, strategy, dtype, offload)
+raw_model = GPT(model_config)  # stays free of compile and DDP
+if "model" in saved:
+    checkpoint.load_weights(raw_model, saved["model"], init_from)
+model = raw_model = distributed.place(raw_model, device, strategy, dtype, offload)
 
 # ---- the optimizer, the schedule, the loss scaler
 tokens_per_iter = windows_per_iter * block_size
 if epochs and ("epochs" in typed or "max_iters" not in typed):  # a typed max_iters beats a file's epochs
     max_iters = math.ceil(epochs * train_windows.n_windows / windows_per_iter)
 schedule, schedule_warning = optim.resolve_schedule({**config, "max_iters": max_iters})
-optimizer = optim.build_optimizer(raw_model, {**config, "dtype": dtype}, device.type)
-scaler = torch.amp.GradScaler(device.type, enabled=dtype == "float16")
+chosen = {**config, "dtype": dtype}  # not auto
+optimizer = optim.build_optimizer(raw_model, chosen, device.type)
 saver = checkpoint.Saver(folder, checkpoint_format, keep_checkpoints, rank)
 
 # ---- where the run stands
@@ -239,8 +240,6 @@ stopping = 0  # above 0 once all processes know of a signal: they leave the loop
 updating = False
 if resume:
     checkpoint.restore(saved, raw_model, optimizer)
-    if saved["scaler"]:  # it is empty where the run was not in float16
-        scaler.load_state_dict(saved["scaler"])
     step, tokens, seconds, evaluated_at = (saved[k] for k in ("step", "tokens", "seconds", "evaluated_at"))
     best_val_loss, best_step, bad_evals = (saved[k] for k in ("best_val_loss", "best_step", "bad_evals"))
     train_loss, val_loss = saved["train_loss"], saved["val_loss"]
@@ -251,6 +250,7 @@ if resume:
             print(f"{out_dir} has already made its {max_iters} updates")
             sys.exit()
 
+scaler = hardware.loss_scaler(dtype, device, saved["scaler"] if resume else {})
 in_chunks = 0 < logits_mb * 2**18 < batch_size * block_size * text_tokenizer.vocab_size  # 4 bytes a logit
 if compile:
     batch = [t.to(device) for t in train_windows.batch(0, batch_size)]  # x, y
@@ -292,7 +292,7 @@ while True:
         bad_evals = 0 if val_loss < best_val_loss - min_delta else bad_evals + 1
         out.evaluation(step, tokens, seconds, train_loss, val_loss, found_val["standard_error"])
         if eval_only:
-            break
+            sys.exit()
         if val_loss < best_val_loss:
             best_val_loss, best_step = val_loss, step
             save("best.pt")
@@ -317,11 +317,10 @@ while True:
     data_seconds = time.perf_counter() - started
 
     # forward, loss, backward
-    loss_sum = torch.zeros((), device=device)
+    loss_sum, before = torch.zeros((), device=device), optim.versions(optimizer)
     try:
         for micro_step, (x, y) in enumerate(batches):
-            last = micro_step == gradient_accumulation_steps - 1
-            distributed.sync_gradients(model, last)  # one exchange per update
+            distributed.sync_gradients(model, micro_step + 1 == len(batches))  # one exchange per update
             x, y = hardware.to_device(x, device), hardware.to_device(y, device)  # (B, T)
             with autocast:
                 if in_chunks:
@@ -334,21 +333,25 @@ while True:
             loss = nats / max(targets, 1)  # sum, count, divide once: a mean over all targets of the update
             scaler.scale(loss * world_size).backward()  # DDP averages over processes; we want the sum
             loss_sum += loss.detach()
-    except RuntimeError as error:
-        factor = guard.divide_batch(error, batch_size, oom_retry and world_size == 1)
+
+        # clip, step
+        scaler.unscale_(optimizer)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in raw_model.parameters() if p.grad is not None])
+        grad_norm = distributed.whole(norm).item()  # fsdp: each rank has the norm of its part
+        guard.stop_if_not_finite(raw_model, step + 1, loss_sum.item(), grad_norm, chosen, lr)
+        torch.nn.utils.clip_grads_with_norm_(raw_model.parameters(), grad_clip or math.inf, norm)
+        updating = True  # between here and step += 1 the weights are of no step: do not save them
+        scaler.step(optimizer)
+    except (RuntimeError, MemoryError) as error:
+        whole = optim.versions(optimizer) == before
+        factor = memory.divide_batch(error, batch_size, chosen, model_config.vocab_size, world_size, whole)
         batch_size, gradient_accumulation_steps = batch_size // factor, gradient_accumulation_steps * factor
         out.say(f"out of memory: going on with {batch_size=}, {gradient_accumulation_steps=}")
+        config["batch_size"] = batch_size  # a resumed run keeps it
+        logits = nats = loss = None  # their memory, too
         optimizer.zero_grad(set_to_none=True)
+        scaler, updating = hardware.loss_scaler(dtype, device, scaler.state_dict()), False
         continue  # with the same step, so with the same windows
-
-    # clip, step
-    scaler.unscale_(optimizer)
-    norm = torch.nn.utils.get_total_norm([p.grad for p in raw_model.parameters() if p.grad is not None])
-    grad_norm = distributed.whole(norm).item()  # fsdp: each rank has the norm of its part
-    guard.stop_if_not_finite(raw_model, step + 1, loss_sum.item(), grad_norm, {**config, "dtype": dtype}, lr)
-    torch.nn.utils.clip_grads_with_norm_(raw_model.parameters(), grad_clip or math.inf, norm)
-    updating = True  # between here and step += 1 the weights are of no step: do not save them
-    scaler.step(optimizer)
     scaler.update()
     skipped += not math.isfinite(grad_norm)  # an overflow in float16: scaler.step() has made none
     optimizer.zero_grad(set_to_none=True)
@@ -369,8 +372,6 @@ while True:
         save(f"ckpt_{step:06}.pt")
 
 # ---- the end: what is saved where, how good it is, what it sounds like
-if eval_only:
-    sys.exit()
 save("ckpt.pt")
 saver.wait()
 if stopping and step < max_iters:

@@ -7,6 +7,7 @@ Every script says `config = override(globals())` once, below its settings. The i
 """
 
 import ast
+import atexit
 import difflib
 import errno
 import io
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent  # of datasets/ and out-*/, whatev
 BAD_PATHS = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError, FileNotFoundError)
 BAD_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # full, read-only, broken
 TYPES = (bool, int, float, str)  # of settings
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 typed: set[str] = set()  # what the command line has set
 given: set[str] = set()  # what a config file or the command line has set: it beats what a checkpoint holds
 
@@ -31,13 +33,11 @@ def override(script: dict) -> dict:
     """Apply config files, then --key=value, to the settings of a script; return all settings as a dict.
 
     script: the script's globals(). Its settings are the lower-case globals of type bool, int, float or str
-    that are assigned above the first function or the call of override(). They are changed in place. Raises
-    ValueError (one line: name, value, what was expected) for anything that does not fit.
+    (or dict, for config files only) that are assigned above the first function or the call of override().
+    They are changed in place. Raises ValueError (one line: name, value, what was expected) for anything that
+    does not fit.
     """
-    sys.excepthook = one_line_errors
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # (a notebook's is none)
-            stream.reconfigure(encoding="utf-8", errors="replace")  # other encodings cannot print an emoji
+    start_script()
     comments = read_comments(script["__file__"])
     settings = {name: script[name] for name in comments}
     defaults = dict(settings)
@@ -60,10 +60,42 @@ def override(script: dict) -> dict:
     typed.update(flags)
 
     script.update(settings)
-    changed = [f"{name}={settings[name]}" for name in settings if settings[name] != defaults[name]]
+    changed = [
+        f"{name}={value}"
+        for name, value in settings.items()
+        if value != defaults[name] and not isinstance(value, dict)
+    ]
     if changed and os.environ.get("RANK", "0") == "0":
         print("settings: " + " ".join(changed))
     return settings
+
+
+def start_script() -> None:
+    """Mistakes end in one line; stdout and stderr are UTF-8; closed streams (`>&-`) become the null device.
+
+    Were they left closed, the next file to be opened, a checkpoint say, would have the number of a stream:
+    what is written to stderr would be in it.
+    """
+    sys.excepthook = one_line_errors
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(null, mode, encoding="utf-8", closefd=False))  # is open until the end
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # (a notebook's is none)
+            stream.reconfigure(encoding="utf-8", errors="replace")  # other encodings cannot print an emoji
+    atexit.register(flush_or_drop)
+
+
+def flush_or_drop() -> None:
+    """Write what print() has held back, to the null device if nobody reads it any more (`| head -1`).
+
+    Called at exit: else Python would try it there, and complain.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def adopt(script: dict, config: dict, saved: dict) -> list[str]:
@@ -107,9 +139,14 @@ def read_comments(path: str) -> dict[str, str]:
 def as_text(argument: str) -> str:
     """An argument as it was typed, in UTF-8; where the locale is another, Python has decoded it wrongly."""
     try:
-        return os.fsencode(argument).decode("utf-8")
+        text = os.fsencode(argument).decode("utf-8")
     except UnicodeError:
         raise ValueError(f"{ascii(argument)} is not UTF-8 text; repair it") from None
+    is_prompt = text.startswith(("--start=", "--stop=")) and not text.startswith("--start=FILE:")
+    names = sys.getfilesystemencoding()
+    if names != "utf-8" and not is_prompt and not text.isascii():  # the file of that name would not be found
+        raise ValueError(f"{text}: names of files are {names} in this locale; set PYTHONUTF8=1")
+    return text
 
 
 def parse_flag(argument: str, defaults: dict) -> tuple[str, object]:
@@ -121,6 +158,8 @@ def parse_flag(argument: str, defaults: dict) -> tuple[str, object]:
         )
     check_name(name, defaults, "--")
     default = defaults[name]
+    if isinstance(default, dict):
+        raise ValueError(f"--{name} cannot be given here; set {name} in a config file")
     if not equals:
         if isinstance(default, bool):
             return name, True
@@ -212,29 +251,42 @@ def print_help(script: dict, defaults: dict, comments: dict) -> None:
         print(f"  {text:<{width}}  {comments[name]}")
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Python and CUDA have exceptions of their own; of the CPU's allocators there are only the words."""
+    named = type(error).__name__ in ("MemoryError", "OutOfMemoryError")  # (this room does not import torch)
+    return named or any(words in str(error) for words in ("you tried to allocate", "bad_alloc"))
+
+
 def one_line_errors(kind, error, traceback) -> None:
     """sys.excepthook: people's mistakes end in one line and exit code 2, all else in a traceback.
 
     A mistake of people is a ValueError that a `raise` in one of our files has made, or a path that cannot be
     written. A ValueError out of a library, or of int("x") in our own code, is a bug: its traceback helps.
+    Where a pipe's reader has gone, as with `| head -1`, the script ends without a word.
     """
+    flush_or_drop()
     frame = traceback
     while frame and frame.tb_next:
         frame = frame.tb_next
+    path = Path(frame.tb_frame.f_code.co_filename).resolve() if frame else ROOT
+    ours = path.is_file() and path.is_relative_to(ROOT) and "site-packages" not in path.parts
+    if ours and issubclass(kind, BrokenPipeError):  # of print()
+        sys.exit(1)
     message = ""
     if issubclass(kind, BAD_PATHS) and error.filename:
         message = f"{error.filename}: {error.strerror}"
     elif issubclass(kind, OSError) and error.errno in BAD_DISKS:
         message = f"{error.filename or 'a file of the run'} could not be written: {error.strerror}"
-    if frame and issubclass(kind, ValueError):
-        path = Path(frame.tb_frame.f_code.co_filename).resolve()
-        ours = path.is_file() and path.is_relative_to(ROOT) and "site-packages" not in path.parts
-        if ours and linecache.getline(str(path), frame.tb_lineno).lstrip().startswith("raise "):
+    elif is_out_of_memory(error):
+        message = f"out of memory ({error}); try a smaller batch_size, block_size, n_layer or n_embd"
+    if message and getattr(error, "errno", 0) in READ_ONLY:
+        message += "; choose another --out_dir, or copy the project to a folder that you may write to"
+    if ours and issubclass(kind, ValueError):
+        if linecache.getline(str(path), frame.tb_lineno).lstrip().startswith("raise "):
             message = str(error)
     if not message:
         sys.__excepthook__(kind, error, traceback)
         return
-    sys.stdout.flush()
     rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""  # one of torchrun's processes
     print(f"error: {rank}" + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)

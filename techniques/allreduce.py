@@ -11,14 +11,13 @@ Every process sums the same tensors as training sums gradients. Two speeds are p
 (The convention of NVIDIA's nccl-tests.) A small tensor shows the latency, a large one the bandwidth.
 """
 
-import sys
 import time
 
 import torch
 import torch.distributed as dist
 
 import distributed
-from config import one_line_errors
+from config import start_script
 
 SIZES = (2**20, 2**24, 2**26)  # bytes
 TURNS = 5
@@ -57,5 +56,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.excepthook = one_line_errors
+    start_script()
     main()

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -32,14 +33,15 @@ def pytest_addoption(parser):
 
 @pytest.fixture
 def figure(pytestconfig):
-    """figure("20 kills, no run lost") says what a test has shown; it is printed at the end of the run."""
+    """figure("20 kills, no run lost") says what a test has shown; printed at the end, equal lines once."""
     return pytestconfig.stash.setdefault(FIGURES, []).append
 
 
 def pytest_terminal_summary(terminalreporter, config):
     if lines := config.stash.get(FIGURES, []):
         terminalreporter.section("what you can rely on")
-        terminalreporter.write_line("\n".join(lines))
+        for line, n in Counter(lines).items():
+            terminalreporter.write_line(f"{n} x {line}" if n > 1 else line)
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,6 @@ import checkpoint
 import config
 import corpora
 import data
-import guard
 from conftest import ROOT, TINY
 
 # What is wrong, the command, words of the message, files that are changed before. A file's new content is
@@ -56,6 +55,11 @@ CASES = [
     ("a file that is no Python", "train.py my.py", "my.py line 2: ",
      {"my.py": "n_head = 4\nn_layer: 4 = 4 4"}),
     ("a file that is not UTF-8", "train.py my.py", "my.py", {"my.py": b"start = '\xe9'"}),
+    ("bands on the command line", "train.py --expected=1", "set expected in a config file"),
+    ("bands of words", "train.py my.py", "expected has 'a': 5; write the step and",
+     {"my.py": "expected = {'a': 5}"}),
+    ("a band upside down", "train.py my.py", "lowest and highest val loss",
+     {"my.py": "expected = {5: (2, 1)}"}),
     ("a file that raises", "train.py my.py", "does not run: ZeroDivision", {"my.py": "n_layer = 4 // 0"}),
     ("a name too long for a file", f"train.py {'x' * 300}", "does not exist; there are: config/base.py"),
     ("a file that exits", "train.py my.py", "does not run: SystemExit", {"my.py": "raise SystemExit(3)"}),
@@ -329,7 +333,7 @@ def check(case: tuple, here: Path, before: dict, code: int, out: str, err: str) 
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case[0] for case in CASES])
-def test_bad_input(here, monkeypatch, capsys, case):
+def test_bad_input(here, monkeypatch, capsys, case, figure):
     prepare(here, *case[3:] or [{}])
     before = snapshot(here)
     capsys.readouterr()
@@ -339,6 +343,7 @@ def test_bad_input(here, monkeypatch, capsys, case):
     except Exception as error:
         code = report(error)
     check(case, here, before, code, *capsys.readouterr())
+    figure("bad input by hand: one line, exit code 2, no file touched")
 
 
 def test_bad_input_in_processes_of_their_own(made, tmp_path_factory, shell):
@@ -429,7 +434,7 @@ def test_a_bug_in_the_loop_keeps_its_traceback_and_saves_the_run(here, monkeypat
 def test_running_out_of_memory_is_told_from_other_errors():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
-    assert guard.is_out_of_memory(caught.value)
+    assert config.is_out_of_memory(caught.value)
     with pytest.raises(RuntimeError) as caught:
         torch.zeros(2) @ torch.zeros(3)
-    assert not guard.is_out_of_memory(caught.value)
+    assert not config.is_out_of_memory(caught.value)

@@ -27,8 +27,19 @@ NOT_TESTS = (*CORE, "techniques/**/*.py", "lessons/**/*.py")
 ALL = (*NOT_TESTS, "tests/*.py")
 LAYERS = [  # a room imports its own layer and those above it in this list
     {"config"},
-    {"corpora", "tokenizer", "generate", "hardware", "distributed", "guard", "muon"},
-    {"formats", "token_files", "data", "model", "optim", "sharded", "checkpoint", "report", "trust"},
+    {"corpora", "tokenizer", "generate", "hardware", "distributed", "guard", "muon", "curve"},
+    {
+        "formats",
+        "token_files",
+        "data",
+        "model",
+        "optim",
+        "sharded",
+        "checkpoint",
+        "report",
+        "trust",
+        "memory",
+    },
     {"train", "evaluate", "sample", "bench", "measure", "measure_text", "scaling", "plan", "plan_check"},
     {"techniques"},
     {"lessons"},
@@ -277,9 +288,9 @@ def keys_read(source: str) -> set[str]:
 
 
 def is_config(value: ast.AST) -> bool:
-    """config itself, or {**config, ...}."""
+    """config itself, {**config, ...}, or train.py's name for that."""
     parts = value.values if isinstance(value, ast.Dict) else [value]
-    return any(isinstance(part, ast.Name) and part.id == "config" for part in parts)
+    return any(isinstance(part, ast.Name) and part.id in ("config", "chosen") for part in parts)
 
 
 def defined_in(function: str, name: str, sources: dict) -> str:

@@ -1,5 +1,7 @@
 """plan.py by hand and against real runs; the table; how fast the processes talk."""
 
+import ast
+import json
 import re
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 import bench
 import distributed
 import hardware
+import memory
 import plan
 import plan_check
 from measure import CPU, settings_of
@@ -27,7 +30,7 @@ def tiny(strategy: str, optimizer: str = "adamw", micro_steps: int = 3, **change
         optimizer=optimizer,
         gradient_accumulation_steps=micro_steps,
     )
-    return plan.on_meta(settings, 10), settings
+    return memory.on_meta(settings, 10), settings
 
 
 # ---- by hand
@@ -47,13 +50,13 @@ def tiny(strategy: str, optimizer: str = "adamw", micro_steps: int = 3, **change
     ],
 )
 def test_what_a_rank_keeps(strategy, optimizer, W, weights, averages):
-    found = plan.kept(*tiny(strategy, optimizer), W)
+    found = memory.kept(*tiny(strategy, optimizer), W)
     assert found == {"weights": weights, "gradients": weights, "optimizer": averages}
 
 
 def test_an_untied_head_counts():
-    assert plan.kept(*tiny("ddp", tie_weights=0), 2)["weights"] == 4 * 516
-    assert plan.kept(*tiny("fsdp", tie_weights=0), 4)["weights"] == 4 * (121 + 12)
+    assert memory.kept(*tiny("ddp", tie_weights=0), 2)["weights"] == 4 * 516
+    assert memory.kept(*tiny("fsdp", tie_weights=0), 4)["weights"] == 4 * (121 + 12)
     gathered, _ = plan.exchanged(*tiny("fsdp", micro_steps=1, tie_weights=0), 4)
     assert gathered.n_bytes == 4 * (84 + 48) + 2 * 2 * 400
 
@@ -79,18 +82,18 @@ def test_one_rank_sends_nothing():
 
 
 def test_gradients_are_whole_between_micro_steps_and_twice_in_ddp():
-    assert plan.memory(*tiny("ddp"), 1)["gradients"] == 4 * 476
-    assert plan.memory(*tiny("zero1"), 4)["gradients"] == 4 * 476
-    assert plan.memory(*tiny("fsdp"), 4)["gradients"] == 4 * 476
-    assert plan.memory(*tiny("fsdp", micro_steps=1), 4)["gradients"] == 4 * 121
+    assert memory.needed(*tiny("ddp"), 1)["gradients"] == 4 * 476
+    assert memory.needed(*tiny("zero1"), 4)["gradients"] == 4 * 476
+    assert memory.needed(*tiny("fsdp"), 4)["gradients"] == 4 * 476
+    assert memory.needed(*tiny("fsdp", micro_steps=1), 4)["gradients"] == 4 * 121
 
 
 def test_muon_steps_on_whole_matrices():
     """Eight matrices of 4 x 4 take most: gathered and stacked in 4 bytes, x twice and products in 2."""
     step = 8 * ((8 + 4) * 16 + 4 * 16)
-    assert [plan.working(*tiny(s, "muon"), 4)[1] for s in distributed.STRATEGIES] == [step, step // 4, step]
-    assert plan.working(*tiny("ddp"), 4)[1] == 0
-    held = plan.memory(*tiny("fsdp", "muon", n_layer=24, n_embd=256, batch_size=1), 64)
+    assert [memory.working(*tiny(s, "muon"), 4)[1] for s in distributed.STRATEGIES] == [step, step // 4, step]
+    assert memory.working(*tiny("ddp"), 4)[1] == 0
+    held = memory.needed(*tiny("fsdp", "muon", n_layer=24, n_embd=256, batch_size=1), 64)
     assert held["gradients"] == held["weights"]  # the worst moment is the step: gradients are cut by then
 
 
@@ -116,7 +119,7 @@ def test_activations_are_what_autograd_saves(arch, dtype):
     settings = settings_of(
         arch=arch, dtype=dtype, n_layer=1, n_head=2, n_embd=128, block_size=1024, batch_size=2, logits_mb=0
     )
-    model = GPT(plan.shape_of(settings, 10))
+    model = GPT(memory.shape_of(settings, 10))
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     saved = {}  # storage: bytes. The tensors stay alive, else a storage could come twice
 
@@ -133,7 +136,7 @@ def test_activations_are_what_autograd_saves(arch, dtype):
         model.blocks[0](x, rope, first=first)
     found = sum(t.untyped_storage().nbytes() for t in saved.values())
     rest = 2048 * (4 + (4 if dtype == "float32" else 2)) * 128 + 3 * 4 * 2048 * 10  # final norm, logits
-    assert plan.activations(model.config, settings) - rest == pytest.approx(found, rel=0.05)
+    assert memory.activations(model.config, settings) - rest == pytest.approx(found, rel=0.05)
 
 
 # ---- against real runs
@@ -157,7 +160,7 @@ def test_processes_hold_and_send_what_the_formulas_say(W):
             largest.pop("broadcast", 0)  # zero1 calls it also alone
         assert largest == expected, case
         # and the formula of the textbook is at most 5 % off
-        P = sum(p.numel() for p in plan.on_meta(settings, plan_check.V).parameters())
+        P = sum(p.numel() for p in memory.on_meta(settings, plan_check.V).parameters())
         cut = W if case["strategy"] == "fsdp" else 1
         assert largest["weights"] == largest["gradients"] == pytest.approx(4 * P / cut, rel=0.05)
         cut = 1 if case["strategy"] == "ddp" else W
@@ -198,7 +201,7 @@ def test_what_cannot_be_planned_is_one_line(run_script):
 
 def test_too_big_is_marked():
     model, settings = tiny("ddp")
-    held = plan.memory(model, settings, 2)["total"]
+    held = memory.needed(model, settings, 2)["total"]
     for room, mark in ((held + 1, "fits"), (held - 1, "TOO BIG")):
         (row,) = [r for r in plan.table(settings, 10, plan.Cluster(2, 2, room / 1e9)) if r.startswith("ddp")]
         assert mark in row
@@ -218,3 +221,49 @@ def test_two_processes_measure_their_network(shell):
 def test_one_process_has_nobody_to_talk_to():
     with pytest.raises(ValueError, match="torchrun --standalone --nproc_per_node=2 -m techniques.allreduce"):
         allreduce.main()
+
+
+# ---- what helps most where memory runs out
+STEPS = """
+import json, sys
+import torch
+import measure, report
+torch.set_num_threads(1)
+settings, vocab_size = json.loads(sys.argv[1]), int(sys.argv[2])
+small = {**settings, "n_layer": 1, "n_head": 1, "n_embd": 16, "block_size": 8}
+measure.Run(small, 8).update(0, *torch.zeros(2, 1, 8, dtype=torch.int64))  # loads what every run loads
+before = report.memory_mb(measure.CPU)
+run, x = measure.Run(settings, vocab_size), torch.randint(vocab_size, (1, settings["block_size"]))
+for step in range(2):
+    run.update(step, x, x)
+print(report.memory_mb(measure.CPU) - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "shape, vocab_size",
+    [
+        (dict(n_layer=6, n_head=4, n_embd=256, block_size=1024, dtype="bfloat16"), 65),
+        (dict(n_layer=2, n_head=4, n_embd=128, block_size=512, dtype="float32"), 50304),
+    ],
+    ids=["long", "many words"],
+)
+def test_remedies_come_in_the_order_that_is_measured(shape, vocab_size, shell, figure):
+    """Peak memory of two updates of one window: where two differ by over 0.15, the formula knows it."""
+    settings = settings_of(**shape, batch_size=1)
+
+    def peak(settings: dict) -> float:
+        return float(shell("-c", STEPS, json.dumps(settings), str(vocab_size)).stdout)
+
+    now, found = peak(settings), []
+    for flag, share in memory.remedies(settings, vocab_size, 1):
+        name, _, text = flag.removeprefix("--").partition("=")
+        found.append((flag, share, peak({**settings, name: ast.literal_eval(text)}) / now))
+    assert len(found) >= 3
+    for i, (_, _, measured) in enumerate(found):
+        assert all(measured < later + 0.15 for _, _, later in found[i:]), found
+    figure(
+        "memory left by each remedy, formula / measured: "
+        + ", ".join(f"{f} {a:.2f} / {b:.2f}" for f, a, b in found)
+    )

@@ -91,7 +91,7 @@ SWITCHES = dict(
 )  # fmt: skip
 
 
-def test_the_gradient_with_every_switch(request):
+def test_the_gradient_with_every_switch(request, figure):
     """200 of 9,216 combinations, in which any three switches meet in each of their values; --long: all."""
     rows = list(itertools.product(*SWITCHES.values()))
     if not request.config.getoption("--long", default=False):
@@ -111,6 +111,7 @@ def test_the_gradient_with_every_switch(request):
         if not error < 1e-6:
             wrong[str(settings)] = error
     assert not wrong
+    figure(f"{len(rows)} combinations of switches: the gradient is that of finite differences to 1e-6")
 
 
 # ---- causality: another token at t changes the logits from t on, and not one bit before
@@ -149,7 +150,7 @@ PATHS = {
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("arch", ARCHS)
-def test_no_token_sees_a_later_one(arch, path):
+def test_no_token_sees_a_later_one(arch, path, figure):
     model = made(arch=arch, zero_init=0, gradient_checkpointing=path == "blocks computed again")
     model = model if "float64" in path else model.float()
     idx = torch.randint(V, (3, T), generator=torch.Generator().manual_seed(1))
@@ -165,6 +166,7 @@ def test_no_token_sees_a_later_one(arch, path):
             tokens, touched = (column >= pads)[:rows], ((column >= t) & (t >= pads))[:rows]
             assert (difference[tokens & ~touched] == 0).all(), t  # padding changes no token's logits at all
             assert (difference[touched] > (0 if "bfloat16" in path else 1e-6)).all(), t
+    figure("attention path: another token changes no logit before it, not by one bit")
 
 
 # ---- packing: what one sample of a row may change in another

@@ -176,7 +176,7 @@ def test_the_printed_bytes_are_those_of_the_tensors(train, capsys, flags):
 def report_on(device: str, folder, capsys, **more) -> str:
     """What a Report says about one update of half a second on a device, with 2 processes."""
     model = GPT(GPTConfig(n_layer=2, n_embd=64, block_size=32))
-    config = {"eval_only": False, "strategy": "ddp", "tensorboard": False, "wandb_log": False}
+    config = {"eval_only": False, "strategy": "ddp", "tensorboard": False, "wandb_log": False, "expected": {}}
     out = report.Report(folder, config, 0, True, model, torch.device(device), 0.0)
     out.length(10, 8, 1, 2, types.SimpleNamespace(block_size=32, n_windows=100))
     capsys.readouterr()
@@ -252,7 +252,13 @@ def test_no_step_is_drawn_twice_after_going_back(train, tmp_path, monkeypatch):
 
 
 def bare_report(folder, main=True, floor=0.0, **flags) -> report.Report:
-    config = {"eval_only": False, "strategy": "ddp", "tensorboard": False, "wandb_log": False} | flags
+    config = {
+        "eval_only": False,
+        "strategy": "ddp",
+        "tensorboard": False,
+        "wandb_log": False,
+        "expected": {},
+    } | flags
     return report.Report(folder, config, -1, main, None, torch.device("cpu"), floor)
 
 
@@ -298,6 +304,20 @@ def test_on_a_terminal_progress_lines_replace_each_other(tmp_path, monkeypatch, 
     monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
     text = report_on("cpu", tmp_path, capsys)
     assert text.startswith("iter 1: ") and text.endswith("left\n")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")  # such a terminal shows the codes as they are
+    assert report_on("cpu", tmp_path, capsys) == text
+
+
+def test_without_matplotlib_a_run_goes_on_and_says_so_once(train, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # importing it raises ImportError
+    assert train()["step"] == 20
+    printed = capsys.readouterr().out
+    assert (
+        printed.count("WARNING: no loss.png: a plot needs what is not installed: pip install matplotlib") == 1
+    )
+    assert printed.count("loss.png") == 1
+    assert not (tmp_path / "out/loss.png").exists()
 
 
 def test_clock():

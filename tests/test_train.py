@@ -329,9 +329,7 @@ def test_running_out_of_memory_is_retried_with_half_the_batch(train, tmp_path, m
     assert losses(tmp_path / "out") == pytest.approx(expected, abs=1e-6)
     assert (names["batch_size"], names["gradient_accumulation_steps"]) == (4, 2)
     assert capsys.readouterr().out.count("out of memory: going on with batch_size=4") == 1
-    with pytest.raises(
-        ValueError, match="out of memory with batch_size=8; try, in this order: --batch_size=4"
-    ):
+    with pytest.raises(ValueError, match="out of memory with batch_size=8; .* first: --batch_size=4"):
         train("--batch_size=8", "--oom_retry=False")
 
 
@@ -429,7 +427,7 @@ def test_the_run_repeats_from_its_config_json(train, tmp_path):
     train("--max_iters=6", "--log_interval=1", "--dropout=0.1", "--learning_rate=2e-3")
     expected = losses(tmp_path / "out")
     saved = json.loads((tmp_path / "out/config.json").read_text(encoding="utf-8"))
-    train(*(f"--{name}={value}" for name, value in saved.items()))
+    train(*(f"--{name}={value}" for name, value in saved.items() if name != "expected"))
     assert losses(tmp_path / "out") == expected
 
 

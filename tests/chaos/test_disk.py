@@ -86,7 +86,7 @@ def one_line(done) -> str:
     return lines[0]
 
 
-def test_a_damaged_file_is_refused_or_the_same(train, tmp_path, request):
+def test_a_damaged_file_is_refused_or_the_same(train, tmp_path, request, figure):
     train(*FLAGS)
     path, rng = tmp_path / "out/ckpt.pt", random.Random(5)
     whole, content = flat(checkpoint.load(path)), path.read_bytes()
@@ -104,10 +104,10 @@ def test_a_damaged_file_is_refused_or_the_same(train, tmp_path, request):
             if n % 10 == 0:
                 assert checkpoint.load(path, shards=True)["step"] == 4  # best.pt comes in its place
     assert refused > n / 2
-    print(f"{n} damaged files: {refused} refused, the others load with every bit as it was")
+    figure(f"{n} damaged checkpoints: {refused} refused, the others load with every bit as it was")
 
 
-def test_damaged_shards_are_refused_or_the_same(train, tmp_path):
+def test_damaged_shards_are_refused_or_the_same(train, tmp_path, figure):
     train(*FLAGS, SHARDED)
     (folder,) = (tmp_path / "out").glob("ckpt_000004")
     whole, rng, n, refused = flat(checkpoint.load(folder)), random.Random(6), 0, 0
@@ -124,7 +124,7 @@ def test_damaged_shards_are_refused_or_the_same(train, tmp_path):
         path.write_bytes(content)
     assert refused > n / 2
     assert flat(checkpoint.load(folder)) == whole
-    print(f"{n} damaged files of shards: {refused} refused, the others load with every bit as it was")
+    figure(f"{n} damaged shards: {refused} refused, the others load with every bit as it was")
 
 
 @pytest.mark.parametrize("format", [FILE, SHARDED])

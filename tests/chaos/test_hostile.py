@@ -220,7 +220,7 @@ def spoil(here, files: dict) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case[0] for case in CASES])
-def test_a_hostile_file(here, monkeypatch, capsys, case):
+def test_a_hostile_file(here, monkeypatch, capsys, case, figure):
     spoil(here, case[3])
     before = snapshot(here)
     capsys.readouterr()
@@ -231,6 +231,7 @@ def test_a_hostile_file(here, monkeypatch, capsys, case):
         code = report(error)
     check(case, here, before, code, *capsys.readouterr())
     assert time.monotonic() - started < 20  # 2 at most on an idle machine
+    figure("a hostile checkpoint, dataset or tokenizer: refused in one line, nothing run, nothing changed")
 
 
 def test_hostile_files_in_processes_of_their_own(made, tmp_path, shell):
@@ -252,7 +253,7 @@ def test_hostile_files_in_processes_of_their_own(made, tmp_path, shell):
             check(case, here, before, done.returncode, done.stdout, done.stderr)
 
 
-def test_every_type_in_every_place_of_a_checkpoint(here):
+def test_every_type_in_every_place_of_a_checkpoint(here, figure):
     """Loading ends in a ValueError or in a checkpoint that can be used, never in another error."""
     path, n = here / "out/ckpt.pt", 0
     (here / "out/best.pt").unlink()
@@ -271,10 +272,10 @@ def test_every_type_in_every_place_of_a_checkpoint(here):
                     load()
                 except ValueError as error:
                     assert "\n" not in str(error)
-    print(f"{n} hostile checkpoints")
+    figure(f"{n} checkpoints with a wrong value in them: refused in one line, or used as they are")
 
 
-def test_hostile_tables_of_shards(here, train):
+def test_hostile_tables_of_shards(here, train, figure):
     """tensors.json and run.json: paths that leave the folder, absurd sizes, wrong types."""
     train("--checkpoint_format=sharded", f"--out_dir={here / 'shards'}", "--max_iters=2")
     (folder,) = (here / "shards").glob("ckpt_000002")
@@ -302,7 +303,7 @@ def test_hostile_tables_of_shards(here, train):
                     else:
                         assert file == "run.json" or wrong == -1 or keys[-1] == "offsets", (file, keys, wrong)
         (folder / file).write_text(original, encoding="utf-8")
-    print(f"{n} hostile tables of shards")
+    figure(f"{n} hostile tables of shards: refused in one line, or used as they are")
 
 
 def places(table: dict) -> list[list]:
@@ -314,7 +315,7 @@ def places(table: dict) -> list[list]:
     return found
 
 
-def test_a_pickle_in_any_place_is_refused(here, monkeypatch):
+def test_a_pickle_in_any_place_is_refused(here, monkeypatch, figure):
     """Whole files that are pickles, in the place of every file that is read."""
     monkeypatch.chdir(here)
     evil, n = pickle.dumps(Canary()), 0
@@ -327,4 +328,4 @@ def test_a_pickle_in_any_place_is_refused(here, monkeypatch):
                 load(path)
         path.write_bytes(content)
     assert not (here / "canary").exists()
-    print(f"{n} pickles refused; {len(CASES)} hostile files in the table above")
+    figure(f"{n} pickles in the place of a file: refused, none was run")

@@ -75,7 +75,7 @@ def last_sample(text: str) -> str:
     return text.rpartition("--- a sample at step ")[2].split("\n---\n")[0]
 
 
-def test_every_killed_run_ends_as_an_undisturbed_one(lives, capsys):
+def test_every_killed_run_ends_as_an_undisturbed_one(lives, figure):
     told = json.loads((lives / "lives.json").read_text(encoding="utf-8"))
     for i in range(told["runs"]):
         alone, killed = lives / f"alone-{i % 2}", lives / f"killed-{i}"
@@ -97,8 +97,9 @@ def test_every_killed_run_ends_as_an_undisturbed_one(lives, capsys):
     assert sum(told["kills"].values()) >= 20
     assert told["resumed"] >= 10
     where = ", ".join(f"{n} at {kind}" for kind, n in sorted(told["kills"].items()))
-    with capsys.disabled():
-        print(f"\n{sum(told['kills'].values())} kills survived in {told['runs']} runs: {where}")
+    figure(
+        f"{sum(told['kills'].values())} kills in {told['runs']} runs, all bit-identical at the end: {where}"
+    )
 
 
 def test_the_second_kind_of_run_stops_early(lives):

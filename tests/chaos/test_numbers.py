@@ -98,7 +98,7 @@ def poisoned(train, tmp_path, monkeypatch):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("where", ["weight", "embedding", "gradient", "loss"])
-def test_training_stops_before_the_step_and_names_the_cause(poisoned, where, value, dtype, tmp_path):
+def test_training_stops_before_the_step_and_names_the_cause(poisoned, where, value, dtype, tmp_path, figure):
     if (where, dtype) == ("gradient", "float16"):
         pytest.skip("an overflow, below")
     text, _ = poisoned(where, value, dtype)
@@ -115,6 +115,7 @@ def test_training_stops_before_the_step_and_names_the_cause(poisoned, where, val
     assert "too high" not in text
     for advice in ("smaller learning_rate (now 3.00e-03)", "muon_lr", "grad_clip", f"(now {dtype})"):
         assert advice in text
+    figure("NaN or infinity in a run: stopped before the step, the cause named, every checkpoint as it was")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -180,13 +181,14 @@ def check_line(text: str, out, rates: str, now: str) -> None:
 
 @pytest.mark.parametrize("arch", ["modern", "gpt2", "llama"])
 @pytest.mark.parametrize("flags", MILLIONS)
-def test_a_learning_rate_of_a_million_is_named(train, tmp_path, arch, flags):
+def test_a_learning_rate_of_a_million_is_named(train, tmp_path, arch, flags, figure):
     """It need not become NaN: norms and capped logits keep every number finite, and the loss absurd."""
     with pytest.raises(ValueError, match="^update ") as error:
         train(f"--arch={arch}", *flags.split(), "--max_iters=200", "--eval_interval=100")
     rates = "learning_rate" if "adamw" in flags else "learning_rate or muon_lr"
     now = "muon_lr (1.00e+06" if flags.startswith("--muon_lr") else "learning_rate (now 1.00e+06)"
     check_line(str(error.value), tmp_path / "out", rates, now)
+    figure("a learning rate of a million: stopped, and named as the cause")
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])

@@ -133,7 +133,7 @@ def test_of_two_that_prepare_one_dataset_one_waits(tmp_path):
     assert not list((tmp_path / "others").glob("*.lock"))
 
 
-def test_a_checkpoint_is_read_as_a_whole_while_training_saves(datasets, tmp_path, capsys):
+def test_a_checkpoint_is_read_as_a_whole_while_training_saves(datasets, tmp_path, figure):
     """Sampling and evaluating read ckpt.pt and best.pt; what each step's weights are, numbered files tell."""
     out, cpu = tmp_path / "out", torch.device("cpu")
     flags = ("--max_iters=100", "--eval_interval=1", "--save_interval=1", "--keep_checkpoints=999")
@@ -159,5 +159,4 @@ def test_a_checkpoint_is_read_as_a_whole_while_training_saves(datasets, tmp_path
             assert torch.equal(tensor, saved["model"][name]), (saved["step"], name)
     assert n_saves >= 100 and n_reads >= 100
     assert len(seen) > 10  # the reads fell between the saves
-    with capsys.disabled():
-        print(f"\n{n_reads} reads of {len(seen)} different checkpoints during {n_saves} saves")
+    figure(f"{n_reads} reads of {len(seen)} different checkpoints during {n_saves} saves, each a whole one")

@@ -1,0 +1,190 @@
+"""Will it fit? The bytes that training takes, by formula, and what is done when memory runs out.
+
+P parameters on W ranks, each of which is a GPU with a process of its own. What a rank holds, in bytes:
+
+    strategy  weights         gradients             optimizer   source
+    ddp       4 P             4 P                   all         Li et al., 2020
+    zero1     4 P             4 P                   1/W         Rajbhandari et al., 2020 (ZeRO)
+    fsdp      4 P/W + 2       4 P/W; all 4 P while  1/W         Zhao et al., 2023
+              whole blocks    micro-steps add up
+
+where the optimizer is 8 P (AdamW's two averages), or with Muon 4 for each matrix in a block and 8 for all
+else; and activations, which grow with the batch. bench.py --only=sharding compares the first three with real
+runs: plan_check.py.
+"""
+
+import dataclasses
+import math
+
+import torch
+
+import optim
+from config import is_out_of_memory
+from model import GPT, GPTConfig
+
+
+def shape_of(settings: dict, vocab_size: int) -> GPTConfig:
+    """The model's shape among train.py's settings."""
+    names = {field.name for field in dataclasses.fields(GPTConfig)} & settings.keys()
+    return GPTConfig(vocab_size, **{name: settings[name] for name in names})
+
+
+def on_meta(settings: dict, vocab_size: int) -> GPT:
+    """The model that train.py's settings describe, without memory for its weights: all is counted on it."""
+    with torch.device("meta"):
+        return GPT(shape_of(settings, vocab_size))
+
+
+def part(p: torch.Tensor, W: int) -> int:
+    """The numbers of a tensor on rank 0 if it is cut by rows: 10 rows on 4 ranks are 3 + 3 + 3 + 1."""
+    return math.ceil(p.size(0) / W) * (p.numel() // p.size(0))
+
+
+# ---- how much, by formula
+def optimizer_bytes(model: GPT, settings: dict, W: int) -> int:
+    """The averages of the rank that has most of them.
+
+    ZeroRedundancyOptimizer hands out whole tensors, the largest first, each to the rank with the fewest
+    numbers so far. A large embedding goes to one rank: it may have much more than 1/W.
+    """
+    numbers, held = [0] * W, [0] * W
+    for group in optim.parameter_groups(model, settings):
+        each = 4 * len(optim.AVERAGES[group["kind"]])
+        for p in sorted((p for _, p in group["params"]), key=torch.numel, reverse=True):
+            if settings["strategy"] == "zero1":
+                rank = numbers.index(min(numbers))
+                numbers[rank] += p.numel()
+                held[rank] += each * p.numel()
+            else:
+                held[0] += each * (part(p, W) if settings["strategy"] == "fsdp" else p.numel())
+    return max(held)
+
+
+def kept(model: GPT, settings: dict, W: int) -> dict[str, int]:
+    """Bytes per rank that stay: weights, gradients (at the end of the backward pass) and optimizer."""
+    P = sum(p.numel() for p in model.parameters())
+    if settings["strategy"] == "fsdp":
+        P = sum(part(p, W) for p in model.parameters())
+    return {"weights": 4 * P, "gradients": 4 * P, "optimizer": optimizer_bytes(model, settings, W)}
+
+
+def accumulated(model: GPT, settings: dict, W: int) -> int:
+    """Bytes of gradients before the last of several micro-steps, on a rank: all, also with fsdp.
+
+    It sums and cuts them in the last one only; else it would have to send them in each.
+    """
+    return 4 * sum(p.numel() for p in model.parameters()) * (settings["gradient_accumulation_steps"] > 1)
+
+
+def block_activations(config: GPTConfig, dtype: str) -> int:
+    """Bytes that a block keeps of each token for the backward pass, with n bytes a number.
+
+    The residual stream before both norms (float32; RMSNorm may keep what it has normalised, too); the norms'
+    outputs, of which autocast makes a copy for each matrix that reads them; q, k, v and attention's output
+    (but no T x T scores: Dao et al., 2022); what qk_norm reads (float32); the MLP before and after its
+    activation. That is 40 C for GPT-2 in 16 bits; Korthikanti et al., 2022, count 34 C where the stream has
+    16 bits, too.
+    """
+    n = 4 if dtype == "float32" else 2
+    C, kv = config.n_embd, config.n_kv_head * (config.n_embd // config.n_head)
+    swiglu = config.activation == "swiglu"
+    stream = 4 * C * (4 if config.norm == "rmsnorm" else 2)
+    read = C * (2 if n == 4 else 4 + swiglu)
+    block = stream + n * (read + 2 * C + 2 * kv + config.n_ff * (4 if swiglu else 2))
+    return block + 4 * (C + kv) * config.qk_norm
+
+
+def activations(config: GPTConfig, settings: dict) -> int:
+    """Bytes that the forward pass of a micro-step keeps for the backward pass, logits included.
+
+    Recomputed blocks (gradient_checkpointing) keep their input alone, and one of them all that it needs.
+    """
+    n, C = 4 if settings["dtype"] == "float32" else 2, config.n_embd
+    block = block_activations(config, settings["dtype"])
+    blocks = 4 * C * config.n_layer + block if config.gradient_checkpointing else block * config.n_layer
+    tokens = settings["batch_size"] * config.block_size
+    logits = 4 * tokens * config.vocab_size
+    if 0 < settings["logits_mb"] * 2**20 < logits:  # as in train.py: in chunks of 64 MB
+        logits = 2**26
+    return tokens * (blocks + (4 + n) * C) + 3 * logits  # with their log-softmax and their gradient
+
+
+def working(model: GPT, settings: dict, W: int) -> tuple[int, int]:
+    """Bytes beside activations: (while it computes, while the optimizer steps). Estimates.
+
+    Computing: weights in 16 bits; with fsdp whole what is outside the blocks, and of the blocks this one and
+    the next, with gradients; the gradients of what one block keeps. A step of Muon: all matrices of one shape
+    at once, twice in float32 (gathered, stacked), twice in the precision of Newton-Schulz, and its two small
+    products; only zero1 divides it.
+    """
+    n, alone = 4 if settings["dtype"] == "float32" else 2, settings["gradient_accumulation_steps"] == 1
+    P, block = (sum(p.numel() for p in m.parameters()) for m in (model, model.blocks[0]))
+    outside = P - len(model.blocks) * block
+    compute = 2 * P * (n == 2)
+    if settings["strategy"] == "fsdp":  # where micro-steps add up, accumulated() has the gradients
+        compute = 2 * (n + 4) * block + (4 + 4 * alone + 2 * (n == 2)) * outside
+    tokens = settings["batch_size"] * model.config.block_size
+    compute += tokens * block_activations(model.config, settings["dtype"])
+    shapes = {(): 0}
+    for p in model.blocks.parameters():
+        if settings["optimizer"] == "muon" and p.ndim == 2:
+            shapes[p.shape] = shapes.get(p.shape, 0) + (8 + 2 * n) * p.numel() + 2 * n * min(p.shape) ** 2
+    return compute, max(shapes.values()) // (W if settings["strategy"] == "zero1" else 1)
+
+
+def needed(model: GPT, settings: dict, W: int) -> dict[str, float]:
+    """Bytes per GPU at the worst moment, by what takes them; "total" is their sum."""
+    found = kept(model, settings, W)
+    compute, step = working(model, settings, W)
+    computing = (
+        max(found["gradients"], accumulated(model, settings, W)),
+        compute + activations(model.config, settings),
+    )
+    stepping = found["gradients"], step
+    found["gradients"], found["working"] = max(computing, stepping, key=sum)
+    return {**found, "total": sum(found.values())}
+
+
+# ---- when it runs out
+def divide_batch(
+    error: Exception, batch_size: int, config: dict, vocab_size: int, world_size: int, whole: bool
+) -> int:
+    """By what to divide a micro-batch that did not fit into memory: the smallest prime factor of batch_size.
+
+    config: train.py's settings, dtype resolved. whole: no weight has changed since the update began. Raises
+    the error itself if it is another one, and ValueError with the remedies where dividing does not help.
+    """
+    if not is_out_of_memory(error):
+        raise error
+    factor = next((n for n in range(2, batch_size + 1) if batch_size % n == 0), 0)
+    if factor and whole and world_size == 1 and config["oom_retry"]:
+        return factor
+    found = remedies({**config, "batch_size": batch_size}, vocab_size, world_size)
+    advice = [f"{flag} (needs {share:.0%} as much)" for flag, share in found]
+    if factor:
+        advice.insert(0, f"--batch_size={batch_size // factor} with {factor} times the micro-steps")
+    lost = "" if whole else " in the middle of the optimizer's step (go on from the last checkpoint)"
+    raise ValueError(
+        f"out of memory with {batch_size=}{lost}; what helps this model, by formula, most comes first: "
+        + ", ".join(advice)
+    ) from None
+
+
+def remedies(settings: dict, vocab_size: int, W: int) -> list[tuple[str, float]]:
+    """(flag, the memory needed with it as a share of what is needed now), for this model, the least first."""
+    layers, width, heads = settings["n_layer"], settings["n_embd"], settings["n_head"]
+    changes = {
+        "gradient_checkpointing": True,
+        "block_size": settings["block_size"] // 2,
+        "logits_mb": 16,
+        "n_layer": layers // 2,
+        "n_embd": width // 2 // (2 * heads) * 2 * heads,
+    }
+    now = needed(on_meta(settings, vocab_size), settings, W)["total"]
+    found = []
+    for name, value in changes.items():
+        if value:
+            smaller = {**settings, name: value}
+            share = needed(on_meta(smaller, vocab_size), smaller, W)["total"] / now
+            found.append((f"--{name}={value}", share))
+    return sorted([each for each in found if each[1] < 0.99], key=lambda each: each[1])

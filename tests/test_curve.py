@@ -1,0 +1,181 @@
+"""Is my curve normal? Bands from five seeds; a sixth run stays inside, and six spoiled ones do not."""
+
+import ast
+import runpy
+
+import matplotlib.axes
+import pytest
+import torch
+import torch.nn.functional as F
+
+import corpora
+import curve
+import data
+from conftest import ROOT, TINY
+from report import read_rows
+
+TEXT = 20_000  # characters, of which a run of 200 updates reads each six times: enough to learn val by heart
+SETTINGS = """
+n_embd, batch_size, max_iters, eval_interval, eval_iters = 64, 16, 200, 50, 0
+"""
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """Datasets with the same val text: plain, and leak, which trains on it."""
+    folder = tmp_path_factory.mktemp("texts")
+    text = "".join(text for text, _ in corpora.open_corpus("verse", size=TEXT).chunks())
+    cut = len(text) * 4 // 5
+    for name, part in (("plain", text[:cut]), ("leak", text), ("val", text[cut:])):
+        (folder / f"{name}.txt").write_text(part, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "DATASETS", folder)
+        for name in ("plain", "leak"):
+            data.prepare(name, str(folder / f"{name}.txt"), val_input=str(folder / "val.txt"))
+    return folder
+
+
+@pytest.fixture
+def run(run_script, texts, tmp_path, capsys):
+    """run(seed, *flags, bands=...) trains with a config file; returns what is printed after the sample."""
+    flags = [flag for flag in TINY if flag.split("=")[0][2:] not in SETTINGS]
+
+    def run(seed: int, *more: str, bands="{}", dataset="plain") -> str:
+        path, name = tmp_path / "config.py", str(texts / dataset)
+        path.write_text(f"{SETTINGS}dataset = {name!r}\nexpected = {bands}\n", encoding="utf-8")
+        run_script("train.py", str(path), *flags, f"--seed={seed}", *more)
+        return capsys.readouterr().out.rpartition("\n---\n")[2]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """The bands of five seeds: the first test that asks fills it."""
+    return {}
+
+
+@pytest.fixture
+def expected(run, measured, tmp_path, monkeypatch, capsys):
+    """Measured as the README says: five runs, then curve.py's line."""
+    if not measured:
+        folders = []
+        for seed in range(1, 6):
+            run(seed)
+            folders.append(str((tmp_path / "out").rename(tmp_path / f"out-{seed}")))
+        monkeypatch.setattr("sys.argv", ["curve.py", *folders])
+        runpy.run_path(str(ROOT / "curve.py"), run_name="__main__")
+        line = capsys.readouterr().out
+        assert line.startswith("expected = {0: (")
+        measured.update(ast.literal_eval(line.removeprefix("expected = ")))
+    return measured
+
+
+# ---- a run that is normal, and six that are not
+@pytest.mark.slow
+def test_a_normal_run_is_called_normal(run, expected):
+    yes = "is the curve normal? yes: val loss was in the expected band in all 5 evaluations\n"
+    assert run(6, bands=expected).endswith(yes)
+
+
+def see_everything(q, k, v, mask, dropout, causal, attention=F.scaled_dot_product_attention, **options):
+    return attention(q, k, v, mask, dropout, False, **options)
+
+
+def one_more(x, y):
+    return x, torch.cat((y[:, 1:], torch.full_like(y[:, :1], -1)), dim=1)
+
+
+def shuffled(x, y):
+    return x, y.flatten()[torch.randperm(y.numel())].view_as(y)
+
+
+def spoil(patch, change_batch):
+    """In training and in evaluation, as a mistake in data.py would."""
+    for name in ("batch", "window_batch"):
+        read = getattr(data.Windows, name)
+        patch.setattr(data.Windows, name, lambda *args, read=read: change_batch(*read(*args)))
+
+
+SABOTAGE = {  # what it is: (how it is done, flags, dataset, what it is told)
+    "learning rate x 30": (None, ["--learning_rate=0.09", "--muon_lr=0.6"], "plain", curve.ABOVE),
+    "no causal mask": (see_everything, [], "plain", curve.BELOW),
+    "targets shifted twice": (one_more, [], "plain", curve.ABOVE),
+    "val in train": (None, [], "leak", curve.BELOW),
+    "dropout 0.9": (None, ["--dropout=0.9"], "plain", curve.ABOVE),
+    "labels shuffled": (shuffled, [], "plain", curve.ABOVE),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", SABOTAGE)
+def test_a_spoiled_run_is_flagged(run, expected, what, monkeypatch, tmp_path, figure):
+    change, flags, dataset, told = SABOTAGE[what]
+    with monkeypatch.context() as patch:
+        if change is see_everything:
+            patch.setattr(F, "scaled_dot_product_attention", change)
+        elif change:
+            spoil(patch, change)
+        *_, line, cause = run(6, *flags, bands=expected, dataset=dataset).splitlines()
+    assert line.startswith("is the curve normal? NO: val loss ")
+    assert cause.startswith(f"  {told}")
+    for flag in flags:
+        assert flag.removeprefix("--") in cause
+    left = curve.outside(curve.evaluations(read_rows(tmp_path / "out/metrics.jsonl")), expected)
+    assert 200 in left
+    figure(f"curve spoiled by {what}: flagged at {len(left)} of 5 evaluations, the first at step {min(left)}")
+
+
+@pytest.mark.slow
+def test_the_shipped_bands_hold_for_another_seed(shell, tmp_path):
+    """config/tiny.py on the real text, where it is prepared."""
+    if not (ROOT / "datasets/shakespeare_char").exists():
+        pytest.skip("Tiny Shakespeare is not prepared")
+    meta = data.read_meta(ROOT / "datasets/shakespeare_char")
+    if "stand_in_for" in meta:
+        pytest.skip("a stand-in for Tiny Shakespeare is prepared")
+    done = shell("train.py", "config/tiny.py", "--seed=11", "--device=cpu", f"--out_dir={tmp_path}")
+    assert done.stdout.endswith("the expected band in all 5 evaluations\n"), done.stdout[-1000:]
+
+
+# ---- the arithmetic
+def test_bands_are_widened_by_their_width_and_at_least_by_two_hundredths():
+    runs = [{0: 4.0, 10: 3.0, 20: 2.5}, {0: 4.001, 10: 3.2}, {0: 4.002, 10: 3.1}]
+    assert curve.bands(runs) == {0: (3.98, 4.022), 10: (2.8, 3.4)}
+
+
+def test_the_first_place_is_named_and_the_others_are_counted():
+    expected = {0: (4.0, 4.2), 50: (2.0, 2.2), 100: (1.8, 1.9), 150: (1.7, 1.8)}
+    found = {0: 4.1, 50: 2.3, 75: 9.9, 100: 1.85, 150: 1.9}
+    assert curve.judge(found, expected, ["muon_lr=0.1"]).splitlines() == [
+        "is the curve normal? NO: val loss 2.3000 at step 50, expected 2.0 to 2.2; outside at 2 of 4 steps: "
+        "50, 150",
+        f"  {curve.ABOVE} (the bands were measured without muon_lr=0.1)",
+    ]
+    assert curve.judge({50: 1.9}, expected, []).splitlines()[1] == f"  {curve.BELOW}"
+    assert curve.judge({75: 9.9}, expected, []) == ""
+
+
+def test_another_text_is_not_judged(train, tmp_path, capsys):
+    """The bands of a config hold for its text: not for --dataset=mine, nor for a stand-in."""
+    config = tmp_path / "config.py"
+    config.write_text("expected = {0: (0, 1), 20: (0, 1)}", encoding="utf-8")
+    train(str(config))  # it is given --dataset=small
+    assert "normal" not in capsys.readouterr().out
+
+
+def test_loss_png_shows_the_bands_and_what_left_them(tmp_path, monkeypatch):
+    drawn = {}
+    for name in ("plot", "vlines"):
+        draw = getattr(matplotlib.axes.Axes, name)
+
+        def spy(self, x, y, *args, draw=draw, **options):
+            drawn[options.get("label")] = list(x), list(y)
+            return draw(self, x, y, *args, **options)
+
+        monkeypatch.setattr(matplotlib.axes.Axes, name, spy)
+    rows = [{"step": step, "train_loss": 3.0, "val_loss": 3.0 - step / 10} for step in (0, 10, 20)]
+    curve.plot_loss(rows, 0.0, {0: (2.9, 3.1), 20: (1.5, 1.8)}, tmp_path / "loss.png")
+    assert drawn["expected val"] == ([0, 20], [2.9, 1.5])
+    assert drawn["not as expected"] == ([20], [1.0])
+    assert (tmp_path / "loss.png").stat().st_size > 5000
