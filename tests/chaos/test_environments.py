@@ -5,13 +5,13 @@ Environments that do not get in each other's way share one run of the three scri
 runs alone, and the one to blame is named.
 """
 
-import functools
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -180,7 +180,7 @@ def check(names: list[str], folder: Path, done) -> None:
 
 @pytest.fixture(scope="module")
 def problems(bash):
-    """problems(i) tries GROUPS[i] together and, if that fails, each alone: {name: what is wrong}."""
+    """Each group tried together and, if that fails, each of it alone: [{name: what is wrong}, ...]."""
 
     def attempt(commands: str, group: dict) -> str:
         before, python = ("\n".join(lines) for lines in zip(*group.values(), strict=True))
@@ -190,24 +190,23 @@ def problems(bash):
             return str(error)
         return ""
 
-    @functools.cache
-    def find(i: int) -> dict:
-        commands, group = GROUPS[i]
+    def find(commands: str, group: dict) -> dict:
         if not CAN_MOUNT:
             group = {name: how for name, how in group.items() if READ_ONLY not in how[0]}
         together = attempt(commands, group)
         alone = {name: attempt(commands, {name: how}) for name, how in group.items() if together}
         return alone if any(alone.values()) else dict.fromkeys(group, together)
 
-    return find
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(find, *zip(*GROUPS, strict=True)))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_works_with(problems, name, figure):
     (i,) = (i for i, (_, group) in enumerate(GROUPS) if name in group)
-    if name not in problems(i):
+    if name not in problems[i]:
         pytest.skip("mounting is not allowed here")
-    if problem := problems(i)[name]:
+    if problem := problems[i][name]:
         pytest.fail(f"{name}: {problem}")
     if name == NAMES[-1]:
         figure(f"{len(NAMES)} environments, from no HOME to a closed stdout: prepare, train and sample work")

@@ -1,4 +1,4 @@
-"""Long and flat: in 5,000 updates (--long; else 1,000) memory, open files, threads and the time of an update
+"""Long and flat: in 5,000 updates (--long; else 800) memory, open files, threads and the time of an update
 stay what they were, while the run evaluates, saves, draws and samples as real ones do."""
 
 import json
@@ -39,7 +39,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "
 
 
 def test_a_long_run_is_flat(shell, datasets, tmp_path, request, figure):
-    n = 5000 if request.config.getoption("--long", default=False) else 1000
+    n = 5000 if request.config.getoption("--long", default=False) else 800
     out, notes = tmp_path / "out", tmp_path / "notes.json"
     flags = f"config/tiny.py --dataset=small --out_dir={out} --max_iters={n} --device=cpu --threads=1".split()
     often = (
