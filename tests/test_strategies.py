@@ -186,6 +186,7 @@ SWITCHES = {
 }
 
 
+@pytest.mark.slow
 def test_fsdp_with_every_switch_is_near_ddp(folder):
     """In 16 bits the weights of norms are rounded, too, so the losses are only near."""
     with pytest.MonkeyPatch.context() as patch:
