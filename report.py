@@ -51,8 +51,10 @@ class Report:
     def __init__(self, folder: Path, config: dict, step: int, main: bool, model, device, floor: float):
         self.folder, self.main, self.model, self.device, self.floor = folder, main, model, device, floor
         self.shared = SHARED[config["strategy"]]
-        self.expected = config["expected"]  # val losses; for the text of the config file, so for no other
-        check_bands(self.expected)
+        if "dataset" in typed or config["init_from"] not in ("scratch", "resume", "auto"):
+            config["expected"] = {}  # they are for the config's text, from scratch; nor if it is resumed
+        check_bands(config["expected"])
+        self.expected = config["expected"]
         told = typed - {"out_dir", "init_from"}
         self.changed = [f"{name}={value}" for name, value in config.items() if name in told]
         self.rows, self.plot_error = [], ""
@@ -88,7 +90,6 @@ class Report:
         """What is trained on what, and the memory it takes."""
         if "stand_in_for" in meta:
             self.say(stand_in_notice(meta))
-        if "stand_in_for" in meta or "dataset" in typed:
             self.expected = {}
         threads = torch.get_num_threads()
         self.say(f"device {self.device}, dtype {dtype}, {threads} threads, torch {torch.__version__}")

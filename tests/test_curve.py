@@ -156,11 +156,12 @@ def test_the_first_place_is_named_and_the_others_are_counted():
     assert curve.judge({75: 9.9}, expected, []) == ""
 
 
-def test_another_text_is_not_judged(train, tmp_path, capsys):
+def test_another_text_is_not_judged(train, run_script, tmp_path, capsys):
     """The bands of a config hold for its text: not for --dataset=mine, nor for a stand-in."""
     config = tmp_path / "config.py"
     config.write_text("expected = {0: (0, 1), 20: (0, 1)}", encoding="utf-8")
     train(str(config))  # it is given --dataset=small
+    run_script("train.py", "--init_from=resume", "--max_iters=30")
     assert "normal" not in capsys.readouterr().out
 
 

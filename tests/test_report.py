@@ -173,11 +173,15 @@ def test_the_printed_bytes_are_those_of_the_tensors(train, capsys, flags):
     assert moments == sum(tensor.nbytes for tensor in kept)
 
 
+SETTINGS = dict(
+    eval_only=False, strategy="ddp", tensorboard=False, wandb_log=False, expected={}, init_from="scratch"
+)
+
+
 def report_on(device: str, folder, capsys, **more) -> str:
     """What a Report says about one update of half a second on a device, with 2 processes."""
     model = GPT(GPTConfig(n_layer=2, n_embd=64, block_size=32))
-    config = {"eval_only": False, "strategy": "ddp", "tensorboard": False, "wandb_log": False, "expected": {}}
-    out = report.Report(folder, config, 0, True, model, torch.device(device), 0.0)
+    out = report.Report(folder, dict(SETTINGS), 0, True, model, torch.device(device), 0.0)
     out.length(10, 8, 1, 2, types.SimpleNamespace(block_size=32, n_windows=100))
     capsys.readouterr()
     out.count_update(0.5, 0.1)
@@ -252,14 +256,7 @@ def test_no_step_is_drawn_twice_after_going_back(train, tmp_path, monkeypatch):
 
 
 def bare_report(folder, main=True, floor=0.0, **flags) -> report.Report:
-    config = {
-        "eval_only": False,
-        "strategy": "ddp",
-        "tensorboard": False,
-        "wandb_log": False,
-        "expected": {},
-    } | flags
-    return report.Report(folder, config, -1, main, None, torch.device("cpu"), floor)
+    return report.Report(folder, {**SETTINGS, **flags}, -1, main, None, torch.device("cpu"), floor)
 
 
 def test_overfitting_is_marked_when_val_rises_while_train_falls(tmp_path, capsys):
