@@ -177,6 +177,17 @@ def settings_of(monkeypatch, name, *flags) -> dict:
     return override(names)
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_bands_are_for_steps_that_are_evaluated_and_for_the_last_one(monkeypatch, name):
+    settings = settings_of(monkeypatch, name, "--device=cpu")
+    bands, last = settings["expected"], settings["max_iters"]
+    assert all(step % settings["eval_interval"] == 0 or step == last for step in bands)
+    assert not bands or max(bands) == last
+    figure = re.search(r"val loss (\d\.\d+)", (ROOT / "config" / name).read_text(encoding="utf-8"))
+    if bands and figure:  # what the header says is normal, too
+        assert bands[last][0] <= float(figure[1]) <= bands[last][1]
+
+
 def test_the_configs_that_were_promised_are_there():
     promised = (
         "tiny shakespeare_char shakespeare_bpe python_code verse cpu_small small medium large base classic"
