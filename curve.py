@@ -12,6 +12,7 @@ import logging
 import sys
 from pathlib import Path
 
+from config import ROOT, start_script
 from guard import whole_file
 
 ABOVE = "it learns less than it should: is the learning rate right, do x and y belong together?"
@@ -27,6 +28,19 @@ def check_bands(expected: dict) -> None:
                 f"expected has {step!r}: {band!r}; write the step and the lowest and highest val loss, "
                 "250: (1.9, 2.3)"
             )
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a metrics.jsonl; none if there is no such file. A half-written last line is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            raise ValueError(f"{path} line {number} is damaged; delete that line, or the file") from None
+    return rows
 
 
 def evaluations(rows: list[dict]) -> dict[int, float]:
@@ -114,10 +128,13 @@ def plot_loss(rows: list[dict], floor: float, expected: dict, path: Path) -> Non
 
 def main() -> None:
     """The line for a config file, from the folders of its runs."""
-    runs = []
-    for folder in sys.argv[1:]:
-        lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        runs.append(evaluations([json.loads(line) for line in lines]))
+    start_script()
+    if len(sys.argv) < 3:
+        raise ValueError("expected the folders of two runs or more: python curve.py out-1 out-2")
+    runs = [evaluations(read_rows(ROOT / folder / "metrics.jsonl")) for folder in sys.argv[1:]]
+    for folder, run in zip(sys.argv[1:], runs, strict=True):
+        if not run:
+            raise ValueError(f"{folder} holds no run that was evaluated; train it first")
     print("expected =", bands(runs))
 
 

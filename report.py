@@ -19,7 +19,7 @@ import torch
 import guard
 from config import typed
 from corpora import stand_in_notice
-from curve import check_bands, evaluations, judge, plot_loss
+from curve import check_bands, evaluations, judge, plot_loss, read_rows
 from optim import averages_of
 
 try:
@@ -227,19 +227,6 @@ class Report:
             self.say(f"WARNING: no loss.png: {self.plot_error}")
         gc.collect()
         gc.unfreeze()
-
-
-def read_rows(path: Path) -> list[dict]:
-    """The rows of a metrics.jsonl; none if there is no such file. A half-written last line is left out."""
-    if not path.is_file():
-        return []
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            raise ValueError(f"{path} line {number} is damaged; delete that line, or the file") from None
-    return rows
 
 
 def memory_mb(device: torch.device) -> float:

@@ -144,6 +144,14 @@ def test_bands_are_widened_by_their_width_and_at_least_by_two_hundredths():
     assert curve.bands(runs) == {0: (3.98, 4.022), 10: (2.8, 3.4)}
 
 
+@pytest.mark.parametrize("folders, words", [([], "two runs or more"), (["a", "b"], "a holds no run")])
+def test_bands_of_nothing_are_refused(monkeypatch, folders, words):
+    monkeypatch.setattr("sys.excepthook", None)  # main() puts its own there
+    monkeypatch.setattr("sys.argv", ["curve.py", *folders])
+    with pytest.raises(ValueError, match=words):
+        curve.main()
+
+
 def test_the_first_place_is_named_and_the_others_are_counted():
     expected = {0: (4.0, 4.2), 50: (2.0, 2.2), 100: (1.8, 1.9), 150: (1.7, 1.8)}
     found = {0: 4.1, 50: 2.3, 75: 9.9, 100: 1.85, 150: 1.9}
