@@ -1,10 +1,11 @@
 """Is my curve normal? The band in which a config expects its val losses, and loss.png, which shows both.
 
-    expected = {250: (1.9, 2.3), 500: (1.7, 1.9)}    in a config file: val loss after so many updates
-    python curve.py out-1 out-2 out-3 out-4 out-5    prints that line, from runs with several seeds
+    expected = {"val": "d37d30cc0c82", 250: (1.9, 2.3)}    in a config file: val loss after 250 updates
+    python curve.py out-1 out-2 out-3 out-4 out-5          prints that line, from runs with five seeds
 
 A band reaches from the lowest to the highest val loss of the runs, and beyond both by as much again, at least
-by 0.02. It holds for the config as it is: a changed setting or another text has a curve of its own.
+by 0.02. It holds for the config as it is, and for val tokens whose sha256 begins as "val" says: another text
+and a shorter run have a curve of their own.
 """
 
 import json
@@ -15,15 +16,21 @@ from pathlib import Path
 from config import ROOT, start_script
 from guard import whole_file
 
-ABOVE = "it learns less than it should: is the learning rate right, do x and y belong together?"
+ABOVE = "it learns less than it should: look at learning_rate, dropout, and whether y is x one token later"
 BELOW = "too good: is val text in the training text, can a position see what follows? If not, well done"
+# What does not change a curve, or no more than the bands are wide.
+HARMLESS = set(
+    "out_dir init_from dataset seed threads device compile dtype eval_interval log_interval save_interval "
+    "sample_interval max_new_tokens".split()
+)
 
 
 def check_bands(expected: dict) -> None:
-    """ValueError unless it is {step: (lowest, highest)}."""
+    """ValueError unless it is {step: (lowest, highest)}, with or without "val"."""
     for step, band in expected.items():
-        pair = isinstance(band, (tuple, list)) and len(band) == 2
-        if not (pair and all(type(n) in (int, float) for n in (step, *band)) and band[0] <= band[1]):
+        pair = type(step) is int and isinstance(band, (tuple, list)) and len(band) == 2
+        good = pair and all(type(loss) in (int, float) for loss in band) and band[0] <= band[1]
+        if not good and (step != "val" or not isinstance(band, str)):
             raise ValueError(
                 f"expected has {step!r}: {band!r}; write the step and the lowest and highest val loss, "
                 "250: (1.9, 2.3)"
@@ -48,10 +55,18 @@ def evaluations(rows: list[dict]) -> dict[int, float]:
     return {row["step"]: row["val_loss"] for row in rows if "val_loss" in row}
 
 
+def bands_for(meta: dict, expected: dict) -> dict[int, tuple[float, float]]:
+    """The bands, if they were measured on the val tokens of this dataset; {} if not."""
+    same = meta["splits"]["val"]["sha256"].startswith(expected.get("val", ""))
+    return {step: band for step, band in expected.items() if step != "val"} if same else {}
+
+
 def bands(runs: list[dict[int, float]]) -> dict[int, tuple[float, float]]:
     """What to expect after several runs that differ in their seed: {step: (lowest, highest)}, widened."""
     expected = {}
-    for step in sorted(set.intersection(*map(set, runs))):
+    for step in runs[0]:
+        if not all(step in run for run in runs):
+            continue
         losses = [run[step] for run in runs]
         margin = max(0.02, max(losses) - min(losses))
         expected[step] = (round(min(losses) - margin, 3), round(max(losses) + margin, 3))
@@ -70,21 +85,22 @@ def within(loss: float, band: tuple[float, float]) -> bool:
 def judge(found: dict[int, float], expected: dict, changed: list[str]) -> str:
     """Whether a run stayed inside, and where it left: one line or two; "" if nothing is known of its steps.
 
-    changed: what the command line has set, as "name=value".
+    changed: settings that are not the config's, as "name=value".
     """
-    known = found.keys() & expected.keys()
-    if not known:
+    known = [step for step in found if step in expected]
+    if not any(known):  # step 0 alone says nothing
         return ""
     left = outside(found, expected)
     if not left:
-        return f"is the curve normal? yes: val loss was in the expected band in all {len(known)} evaluations"
+        return f"is the curve normal? yes: val loss was as expected at steps {', '.join(map(str, known))}"
     step, loss = min(left.items())
-    (low, high), cause = expected[step], ABOVE if loss > expected[step][1] else BELOW
+    low, high = expected[step]
+    cause = ABOVE if loss > high else BELOW
     line = f"is the curve normal? NO: val loss {loss:.4f} at step {step}, expected {low} to {high}"
     if len(left) > 1:
         line += f"; outside at {len(left)} of {len(known)} steps: {', '.join(map(str, left))}"
-    without = f" (the bands were measured without {' '.join(changed)})" if changed else ""
-    return f"{line}\n  {cause}{without}"
+    here = f" (not as in the config: {' '.join(changed)})" if changed else ""
+    return f"{line}\n  {cause}{here}"
 
 
 def open_pyplot():
@@ -105,7 +121,7 @@ def plot_loss(rows: list[dict], floor: float, expected: dict, path: Path) -> Non
     evaluated = [row for row in rows if "val_loss" in row]
     figure, (upper, lower) = pyplot.subplots(2, sharex=True, height_ratios=(3, 1), figsize=(8, 6))
     steps = [r["step"] for r in updates]
-    upper.plot(steps, [r["loss"] for r in updates], color="0.75", lw=1, label="each update")
+    upper.plot(steps, [r["loss"] for r in updates], color="0.75", lw=1, label="updates")
     for key, label in (("train_loss", "train"), ("val_loss", "val")):
         upper.plot([r["step"] for r in evaluated], [r[key] for r in evaluated], marker=".", label=label)
     if expected:
@@ -135,7 +151,9 @@ def main() -> None:
     for folder, run in zip(sys.argv[1:], runs, strict=True):
         if not run:
             raise ValueError(f"{folder} holds no run that was evaluated; train it first")
-    print("expected =", bands(runs))
+    name = json.loads((ROOT / sys.argv[1] / "config.json").read_text(encoding="utf-8"))["dataset"]
+    meta = json.loads((ROOT / "datasets" / name / "meta.json").read_text(encoding="utf-8"))
+    print("expected =", {"val": meta["splits"]["val"]["sha256"][:12], **bands(runs)})
 
 
 if __name__ == "__main__":

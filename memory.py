@@ -162,7 +162,8 @@ def divide_batch(
     found = remedies({**config, "batch_size": batch_size}, vocab_size, world_size)
     advice = [f"{flag} (needs {share:.0%} as much)" for flag, share in found]
     if factor:
-        advice.insert(0, f"--batch_size={batch_size // factor} with {factor} times the micro-steps")
+        steps = config["global_batch_size"] // world_size * factor // batch_size
+        advice.insert(0, f"--batch_size={batch_size // factor} --gradient_accumulation_steps={steps}")
     lost = "" if whole else " in the middle of the optimizer's step (go on from the last checkpoint)"
     raise ValueError(
         f"out of memory with {batch_size=}{lost}; what helps this model, by formula, most comes first: "

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 import guard
-from config import typed
+from config import after_bands, typed
 from corpora import stand_in_notice
-from curve import check_bands, evaluations, judge, plot_loss, read_rows
+from curve import HARMLESS, bands_for, check_bands, evaluations, judge, plot_loss, read_rows
 from optim import averages_of
 
 try:
@@ -51,12 +51,13 @@ class Report:
     def __init__(self, folder: Path, config: dict, step: int, main: bool, model, device, floor: float):
         self.folder, self.main, self.model, self.device, self.floor = folder, main, model, device, floor
         self.shared = SHARED[config["strategy"]]
-        if "dataset" in typed or config["init_from"] not in ("scratch", "resume", "auto"):
-            config["expected"] = {}  # they are for the config's text, from scratch; nor if it is resumed
+        scratch = config["init_from"] in ("scratch", "resume", "auto")
+        if not scratch or (step < 0 and typed & {"max_iters", "epochs"}):
+            config["expected"] = {}  # val losses of the whole run, from scratch; nor if this one is resumed
         check_bands(config["expected"])
         self.expected = config["expected"]
-        told = typed - {"out_dir", "init_from"}
-        self.changed = [f"{name}={value}" for name, value in config.items() if name in told]
+        told = sorted(after_bands - HARMLESS)
+        self.changed = [f"{name}={config[name]}" for name in told if name in config]
         self.rows, self.plot_error = [], ""
         self.overwrite = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"  # each line the one before
         self.updates, self.update_seconds, self.data_seconds = 0, 0.0, 0.0  # since the last progress line
@@ -90,7 +91,7 @@ class Report:
         """What is trained on what, and the memory it takes."""
         if "stand_in_for" in meta:
             self.say(stand_in_notice(meta))
-            self.expected = {}
+        self.expected = bands_for(meta, self.expected)
         threads = torch.get_num_threads()
         self.say(f"device {self.device}, dtype {dtype}, {threads} threads, torch {torch.__version__}")
         self.say(

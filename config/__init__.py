@@ -27,6 +27,7 @@ TYPES = (bool, int, float, str)  # of settings
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 typed: set[str] = set()  # what the command line has set
 given: set[str] = set()  # what a config file or the command line has set: it beats what a checkpoint holds
+after_bands: set[str] = set()  # what was set after a config file had said which val losses it expects
 
 
 def override(script: dict) -> dict:
@@ -41,8 +42,8 @@ def override(script: dict) -> dict:
     comments = read_comments(script["__file__"])
     settings = {name: script[name] for name in comments}
     defaults = dict(settings)
-    given.clear()
-    typed.clear()
+    for names in (given, typed, after_bands):
+        names.clear()
     arguments = [as_text(argument) for argument in sys.argv[1:]]
     if "-h" in arguments or "--help" in arguments:
         print_help(script, defaults, comments)
@@ -55,9 +56,12 @@ def override(script: dict) -> dict:
         changes = read_config_file(file, settings, defaults)
         settings.update(changes)
         given.update(changes)
+        after_bands.update(changes)
+        if "expected" in changes:
+            after_bands.clear()
     settings.update(flags)  # ... and the command line has the last word
-    given.update(flags)
-    typed.update(flags)
+    for names in (given, typed, after_bands):
+        names.update(flags)
 
     script.update(settings)
     changed = [
@@ -238,6 +242,8 @@ def check_name(name: str, defaults: dict, where: str) -> None:
     if name not in defaults:
         near = difflib.get_close_matches(name, defaults, n=1)
         advice = f"did you mean {near[0]}? (-h lists them all)" if near else "-h lists them all"
+        if where != "--":
+            advice += "; names of a file's own begin with _"
         raise ValueError(f"{where}{name} is no setting; {advice}")
 
 
@@ -252,9 +258,10 @@ def print_help(script: dict, defaults: dict, comments: dict) -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Python and CUDA have exceptions of their own; of the CPU's allocators there are only the words."""
+    """Python and CUDA have exceptions of their own; of the CPU's libraries there are only the words."""
     named = type(error).__name__ in ("MemoryError", "OutOfMemoryError")  # (this room does not import torch)
-    return named or any(words in str(error) for words in ("you tried to allocate", "bad_alloc"))
+    words = ("you tried to allocate", "bad_alloc", "could not create a primitive")  # the last: oneDNN
+    return named or getattr(error, "errno", 0) == errno.ENOMEM or any(each in str(error) for each in words)
 
 
 def one_line_errors(kind, error, traceback) -> None:
@@ -278,7 +285,8 @@ def one_line_errors(kind, error, traceback) -> None:
     elif issubclass(kind, OSError) and error.errno in BAD_DISKS:
         message = f"{error.filename or 'a file of the run'} could not be written: {error.strerror}"
     elif is_out_of_memory(error):
-        message = f"out of memory ({error}); try a smaller batch_size, block_size, n_layer or n_embd"
+        what = f" ({error})" if str(error) else ""
+        message = f"out of memory{what}; try a smaller batch_size, block_size, n_layer or n_embd"
     if message and getattr(error, "errno", 0) in READ_ONLY:
         message += "; choose another --out_dir, or copy the project to a folder that you may write to"
     if ours and issubclass(kind, ValueError):

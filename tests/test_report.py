@@ -234,7 +234,7 @@ def test_loss_png_has_both_curves_also_after_a_resume(train, tmp_path, monkeypat
     train("--max_iters=20", "--eval_interval=5", "--init_from=resume")
     last = dict(curves[-4:])
     assert last["train"] == last["val"] == [0, 5, 10, 15, 20]
-    assert last["each update"] == last[None] == [5, 10, 15, 20]  # the learning rate has no label
+    assert last["updates"] == last[None] == [5, 10, 15, 20]  # the learning rate has no label
     assert (tmp_path / "out/loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert (tmp_path / "out/loss.png").stat().st_size > 5000
 
@@ -399,6 +399,7 @@ def test_a_stand_in_for_the_real_text_is_announced(tmp_path, capsys):
     out = bare_report(tmp_path)
     out.model = torch.nn.Linear(2, 2)
     meta |= {"name": "shakespeare_char", "source": "verse", "sha256": "0" * 64, "vocab_size": 3}
+    meta["splits"] = {"val": {"sha256": "0" * 64}}
     out.start(
         meta, torch.optim.SGD([{"params": out.model.parameters(), "kind": "sgd"}]), windows, windows, ""
     )
