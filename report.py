@@ -51,10 +51,10 @@ class Report:
     def __init__(self, folder: Path, config: dict, step: int, main: bool, model, device, floor: float):
         self.folder, self.main, self.model, self.device, self.floor = folder, main, model, device, floor
         self.shared = SHARED[config["strategy"]]
+        check_bands(config["expected"])
         scratch = config["init_from"] in ("scratch", "resume", "auto")
         if not scratch or (step < 0 and typed & {"max_iters", "epochs"}):
             config["expected"] = {}  # val losses of the whole run, from scratch; nor if this one is resumed
-        check_bands(config["expected"])
         self.expected = config["expected"]
         told = sorted(after_bands - HARMLESS)
         self.changed = [f"{name}={config[name]}" for name in told if name in config]

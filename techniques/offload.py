@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from distributed import local
-from optim import named_state
+from optim import init_state, named_state
 
 
 def to_disk(optimizer: torch.optim.Optimizer, folder: Path) -> int:
@@ -26,6 +26,7 @@ def to_disk(optimizer: torch.optim.Optimizer, folder: Path) -> int:
     The files have no names: the disk space is free again when the process ends, however it ends. On a GPU
     the optimizer has to be in CPU memory already (strategy fsdp); ValueError if it is not.
     """
+    init_state(optimizer)
     n_bytes = 0
     for state in named_state(optimizer).values():
         for average in state.values():
