@@ -11,6 +11,7 @@ import sys
 import pytest
 
 import corpora
+import test_errors
 from conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -128,6 +129,10 @@ def test_every_link_leads_somewhere():
 def test_every_config_is_in_the_table_or_on_the_page():
     for path in (ROOT / "config").glob("[a-z]*.py"):
         assert f"config/{path.name}" in README, path.name
+
+
+def test_the_number_of_bad_inputs_is_that_of_the_table():
+    assert f"| {len(test_errors.CASES)} cases, exit code 2" in README
 
 
 def test_nothing_is_left_to_fill_in():
