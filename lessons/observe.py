@@ -263,8 +263,8 @@ def apart(mine: list[dict], ours: list[dict], tol: float) -> tuple[float, bool, 
             )
         if one["steps"] != other["steps"]:
             found.append((math.inf, False, f"{one['count']:,} steps, where ours takes {other['count']:,}"))
-        for name in other["gradients"]:
-            g, right = one["gradients"].get(name), other["gradients"][name]
+        for name in {**other["gradients"], **one["gradients"]}:
+            g, right = one["gradients"].get(name), other["gradients"].get(name)
             if g is None and right is not None and right.any():
                 text = f"no gradient reaches `{name}`: is there a .detach(), .item(), .data or no_grad()?"
                 found.append((math.inf, False, text))

@@ -193,7 +193,10 @@ def main() -> None:
         job = json.loads(line)
         start = time.monotonic()
         exercise = course.checks(job["lesson"]).exercises[job["exercise"]]
-        seconds, gibibytes = exercise.get("limit", SECONDS), exercise.get("memory", GIBIBYTES)
+        seconds, gibibytes = (
+            job.get("limit") or exercise.get("limit", SECONDS),
+            exercise.get("memory", GIBIBYTES),
+        )
         if hasattr(os, "fork"):
             found = forked(job, seconds, gibibytes)
         else:
