@@ -15,7 +15,7 @@ import torch
 
 from lessons.course import claim, save_plot, yours_or_ours
 
-predict_1 = None  # standard deviation of q·k at head size d = 64, if all entries have variance 1
+predict_1 = None  # standard deviation of q·k at head size 64, if all entries have variance 1
 
 # %% [markdown]
 # ## Looking back

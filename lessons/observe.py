@@ -5,6 +5,7 @@ the exception, and the steps it took where these matter. So a detached loss or a
 differs from the right answer although its number does not.
 """
 
+import contextlib
 import copy
 import inspect
 import math
@@ -84,27 +85,23 @@ def observe(exercise: dict, function: Callable, args: tuple, seed: int) -> dict:
     given = [x if root is None else x.clone() for x, root in zip(roots, sources, strict=True)]
     random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
     counted = Steps(function) if "cost" in exercise else None
+    names = [*inspect.signature(exercise["reference"]).parameters, *(f"argument {i}" for i in range(9))]
+    gradients = {}
     try:
-        if counted:
-            with counted:
-                value = call(function, *given)
-        else:
+        with counted or contextlib.nullcontext():
             value = call(function, *given)
+        outputs = [leaf for leaf in leaves(value) if leaf.requires_grad]
+        used = [root for root in sources if root is not None]
+        if outputs and used:
+            total = sum((out.double() * weights_like(out)).sum() for out in outputs)
+            found = iter(torch.autograd.grad(total, used, allow_unused=True))
+            gradients = {names[i]: next(found) for i, root in enumerate(sources) if root is not None}
     except Exception as error:
         line = last_line(error, file_of(function))
         return dict(raises=type(error).__name__, message=str(error), line=line)
-    names = [*inspect.signature(exercise["reference"]).parameters]
-    changed = [names[i] if i < len(names) else f"argument {i + 1}"
-               for i, (x, was) in enumerate(zip(given, args, strict=True)) if not same(x, was)]  # fmt: skip
-    outputs = [leaf for leaf in leaves(value) if leaf.requires_grad]
-    gradients = {}
-    if outputs and any(root is not None for root in sources):
-        total = sum((out.double() * weights_like(out)).sum() for out in outputs)
-        used = [root for root in sources if root is not None]
-        found = iter(torch.autograd.grad(total, used, allow_unused=True))
-        gradients = {names[i]: next(found) for i, root in enumerate(sources) if root is not None}
-    steps = "too many" if counted and counted.count > exercise["cost"] else "few"
+    changed = [names[i] for i, x in enumerate(given) if not same(x, args[i])]
     count = counted.count if counted else 0
+    steps = "too many" if counted and count > exercise["cost"] else "few"
     return dict(value=copy_of(value), gradients=gradients, changed=changed, steps=steps, count=count)
 
 
@@ -130,7 +127,7 @@ def copy_of(value):
         return {key: copy_of(part) for key, part in value.items()}
     if type(value) in (list, tuple):
         return type(value)(copy_of(part) for part in value)
-    return copy.copy(value)
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 def same(x, was) -> bool:

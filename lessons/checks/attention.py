@@ -212,6 +212,9 @@ exercises = {
         slow=twin_causal,
         inputs=inputs_causal,
         lint={"scores": "a T x T square by nature"},
+        survivors={
+            "for t in range(scores.size(1)): => for t in range(scores.size(2)):": "the square again",
+        },
         numbers=row_sums,
         wrong={
             "no mask": (
@@ -276,6 +279,9 @@ exercises = {
         inputs=inputs_attend,
         tol=1e-3,
         needs=["9a", "9b"],
+        survivors={
+            "weights = torch.softmax(scores, -1) => weights = torch.softmax(scores, 1)": "1 is the last axis",
+        },
         wrong={
             "keys for values": (
                 lambda x, wq, wk, wv: attend(x, wq, wk, wv, value=x @ wk),

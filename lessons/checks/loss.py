@@ -306,6 +306,10 @@ exercises = {
         gradients=False,
         tol=1e-3,
         lint={"P": "a transition matrix is square"},
+        survivors={
+            "for _ in range(1000): => for _ in range(1001):": "the chain has long forgotten its start",
+            "for _ in range(1000): => for _ in range(999):": "the same",
+        },
         wrong={
             "entropy of letter frequencies": (
                 lambda P, loss: float(loss - entropy(stationary(P))),
