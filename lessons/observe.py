@@ -199,7 +199,7 @@ def numbers_apart(mine, ours, tol: float, where: str) -> tuple[float, bool, str]
         row = ", the whole row" if a.ndim > 1 and bad[first[:-1]].all() else ""
         return (
             math.inf,
-            False,
+            True,
             f"{where}{a[first]} at {index(first)}{row}; {bad.sum()} of {bad.size} numbers are so",
         )
     with np.errstate(invalid="ignore"):
