@@ -97,7 +97,7 @@ def one_student(worker: Worker, name: str, folder: Path, wanted: list, seeds: li
 
 
 def grade(args) -> int:
-    folder = Path(args.folder)
+    folder = Path(args.folder).resolve()  # the workers are in another folder
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; expected one with a folder or zip per student")
     handed_in = sorted(path for path in folder.iterdir() if path.is_dir() or path.suffix == ".zip")

@@ -218,7 +218,7 @@ def draw(exercise: dict, functions: list[Callable], args: tuple) -> str:
     width = max(len(row) for column in columns for row in [*column, "yours"]) + 4
     rows = zip(*columns, strict=False)
     lines = ["".join(f"{title:<{width}}" for title in titles)]
-    return "\n".join([*lines, *("".join(f"{cell:<{width}}" for cell in row) for row in rows)]).rstrip()
+    return "\n".join([*lines, *("".join(f"{cell:<{width}}" for cell in row).rstrip() for row in rows)])
 
 
 def lint(exercise: dict, seed: int = SEEDS[0]) -> list[str]:

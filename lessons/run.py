@@ -29,10 +29,12 @@ HERE = Path(__file__).resolve()
 if __name__ == "__main__" and str(HERE.parents[1]) not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
     # Python puts this file's folder on its path; a child with the project's root there finds all the rest.
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
-    try:
-        sys.exit(subprocess.run([sys.executable, str(HERE), *sys.argv[1:]], env=environment).returncode)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    started = subprocess.Popen([sys.executable, str(HERE), *sys.argv[1:]], env=environment)
+    while True:
+        try:
+            sys.exit(started.wait())
+        except KeyboardInterrupt:
+            pass  # it was told, too, and ends in its own way
 
 from lessons import classroom, course, doctor, notebook  # noqa: E402
 from lessons.predict import asked_first, tell_predictions  # noqa: E402

@@ -8,6 +8,7 @@ child has its own process group, no stdin, and limits of time and memory. This p
 against malice: run strangers' code in a container.
 """
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -113,7 +114,9 @@ def child(job: dict, seconds: float, gibibytes: float, note) -> None:
         found = grader.verdict(grader.FAILED, grader.what_failed(error, Path(job["file"])))
     faulthandler.cancel_dump_traceback_later()
     os.write(note.fileno(), json.dumps(found).encode())
-    sys.stdout.flush(), sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # the student may have closed it
+            stream.flush()
 
 
 def forked(job: dict, seconds: float, gibibytes: float) -> dict:
@@ -169,7 +172,7 @@ def read_note(text: str, job: dict, seconds: float, gibibytes: float, kept: list
 
     if text.startswith("{"):
         found = json.loads(text)
-        if "asked for" in found["line"] and "GiB" in found["line"]:
+        if found["status"] == grader.FAILED and re.search(r"( GiB| out of memory)$", found["line"]):
             found["line"] += f", the limit is {gibibytes:g} GiB"
     elif text.startswith("Timeout"):
         here = re.search(rf'File "{re.escape(job["file"])}", line (\d+)', text)
