@@ -120,23 +120,25 @@ def show(args) -> int:
 
 def judge(worker: Worker, lesson: int, names: list[str], state: dict, seeds=SEEDS) -> bool:
     """Check exercises, print a line each, remember the attempts; whether all are right."""
-    all_right = True
+    now: dict[str, bool] = {}
     for name in names:
         job = dict(lesson=lesson, exercise=name, file=str(yours(lesson)), seeds=seeds)
         found, mine = worker.check(job), record(state, name)
-        right = found["status"] == "right"
-        all_right &= right
+        right = now[name] = found["status"] == "right"
         mine["attempts"] += found["status"] != "not written"
         mine["mistake"] = "" if right else found["mistake"]
         for line in found["output"]:
             print(f"    | {line}")
-        print(f"{name}  {found['line']}" + where(lesson, name) * right, flush=True)
+        needs = course.checks(lesson).exercises[name].get("needs", ())
+        missing = [other for other in needs if not now.get(other, record(state, other)["right"])]
+        with_ours = f", with our {' and '.join(missing)}" if right and missing else ""
+        print(f"{name}  {found['line']}{with_ours}" + where(lesson, name) * right, flush=True)
         if found["remark"]:
             print(f"    {found['remark']}")
         if found["picture"] and not (right and mine["right"]):  # once on success is enough
             print("\n".join(f"    {row}" for row in found["picture"].splitlines()))
         mine["right"] = mine["right"] or right
-    return all_right
+    return all(now.values())
 
 
 def where(lesson: int, name: str) -> str:

@@ -88,8 +88,8 @@ ROWS = [
     ("input", "", "return input()", "asked for keyboard input, there is none", FAILED),
     ("None", "", RIGHT.replace("return", "s ="), "is a `return` missing?", WRONG),
     ("wrong type", "", RIGHT.replace("return", "return [") + "]", "list found, Tensor", WRONG),
-    ("wrong dtype", "", RIGHT.replace("return ", "return 1.0 * (") + ").double()", "dtype float64 found,
-     float32 expected", WRONG),
+    ("wrong dtype", "", RIGHT.replace("return ", "return 1.0 * (") + ").double()", "dtype float64 found",
+     WRONG),
     ("changed in place", "", "q /= math.sqrt(q.size(-1))\nreturn q @ k.mT", "the caller's `q` was changed",
      WRONG),
     ("NaN", "", f"{RIGHT} * float('nan')", r"nan at \(0, 0, 0\), the whole row; 147 of 147", WRONG),
@@ -134,7 +134,9 @@ def test_no_process_is_left_over(warm, work, tmp_path):
     found = warm.check(dict(lesson=9, exercise="9a", file=str(path), seeds=[1, 2]))
     assert found["status"] == grader.RIGHT
     state = f"/proc/{note.read_text(encoding='utf-8')}/stat"
-    assert not os.path.exists(state) or course.read(Path(state)).split()[2] == "Z"
+    end = time.monotonic() + 3  # a killed process needs a moment to go
+    while os.path.exists(state) and course.read(Path(state)).split()[2] != "Z":
+        assert time.monotonic() < end
 
 
 @pytest.mark.slow
@@ -182,7 +184,7 @@ def test_from_start_to_all_right(command, work):
     assert done.returncode == 1
     assert re.search(r"9b  Row 0 sums to 0\.\d\d, not 1\. Who is still in the denominator\?", done.stdout)
     assert re.search(r"yours +right *\n +xxxxxx +x\.\.\.\.\.\n", done.stdout)
-    assert "9c  right; ours: model.py:" in done.stdout, "9c is checked with our 9b"
+    assert "9c  right, with our 9b; ours: model.py:" in done.stdout
     assert "hint 1 of 3" in command("hint", "9b").stdout
     assert "--give-up" in command("solution", "9b").stdout
 
@@ -270,6 +272,7 @@ def test_a_notebook_is_valid_and_each_cell_compiles(lesson):
             compile("".join(cell["source"]), "cell", "exec")
 
 
+@pytest.mark.slow
 def test_watch_checks_again_after_a_save(work, tmp_path, figure):
     path = work(lesson_9({**ANSWERS, "9b": MASK_AFTER}))
     watching = subprocess.Popen(
