@@ -83,10 +83,11 @@ def text() -> tuple[str, bool]:
 
 
 def yours_or_ours(yours, exercise: str):
-    """The student's function while it is written, the reference while it is not, which is said once."""
+    """The student's function once it is written, ours until then, which is said once. (A class's stub has to
+    raise in __init__.)"""
     ours = checks(int(re.match(r"\d+", exercise)[0])).exercises[exercise]["reference"]
 
-    @functools.wraps(yours)
+    @functools.wraps(yours, updated=())
     def either(*args, **kwargs):
         if exercise not in told:
             try:

@@ -273,6 +273,22 @@ def test_a_notebook_is_valid_and_each_cell_compiles(lesson):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("lesson", list(course.lessons()))
+def test_a_notebook_runs_in_its_own_folder(lesson, command, work, shell):
+    """As Jupyter does: cell after cell, in work/, with nothing on the path but the current folder."""
+    path = Path(command("notebook", str(lesson)).stdout.strip())
+    run = f"""import json; scope = {{"__name__": "__main__"}}
+cells = json.loads(open({str(path)!r}, encoding="utf-8").read())["cells"]
+for cell in cells:
+    if cell["cell_type"] == "code":
+        exec("".join(cell["source"]), scope)"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = shell("-c", run, cwd=work.folder, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert path.with_suffix(".png").is_file()
+
+
+@pytest.mark.slow
 def test_watch_checks_again_after_a_save(work, tmp_path, figure):
     path = work(lesson_9({**ANSWERS, "9b": MASK_AFTER}))
     watching = subprocess.Popen(

@@ -24,7 +24,7 @@ import model
 from conftest import ROOT
 from data import Windows, folder_of
 from lessons import course, grader, notebook, predict
-from lessons.observe import SEEDS, apart, observations
+from lessons.observe import SEEDS, apart, difference, observations
 from mutants import mutants
 from test_house import LAYERS
 from tokenizer import load_any
@@ -377,6 +377,45 @@ def test_no_line_of_the_reference_is_in_the_first_hints(lesson, name):
             assert all(line not in hint for hint in exercise["hints"][:2])
 
 
+# ---- the picture of lesson 9, as it has to look for a few mistakes
+LOWER = ["x.....", "xx....", "xxx...", "xxxx..", "xxxxx.", "xxxxxx"]
+PICTURES = {
+    "": LOWER,
+    "no mask": ["x" * 6] * 6,
+    "mask after softmax": ["x" * 6] * 6,
+    "masked with 0": ["x" * 6] * 6,
+    "diagonal cut": ["NaN", "x.....", *LOWER[2:]],  # from row 2 on a token's own query moves its output
+}
+
+
+@pytest.mark.parametrize("mistake", PICTURES)
+def test_who_sees_whom(mistake):
+    exercise = exercise_of(9, "9b")
+    causal = exercise["wrong"][mistake][0] if mistake else exercise["reference"]
+    found = exercise["picture"](causal, *exercise["inputs"](1)[0])
+    assert found == PICTURES[mistake]
+
+
+# ---- the text
+def test_without_the_real_text_a_generated_one_is_used(monkeypatch, tmp_path, datasets):
+    course.text.cache_clear()
+    monkeypatch.setattr(course, "ROOT", tmp_path)
+    generated, real = course.text()
+    assert (len(generated) >= 300_000, real) == (True, False)
+    course.text.cache_clear()
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets/shakespeare_char").symlink_to(datasets / "small")  # prepared, but from another text
+    assert course.text() == (generated, False)
+    course.text.cache_clear()
+
+
+def test_the_real_text_is_recognised():
+    if not (ROOT / "datasets/shakespeare_char/meta.json").is_file():
+        pytest.skip("the real text is not prepared here")
+    text, real = course.text()
+    assert real == (len(text) == 1_115_394 and len({*text}) == 65)
+
+
 # ---- the order of verdicts, and answers that no list knows
 def double(x, rate):
     return x * rate
@@ -424,6 +463,35 @@ def test_verdicts(answer, status, text):
     assert (found["status"], text in found["line"]) == (status, True), found["line"]
     assert "\n" not in found["line"]
     assert len(found["line"]) <= grader.WIDTH
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "text"),
+    [
+        (torch.tensor([50_000, 7]), torch.tensor([50_001, 7]), "50001 at [0], where 50000 is right"),
+        ([50_000, 7], [50_001, 7], "50001 at [0], where 50000 is right"),
+        (50_000, 50_001, "50001, where 50000"),
+        ([1, 2], [1, 2, 3], "3 entries found, 2 expected"),
+        ((1, 2), [1, 2], "list found, tuple expected"),
+        ({"a": 1.0}, {"b": 1.0}, "keys ['b'] found, ['a'] expected"),
+        ({"a": [1.0, "x"]}, {"a": [1.0, "y"]}, "['a'] [1] 'y' found, 'x' expected"),
+        (np.array(["x"]), np.array(["y"]), "'y' found, 'x' expected"),
+        (True, 1, "int found, bool expected"),
+        (1.5, torch.tensor(1.5), "Tensor found, float expected"),
+        (1, 1.0, "float found, int expected"),
+        (torch.zeros(2, 3, device="meta"), torch.zeros(2, 3), "device cpu found, meta expected"),
+        (torch.zeros(3), torch.zeros(3) + 1e-8, ""),
+        (torch.ones(3), torch.ones(3) + 1e-6, ""),
+        (1.0, np.float64(1.0), ""),
+        (model.GPTConfig, model.GPTConfig, ""),
+        ([object()], [object()], ""),
+    ],
+)
+def test_differences(right, wrong, text):
+    distance, _, found = difference(wrong, right, 1e-4)
+    assert difference(right, right, 1e-4)[0] == 0
+    assert (distance > 1) == bool(text)
+    assert text in found
 
 
 def test_the_cost_counts_where_it_is_asked_for():
