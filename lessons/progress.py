@@ -48,12 +48,16 @@ def free_name(path: Path) -> Path:
 
 
 def table(state: dict) -> str:
-    """Exercises with attempts and hints, and predictions, as far as there are any."""
+    """Exercises with attempts and hints, and predictions beside what is right, as far as there are any."""
     lines = [f"{'':5} {'':12} attempts  hints"]
     for name, mine in state["exercises"].items():
         done = "right" if mine["right"] else "not yet"
         lines.append(
             f"{name:5} {done:12} {mine['attempts']:8} {mine['hints']:6}" + "  gave up" * mine["gave_up"]
         )
-    lines += [f"{key:5} predicted {guess:g}" for key, guess in state["predictions"].items()]
+    for key, guess in state["predictions"].items():
+        question = course.checks(int(key.split(".")[0])).predictions.get(key)
+        lines.append(
+            f"{key:5} predicted {guess:g}" + (f", it is {question['answer']:,g}" if question else "")
+        )
     return "\n".join(lines) if len(lines) > 1 else "nothing yet: python lessons/run.py start 1"

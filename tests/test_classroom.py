@@ -198,7 +198,9 @@ def test_from_start_to_all_right(command, work):
     assert state["exercises"]["9b"] == dict(attempts=2, hints=1, right=True, mistake="", gave_up=False)
     assert state["predictions"] == {"9.1": 64.0}
     assert "3/3" in command("list").stdout
-    assert "9b    right               2      1" in command("progress").stdout
+    table = command("progress").stdout
+    assert "9b    right               2      1" in table
+    assert "9.1   predicted 64, it is 8" in table
 
     # a new beginning loses nothing
     command("start", "9", "--again")

@@ -81,6 +81,7 @@ def test_an_exercise_has_its_parts(lesson, name):
     assert len(exercise["wrong"]) >= 4
     hints = [hint for _, hint in exercise["wrong"].values()]
     assert len({*hints}) == len(hints), "a hint of its own for each"
+    assert all(len(mistake.split()) <= 5 for mistake in exercise["wrong"])
     assert all(len(hint) <= grader.WIDTH and "\n" not in hint for hint in [*hints, *exercise["hints"]])
 
 

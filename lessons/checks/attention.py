@@ -241,7 +241,7 @@ exercises = {
                 masked_after,
                 "Row 0 sums to {row0:.2f}, not 1. Who is still in the denominator?",
             ),
-            "mask after softmax, renormalised and detached": (
+            "detached denominator": (
                 lambda s: masked_after(s) / masked_after(s).sum(-1, keepdim=True).detach(),
                 "The weights are right, their gradient is not: something in them is cut off from the graph.",
             ),

@@ -197,6 +197,12 @@ exercises = {
                 "This is the loss of the letter the model likes best. Which letter really came?",
             ),
         },
+        also={
+            "in float64": (
+                lambda logits, y: F.cross_entropy(logits.double(), y),
+                "Yours is in float64. That is more exact; the project stays with float32, which is faster.",
+            ),
+        },
         properties=[never_negative, uniform_costs_ln_v],
         hints=[
             "How large may x be in e^x, and does the answer change if all logits grow alike?",
@@ -244,6 +250,12 @@ exercises = {
                 "This is a probability, below 1. Perplexity is one over it.",
             ),
         },
+        also={
+            "a tensor": (
+                lambda n, t: (n.sum() / t.sum()).exp(),
+                "Yours is a tensor. Its .item() is the Python float that was asked for.",
+            ),
+        },
         properties=[same_for_any_cut],
         hints=[
             "Two batches, one of 64 targets, one of 5: how much should each count?",
@@ -289,6 +301,12 @@ exercises = {
             "bits per byte upside down": (
                 lambda nll, prompt, text: len(text.encode()) / (float(nll.sum()) / math.log(2)),
                 "Bytes per bit. Which of the two stands below the line?",
+            ),
+        },
+        also={
+            "a tensor": (
+                lambda nll, prompt, text: nll.sum() / math.log(2) / len(text.encode()),
+                "Yours is a tensor. Its .item() is the Python float that was asked for.",
             ),
         },
         properties=[any_tokenizer],
@@ -350,6 +368,12 @@ exercises = {
             "one step only": (
                 lambda P, loss: float(loss - P.mean(0) @ entropy(P)),
                 "These are the frequencies after one step from anywhere. The text is longer than that.",
+            ),
+        },
+        also={
+            "a tensor": (
+                lambda P, loss: loss - stationary(P) @ entropy(P),
+                "Yours is a tensor. Its .item() is the Python float that was asked for.",
             ),
         },
         properties=[floor_of_a_coin],
