@@ -137,10 +137,10 @@ def attend(x, wq, wk, wv):
 # %% [markdown]
 # ## What it is good for
 #
-# A task that no table of pairs can do: to repeat the very first token of a text, however long ago that was.
-# A single head solves it without any training, if each query asks for position zero and only that position's
-# key answers. The plot shows how much of token 0 each output holds. As the question gets sharper, the head goes
-# from a mean over the past to a plain look-up.
+# A task that no table of pairs can do: to repeat the very first token of a text, however long ago that
+# was. A single head solves it without any training, if each query asks for position zero and only that
+# position's key answers. The plot shows how much of token 0 each output holds. As the question gets
+# sharper, the head goes from a mean over the past to a plain look-up.
 
 # %%
 if __name__ == "__main__":
