@@ -1,0 +1,346 @@
+"""What the grader knows about lesson 9: causal attention with one head."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from model import written_out_attention
+
+
+# ---- 9a: the scores. The project's attention never shows them, so the reference is a slow, obvious loop.
+def reference_scores(q, k):
+    rows = []
+    for b in range(q.size(0)):
+        rows.append(torch.stack([torch.stack([(q_t * k_s).sum() for k_s in k[b]]) for q_t in q[b]]))
+    return torch.stack(rows) / math.sqrt(q.size(2))
+
+
+def inputs_scores(seed):
+    g = torch.Generator().manual_seed(seed)
+    return [(torch.randn(3, 7, 6, generator=g), torch.randn(3, 7, 6, generator=g))]
+
+
+def spread(q, k):
+    return dict(spread=(q @ k.mT).std(), entries=q.size(-1))
+
+
+def spread_near_one(scores, q, k):
+    """With entries of variance 1, scores have a standard deviation of 1 whatever the head size."""
+    g = torch.Generator().manual_seed(0)
+    found = scores(torch.randn(2, 50, 64, generator=g), torch.randn(2, 50, 64, generator=g)).std()
+    return (
+        ""
+        if 0.8 < found < 1.25
+        else f"for d = 64 the standard deviation of your scores is {found:.2f}, not near 1"
+    )
+
+
+# ---- 9b: the mask and the softmax. With q = scores * sqrt(T) and k = v = identity, attention is that.
+def reference_causal(scores):
+    B, T, _ = scores.shape
+    eye = torch.eye(T).expand(B, 1, T, T)
+    return written_out_attention(scores[:, None] * T**0.5, eye, eye, 0.0)[:, 0]
+
+
+def twin_causal(scores):
+    weights = torch.zeros_like(scores)
+    for t in range(scores.size(1)):
+        seen = scores[:, t, : t + 1].exp()
+        weights[:, t, : t + 1] = seen / seen.sum(1, keepdim=True)
+    return weights
+
+
+def inputs_causal(seed):
+    g = torch.Generator().manual_seed(seed)
+    return [(2 * torch.randn(3, 7, 7, generator=g),), (torch.randn(2, 4, 4, generator=g),)]
+
+
+def upper(scores):
+    return scores.masked_fill(torch.ones_like(scores).triu(1) > 0, -math.inf)
+
+
+def masked_after(scores):
+    return torch.softmax(scores, -1).tril()
+
+
+def row_sums(weights, scores):
+    return dict(row0=weights[0, 0].sum(), low=weights.sum(-1).min(), high=weights.sum(-1).max())
+
+
+def rows_sum_to_one(causal, scores):
+    sums = causal(scores).sum(-1)[0]
+    wrong = ((sums - 1).abs() > 1e-3).nonzero().flatten().tolist()
+    return (
+        f"rows of the weights do not sum to 1: row {wrong[0]} sums to {sums[wrong[0]]:.2f}" if wrong else ""
+    )
+
+
+def no_future(causal, scores):
+    weights = causal(scores)[0]
+    if (ahead := weights.triu(1).abs()).max() > 1e-6:
+        t, s = divmod(int(ahead.argmax()), len(ahead))
+        return f"token {t} looks at token {s}, which comes later: weight {weights[t, s]:.2f}"
+
+
+def sees_itself(causal, scores):
+    own = causal(scores)[0].diagonal()
+    return "" if (own > 0).all() else f"token {int(own.argmin())} does not look at itself"
+
+
+def seen_with(causal, scores):
+    """Who sees whom in a head that is ours but for this function."""
+
+    def head(x, wq, wk, wv):
+        return causal((x @ wq) @ (x @ wk).mT / math.sqrt(wq.size(1))) @ (x @ wv)
+
+    return who_sees_whom(head, *inputs_attend(1)[0])
+
+
+# ---- 9c: all of one head
+def reference_attend(x, wq, wk, wv):
+    q, k, v = ((x @ w)[:, None] for w in (wq, wk, wv))
+    return written_out_attention(q, k, v, 0.0)[:, 0]
+
+
+def twin_attend(x, wq, wk, wv):
+    rows = []
+    for t in range(x.size(1)):
+        past = x[:, : t + 1]
+        scores = ((past @ wk) * (x[:, t : t + 1] @ wq)).sum(-1) / math.sqrt(wq.size(1))
+        weights = torch.softmax(scores, -1)
+        rows.append((weights[..., None] * (past @ wv)).sum(1))
+    return torch.stack(rows, dim=1)
+
+
+def inputs_attend(seed):
+    g = torch.Generator().manual_seed(seed)
+    x, *w = (torch.randn(*shape, generator=g) for shape in ((3, 7, 24), (24, 6), (24, 6), (24, 6)))
+    return [(x, *(m / 24**0.5 for m in w))]  # queries and keys of variance 1: no softmax is sure of itself
+
+
+def attend(x, wq, wk, wv, scale=True, mask=upper, value=None):
+    q, k = x @ wq, x @ wk
+    scores = q @ k.mT / (math.sqrt(q.size(-1)) if scale else 1)
+    return torch.softmax(mask(scores), -1) @ (x @ wv if value is None else value)
+
+
+def who_sees_whom(attend, x, wq, wk, wv):
+    """Change input token s, mark output t with x if it moves: row t, column s."""
+    x, T = x[:1, :6].clone(), 6
+    before = attend(x, wq, wk, wv)
+    rows = [["."] * T for _ in range(T)]
+    for s in range(T):
+        moved = x.clone()
+        moved[:, s] += 1
+        for t in (
+            ((attend(moved, wq, wk, wv) - before).abs().amax((0, 2)) > 1e-6).nonzero().flatten().tolist()
+        ):
+            rows[t][s] = "x"
+    return ["NaN" if before[0, t].isnan().any() else "".join(row) for t, row in enumerate(rows)]
+
+
+def past_only(attend, x, wq, wk, wv):
+    rows = who_sees_whom(attend, x, wq, wk, wv)
+    ahead = [(t, s) for t, row in enumerate(rows) for s in range(t + 1, len(row)) if row[s] == "x"]
+    return f"output {ahead[0][0]} moves when input {ahead[0][1]}, a later token, is changed" if ahead else ""
+
+
+def first_is_its_value(attend, x, wq, wk, wv):
+    """The first token has nobody else to look at."""
+    apart = (attend(x, wq, wk, wv)[:, 0] - x[:, 0] @ wv).abs().max()
+    return "" if apart < 1e-3 else "output 0 should be the value of token 0, which has nobody else to look at"
+
+
+def weights_for_values(x, wq, wk, wv):
+    weights = torch.softmax(upper((x @ wq) @ (x @ wk).mT / math.sqrt(wq.size(1))), -1)
+    return weights.mT @ (x @ wv)
+
+
+exercises = {
+    "9a": dict(
+        name="scores",
+        reference=reference_scores,
+        twin="scores: the fused kernel never holds them, so ours is a loop",
+        inputs=inputs_scores,
+        numbers=lambda value, q, k: dict(spread(q, k), yours=value.std()),
+        wrong={
+            "no scale": (
+                lambda q, k: q @ k.mT,
+                "Your scores have a spread of {yours:.2f}, more in larger heads. What brings it back to 1?",
+            ),
+            "divided by d": (
+                lambda q, k: q @ k.mT / q.size(-1),
+                "Your scores have a spread of {yours:.2f}. Divided by the variance, or by its root?",
+            ),
+            "root of T": (
+                lambda q, k: q @ k.mT / math.sqrt(q.size(-2)),
+                "Each score is a sum over how many products? That number is not the length of the text.",
+            ),
+            "multiplied by the root": (
+                lambda q, k: q @ k.mT * math.sqrt(q.size(-1)),
+                "Your scores have a spread of {yours:.2f}. Which way does the root go?",
+            ),
+            "keys ask queries": (
+                lambda q, k: k @ q.mT / math.sqrt(q.size(-1)),
+                "Row t should hold what query t asks of each key. What do your rows hold?",
+            ),
+            "softmax already": (
+                lambda q, k: torch.softmax(q @ k.mT / math.sqrt(q.size(-1)), -1),
+                "Your rows sum to 1. Scores come before the softmax, and may be negative.",
+            ),
+            "cosine": (
+                lambda q, k: F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT,
+                "No score of yours is above 1. Do long vectors count as much as short ones?",
+            ),
+            "batch first": (
+                lambda q, k: torch.einsum("btd,bsd->tsb", q, k) / math.sqrt(q.size(-1)),
+                "Where did the batch go? Each row of the batch has its own T x T scores.",
+            ),
+        },
+        properties=[spread_near_one],
+        hints=[
+            "If 64 numbers of variance 1 are added, how large is the sum, typically?",
+            "One product of q with k turned around in its last two axes; one division.",
+            "score[b, t, s] = sum over i of q[b, t, i] * k[b, s, i], divided by the root of the number of i.",
+        ],
+    ),
+    "9b": dict(
+        name="causal",
+        reference=reference_causal,
+        project=written_out_attention,
+        slow=twin_causal,
+        inputs=inputs_causal,
+        lint={"scores": "a T x T square by nature"},
+        survivors={
+            "for t in range(scores.size(1)): => for t in range(scores.size(2)):": "the square again",
+        },
+        numbers=row_sums,
+        wrong={
+            "no mask": (
+                lambda s: torch.softmax(s, -1),
+                "The picture is a full square. Who may token 0 look at?",
+            ),
+            "upper triangle kept": (
+                lambda s: torch.softmax(s.masked_fill(torch.ones_like(s).tril(-1) > 0, -math.inf), -1),
+                "The picture is a mirror image: your tokens look only ahead.",
+            ),
+            "diagonal cut": (
+                lambda s: torch.softmax(s.masked_fill(torch.ones_like(s).triu(0) > 0, -math.inf), -1),
+                "Row 0 is NaN. Whom is it left to look at, if not itself?",
+            ),
+            "one ahead": (
+                lambda s: torch.softmax(s.masked_fill(torch.ones_like(s).triu(2) > 0, -math.inf), -1),
+                "Each token also sees the very one it has to guess. Where does the diagonal begin?",
+            ),
+            "masked with 0": (
+                lambda s: torch.softmax(s.tril(), -1),
+                "A score of 0 is no silence: e to the 0 is 1. Which score becomes a weight of 0?",
+            ),
+            "mask after softmax": (
+                masked_after,
+                "Row 0 sums to {row0:.2f}, not 1. Who is still in the denominator?",
+            ),
+            "detached denominator": (
+                lambda s: masked_after(s) / masked_after(s).sum(-1, keepdim=True).detach(),
+                "The weights are right, their gradient is not: something in them is cut off from the graph.",
+            ),
+            "softmax over queries": (
+                lambda s: torch.softmax(upper(s), -2),
+                "Rows sum to {low:.2f} ... {high:.2f}. Over which axis does a query share out its attention?",
+            ),
+            "log softmax": (
+                lambda s: torch.log_softmax(s, -1).masked_fill(torch.ones_like(s).triu(1) > 0, 0.0),
+                "Weights are negative here. Shares of attention lie between 0 and 1.",
+            ),
+            "no exponential": (
+                lambda s: s.tril() / s.tril().sum(-1, keepdim=True),
+                "Scores can be negative, shares cannot. What turns one into the other?",
+            ),
+            "changed in place": (
+                lambda s: torch.softmax(s.masked_fill_(torch.ones_like(s).triu(1) > 0, -math.inf), -1),
+                "The weights are right, but the caller's scores were changed: names that end in _ do that.",
+            ),
+        },
+        properties=[rows_sum_to_one, no_future, sees_itself],
+        picture=seen_with,
+        hints=[
+            "What does the softmax make of a score of minus infinity?",
+            "torch.triu or torch.tril builds the triangle; it has to be applied before the softmax.",
+            "where s > t, set the score to -inf; then softmax over the last axis.",
+        ],
+    ),
+    "9c": dict(
+        name="attend",
+        reference=reference_attend,
+        project=written_out_attention,
+        slow=twin_attend,
+        forbidden=("scaled_dot_product_attention",),
+        inputs=inputs_attend,
+        tol=1e-3,
+        needs=["9a", "9b"],
+        survivors={
+            "weights = torch.softmax(scores, -1) => weights = torch.softmax(scores, 1)": "1 is the last axis",
+        },
+        wrong={
+            "keys for values": (
+                lambda x, wq, wk, wv: attend(x, wq, wk, wv, value=x @ wk),
+                "What is looked for and what is handed over come from different matrices. Where is wv?",
+            ),
+            "weights transposed": (
+                weights_for_values,
+                "Output 0 should be the value of token 0 alone. Which index is summed over?",
+            ),
+            "value not projected": (
+                lambda x, wq, wk, wv: attend(x, wq, wk, wv, value=x),
+                "The outputs are as wide as the input. What should be averaged is x @ wv.",
+            ),
+            "queries and keys swapped": (
+                lambda x, wq, wk, wv: attend(x, wk, wq, wv),
+                "Who asks and who answers? Row t belongs to the query of token t.",
+            ),
+            "no scale": (
+                lambda x, wq, wk, wv: attend(x, wq, wk, wv, scale=False),
+                "The weights are too sharp: the scores of 9a are divided by something.",
+            ),
+            "no mask": (
+                lambda x, wq, wk, wv: attend(x, wq, wk, wv, mask=lambda s: s),
+                "The picture is a full square: 9b was for this.",
+            ),
+            "x for queries": (
+                lambda x, wq, wk, wv: (
+                    torch.softmax(upper(x @ wq @ (x @ wq).mT / math.sqrt(wq.size(1))), -1) @ (x @ wv)
+                ),
+                "Keys and queries are the same here. Where is wk?",
+            ),
+            "input added": (
+                lambda x, wq, wk, wv: attend(x, wq, wk, wv) + x @ wv,
+                "Output 0 is twice the value of token 0. The residual is added by the block, not here.",
+            ),
+            "mean of the past": (
+                lambda x, wq, wk, wv: torch.softmax(upper(torch.zeros(x.size(1), x.size(1))), -1) @ (x @ wv),
+                "Each output is a plain mean of the past: nobody is looked at more than others.",
+            ),
+        },
+        properties=[past_only, first_is_its_value],
+        picture=who_sees_whom,
+        hints=[
+            "Three matrices make three things of x: one asks, one is compared, one is handed over. Which?",
+            "scores and causal are yours already; what is left is three products before and one after.",
+            "weights = causal(scores(x @ wq, x @ wk)), and each output is the weighted sum of x @ wv.",
+        ],
+    ),
+}
+
+predictions = {
+    "9.1": dict(
+        ask="standard deviation of q·k at head size 64, if all entries have variance 1",
+        answer=8.0,
+        tol=0.05,
+        wrong={
+            64.0: "64 is the variance; the question is its root, 8.",
+            1.0: "1 is what it becomes after the scaling of 9a; before, it is 8.",
+            4.16: "4.16 is ln 64; variances add up, so it is the root of 64, which is 8.",
+        },
+    ),
+}

@@ -1,0 +1,199 @@
+"""Grading a class: the same checks with other seeds, over one folder or zip per student.
+
+    python lessons/run.py grade FOLDER --csv out.csv --lessons 3,9 --seed 7
+
+Only the student's lesson files are taken from what was handed in, and progress.json for hints and attempts.
+Checks, tests and graders that lie beside them are never run. This guards against accidents, not against
+malice: grade the code of strangers in a container.
+"""
+
+import csv
+import json
+import os
+import random
+import tempfile
+import time
+import zipfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from xml.etree import ElementTree
+
+from lessons import course
+from lessons.worker import Worker
+
+MOST = 50 * 2**20  # bytes of a zip, unpacked
+
+
+def arguments(command) -> None:
+    command.add_argument("folder", help="a folder with one folder or zip per student")
+    command.add_argument("--csv", default="", help="one row per student: points, and a column per exercise")
+    command.add_argument("--details", default="", help="one row per student and exercise, as CSV")
+    command.add_argument("--junit", default="", help="the same as JUnit XML")
+    command.add_argument("--gradescope", default="", help="results.json of Gradescope, for one student")
+    command.add_argument("--lessons", default="", help="3,9 or 9b; all if not given")
+    command.add_argument("--seed", type=int, default=0, help="of the inputs; 0 draws a fresh one")
+
+
+def exercises(wanted: str) -> list[tuple[int, str]]:
+    """(lesson, exercise) of what is to be graded."""
+    there = [(number, name) for number in course.lessons() for name in course.checks(number).exercises]
+    if not wanted:
+        return there
+    asked = [part.strip() for part in wanted.split(",")]
+    if unknown := [a for a in asked if not any(a in (str(number), name) for number, name in there)]:
+        raise ValueError(f"there is no lesson or exercise {unknown[0]!r}")
+    return [(number, name) for number, name in there if {str(number), name} & {*asked}]
+
+
+def unpack(path: Path, target: Path) -> str:
+    """A student's zip into a new folder; returns why it was refused, or ""."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(info.file_size for info in archive.infolist()) > MOST:
+                return f"more than {MOST >> 20} MiB unpacked"
+            for info in archive.infolist():
+                inside = PurePosixPath(info.filename.replace("\\", "/"))
+                if inside.is_absolute() or ".." in inside.parts or ":" in info.filename:
+                    return f"the path {info.filename!r} leaves its folder"
+            archive.extractall(target)
+        return ""
+    except (zipfile.BadZipFile, OSError, RuntimeError) as error:
+        return f"no zip that can be read: {error}"
+
+
+def find(folder: Path, name: str) -> Path:
+    """The file of that name in what a student handed in, wherever it lies; the least deep one."""
+    found = sorted(folder.rglob(name), key=lambda path: (len(path.parts), str(path)))
+    return found[0] if found else folder / name
+
+
+def one_student(worker: Worker, name: str, folder: Path, wanted: list, seeds: list[int]) -> list[dict]:
+    """A row per exercise."""
+    try:
+        state = json.loads(course.read(find(folder, "progress.json")))["exercises"]
+    except (OSError, ValueError, KeyError, TypeError):
+        state = {}
+    rows = []
+    for number, exercise in wanted:
+        file = find(folder, course.lessons()[number].name)
+        job = dict(lesson=number, exercise=exercise, file=str(file), seeds=seeds)
+        found = worker.check(job)
+        mine = state.get(exercise, {}) if isinstance(state, dict) else {}
+        mine = mine if isinstance(mine, dict) else {}
+        rows.append(
+            dict(
+                student=name,
+                exercise=exercise,
+                verdict=found["status"],
+                mistake=found["mistake"],
+                attempts=mine.get("attempts", 0),
+                hints=mine.get("hints", 0),
+                seconds=found["seconds"],
+                line=found["line"] if found["status"] != "right" else "",
+            )
+        )
+    return rows
+
+
+def grade(args) -> int:
+    folder = Path(args.folder).resolve()  # the workers are in another folder
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; expected one with a folder or zip per student")
+    handed_in = sorted(path for path in folder.iterdir() if path.is_dir() or path.suffix == ".zip")
+    if not handed_in:
+        raise ValueError(f"{folder} holds no folder and no zip of a student")
+    if args.gradescope and len(handed_in) > 1:
+        raise ValueError("--gradescope is for one student at a time")
+    seed = args.seed or random.SystemRandom().randrange(3, 2**31)
+    seeds, wanted, begun = [seed, seed + 1], exercises(args.lessons), time.monotonic()
+    print("This guards against accidents, not against malice: grade the code of strangers in a container.")
+    print(f"seed {seed}")
+    with tempfile.TemporaryDirectory() as room:
+        workers = [Worker() for _ in range(min(os.cpu_count() or 1, 8, len(handed_in)))]
+        free = list(workers)
+
+        def rows_of(path: Path) -> list[dict]:
+            at, refused = path, ""
+            if path.is_file():
+                at = Path(room) / path.stem
+                at.mkdir()
+                refused = unpack(path, at)
+            if refused:
+                row = dict(student=path.stem, verdict="failed", mistake="", attempts=0, hints=0, seconds=0.0)
+                return [{**row, "exercise": name, "line": refused} for _, name in wanted]
+            worker = free.pop()
+            try:
+                return one_student(worker, path.stem, at, wanted, seeds)
+            finally:
+                free.append(worker)
+
+        with ThreadPoolExecutor(len(workers)) as pool:
+            rows = [row for rows in pool.map(rows_of, handed_in) for row in rows]
+        for worker in workers:
+            worker.close()
+    write_all(args, rows, [name for _, name in wanted])
+    print(report(rows))
+    print(f"{len(handed_in)} students, {len(rows)} exercises, {time.monotonic() - begun:.0f} s")
+    return 0
+
+
+def report(rows: list[dict]) -> str:
+    """A line per exercise; answers that nothing recognised are next year's entries in a check file."""
+    lines, unknown = [], []
+    for exercise in dict.fromkeys(row["exercise"] for row in rows):
+        mine = [row for row in rows if row["exercise"] == exercise and row["verdict"] != "not written"]
+        right = sum(row["verdict"] == "right" for row in mine)
+        mistakes = Counter(row["mistake"] for row in mine if row["verdict"] != "right" and row["mistake"])
+        nameless = [row for row in mine if row["verdict"] != "right" and not row["mistake"]]
+        parts = [
+            f"{len(mine)} handed in",
+            f"{right} right",
+            *(f"{n} {name}" for name, n in mistakes.most_common()),
+        ]
+        lines.append(f"{exercise}: " + ", ".join(parts + [f"{len(nameless)} unrecognised"] * bool(nameless)))
+        unknown += [f"  {exercise} {row['student']}: {row['line']}" for row in nameless]
+    return "\n".join([*lines, *(["unrecognised:", *unknown] if unknown else [])])
+
+
+def write_all(args, rows: list[dict], names: list[str]) -> None:
+    by_student: dict[str, list[dict]] = {}
+    for row in rows:
+        by_student.setdefault(row["student"], []).append(row)
+    if args.csv:
+        table = []
+        for student, mine in by_student.items():
+            points = {row["exercise"]: int(row["verdict"] == "right") for row in mine}
+            mistakes = [f"{row['exercise']}: {row['mistake']}" for row in mine if row["mistake"]]
+            table.append(
+                {"student": student, "points": sum(points.values()), **points,
+                 "hints": sum(row["hints"] for row in mine), "mistakes": "; ".join(mistakes),
+                 "seconds": round(sum(row["seconds"] for row in mine), 1)}
+            )  # fmt: skip
+        write_csv(Path(args.csv), table)
+    if args.details:
+        write_csv(Path(args.details), rows)
+    if args.junit:
+        suites = ElementTree.Element("testsuites")
+        for student, mine in by_student.items():
+            bad = [row for row in mine if row["verdict"] != "right"]
+            suite = ElementTree.SubElement(suites, "testsuite", name=student, tests=f"{len(mine)}",
+                                           failures=f"{len(bad)}")  # fmt: skip
+            for row in mine:
+                attributes = dict(classname=student, name=row["exercise"], time=f"{row['seconds']}")
+                case = ElementTree.SubElement(suite, "testcase", attributes)
+                if row in bad:
+                    ElementTree.SubElement(case, "failure", message=row["line"], type=row["verdict"])
+        ElementTree.ElementTree(suites).write(args.junit, encoding="utf-8", xml_declaration=True)
+    if args.gradescope:
+        tests = [{"name": row["exercise"], "score": int(row["verdict"] == "right"), "max_score": 1,
+                  "output": row["line"] or "right"} for row in rows]  # fmt: skip
+        text = json.dumps({"tests": tests, "score": sum(test["score"] for test in tests)}, indent=1)
+        Path(args.gradescope).write_text(text + "\n", encoding="utf-8")
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0]])
+        writer.writeheader()
+        writer.writerows(rows)

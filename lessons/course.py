@@ -1,0 +1,124 @@
+"""What every lesson imports: a text, claims, plots, and "your function, or ours until yours is written".
+
+Also where things are: run.py, the grader and the tests ask here which lessons and check files exist.
+"""
+
+import functools
+import hashlib
+import importlib
+import json
+import math
+import os
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+LESSONS = ROOT / "lessons"
+told: set[str] = set()  # exercises of which it was said that they are not written yet
+
+
+def work() -> Path:
+    """The student's folder: work/ in the project, or where the variable TINYLM_WORK points."""
+    return Path(os.environ.get("TINYLM_WORK") or ROOT / "work").resolve()
+
+
+def lessons() -> dict[int, Path]:
+    """Number -> file of each lesson, in order."""
+    return {int(path.name[:2]): path for path in sorted(LESSONS.glob("[0-9][0-9]_*.py"))}
+
+
+def header(path: Path) -> dict:
+    """Title, unit and seconds of a lesson, from the comment it begins with; ValueError if it has none."""
+    found = re.match(r"# Lesson (\d+) \(unit (\w)\): (.+)\n(?:#.*\n)*?# Seconds: (\d+)\n", read(path))
+    if not found:
+        raise ValueError(f"{path.name} does not begin with '# Lesson N (unit U): title' and '# Seconds: S'")
+    number, unit, title, seconds = found.groups()
+    return dict(number=int(number), unit=unit, title=title, seconds=int(seconds))
+
+
+def read(path: Path) -> str:
+    """A text file, with any line ends."""
+    return path.read_text(encoding="utf-8")
+
+
+@functools.cache
+def checks(number: int):
+    """The check file of a lesson, imported: a module with `exercises` and `predictions`."""
+    topic = lessons()[number].stem[3:]
+    return importlib.import_module(f"lessons.checks.{topic}")
+
+
+def claim(stated: float, found: float, tol: float = 0.01, when: bool = True) -> None:
+    """A number that stands in the prose, against the one that was just computed.
+
+    when: whether the claim is about what was computed (course text: is it the real Shakespeare?).
+    """
+    if when and not abs(stated - found) <= tol:
+        raise AssertionError(f"the lesson says {stated}, this run found {found:.6g} (tolerance {tol})")
+
+
+@functools.cache
+def text() -> tuple[str, bool]:
+    """A text to learn from, and whether it is the real Tiny Shakespeare.
+
+    That is used if `python data.py --input=... --name=shakespeare_char` has prepared it; if not, 300,000
+    characters of the generated play are made in a tenth of a second, so every lesson runs without network.
+    """
+    import corpora  # here: tests and run.py read the list of lessons without it
+
+    folder = ROOT / "datasets" / "shakespeare_char"
+    if (folder / "meta.json").is_file():
+        tokens = json.loads(read(folder / "tokenizer.json"))["tokens"]
+        ids = np.concatenate(
+            [np.fromfile(folder / f"{split}.bin", dtype=np.uint16) for split in ("train", "val")]
+        )
+        if ids.max() < len(tokens):
+            real = "".join(np.array([t.replace("\\\\", "\\") for t in tokens])[ids])
+            if hashlib.sha256(real.encode("utf-8")).hexdigest() == corpora.SHA256:
+                return real, True
+    return "".join(part for part, _ in corpora.open_corpus("verse", size=300_000).chunks()), False
+
+
+def yours_or_ours(yours, exercise: str):
+    """The student's function once it is written, ours until then, which is said once. (A class's stub has to
+    raise in __init__.)"""
+    ours = checks(int(re.match(r"\d+", exercise)[0])).exercises[exercise]["reference"]
+
+    @functools.wraps(yours, updated=())
+    def either(*args, **kwargs):
+        if exercise not in told:
+            try:
+                return yours(*args, **kwargs)
+            except NotImplementedError:
+                told.add(exercise)
+                print(f"({exercise} `{yours.__name__}` is not written yet: ours is used)")
+        return ours(*args, **kwargs)
+
+    return either
+
+
+def save_plot(name: str, draw) -> None:
+    """Save draw(axes) as work/NAME.png; in a notebook it is shown, too."""
+    import curve  # here: matplotlib takes half a second
+
+    pyplot = curve.open_pyplot()
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    draw(axes)
+    path = work() / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+    print(f"plot: {path}")
+    if "ipykernel" in sys.modules:
+        from IPython.display import Image, display
+
+        display(Image(str(path)))
+
+
+def nearest(value: float, known: dict[str, float], tol: float = 1e-3) -> str:
+    """The name of the known number that value is, to a relative tol; "" if it is none of them."""
+    near = [name for name, number in known.items() if math.isclose(value, number, rel_tol=tol)]
+    return near[0] if near else ""

@@ -1,0 +1,238 @@
+"""An answer, judged: was it written, is it of the right kind, is it right, and if not, which mistake is it?
+
+A check file (lessons/checks/) says for each exercise what is right, which wrong answers are typical, and what
+must hold. `judge` compares what the student's function does (observe.py) with them, in this order: did it
+run; right kind; equal to the reference, or to another valid answer; equal to a known wrong answer, whose hint
+is given; a property that does not hold, with its picture; the first number that differs. Nothing here starts
+a process: worker.py does, and the tests judge whole lists in one process.
+"""
+
+import ast
+import importlib.util
+import inspect
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from lessons.observe import SEEDS, TOL, apart, last_line, observations
+
+WIDTH = 160  # a verdict is one line of at most so many characters
+RIGHT, MISSING, FAILED, WRONG = "right", "not written", "failed", "wrong"
+OTHERS = {  # what an exception means, where Python's own message does not say it
+    "RecursionError": "calls itself without an end",
+    "EOFError": "asked for keyboard input, there is none",
+    "SystemExit": "ended the program itself before returning an answer",
+    "KeyboardInterrupt": "interrupted",
+}
+
+
+def verdict(status: str, line: str, mistake: str = "", picture: str = "", remark: str = "") -> dict:
+    line = " ".join(line.split())
+    line = line if len(line) <= WIDTH else line[: WIDTH - 3] + "..."
+    return dict(status=status, line=line, mistake=mistake, picture=picture, remark=remark)
+
+
+# ---- the student's file
+def load(path: Path):
+    """The student's file as a module, without its folder on the path; it is not run as a script."""
+    name = "yours"
+    sys.dont_write_bytecode = True
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+def what_failed(error: BaseException, path: Path) -> str:
+    """An exception in one line: what it means, and the last line of the student's file on its way."""
+    kind, message = type(error).__name__, " ".join(str(error).split())
+    line = 0
+    if isinstance(error, SyntaxError):
+        line, message = error.lineno or 0, error.msg
+    else:
+        line = last_line(error, str(path))
+    where = f"line {line}: " if line else ""
+    return where + in_words(kind, message)
+
+
+def in_words(kind: str, message: str) -> str:
+    asked = re.search(r"tried to allocate (\d+) bytes", message)
+    if asked or kind == "MemoryError":
+        return f"asked for {int(asked[1]) / 2**30:.3g} GiB" if asked else "ran out of memory"
+    return OTHERS.get(kind) or (f"{kind}: {message}" if message else kind)
+
+
+def node_of(tree: ast.Module, name: str):
+    """The definition of a function or class at the top of a file, or None."""
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return next((node for node in tree.body if isinstance(node, kinds) and node.name == name), None)
+
+
+def is_stub(node) -> bool:
+    """Nothing but a docstring, pass, ... or raise NotImplementedError (a class: in each of its methods)."""
+    if isinstance(node, ast.ClassDef):
+        methods = [n for n in node.body if isinstance(n, ast.FunctionDef)]
+        return all(is_stub(n) for n in methods) if methods else True
+    for statement in node.body:
+        if isinstance(statement, ast.Raise):
+            return "NotImplementedError" in ast.unparse(statement)
+        constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+        if not (constant or isinstance(statement, ast.Pass)):
+            return False
+    return True
+
+
+def not_your_own(tree: ast.Module, exercise: dict) -> str:
+    """Does the file take the answer from the course or from the project? A line that says so, or ""."""
+    for node in ast.walk(tree):
+        modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        if any(re.match(r"(lessons\.)?(checks|grader|observe|worker)\b", module) for module in modules):
+            return f"line {node.lineno} imports the checks: the answer has to be your own"
+        if isinstance(node, ast.ImportFrom) and node.module == "lessons":
+            if {alias.name for alias in node.names} & {"checks", "grader", "observe", "worker"}:
+                return f"line {node.lineno} imports the checks: the answer has to be your own"
+    forbidden = {*exercise.get("forbidden", ())} | {getattr(exercise.get("project"), "__name__", "")} - {""}
+    function = node_of(tree, exercise["name"])
+    for node in ast.walk(function):
+        used = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+        if used in forbidden:
+            return f"line {node.lineno} calls `{used}`, which is what this exercise builds: write it out"
+    return ""
+
+
+def find(path: Path, exercises: dict, number: str):
+    """(the student's function, None) or (None, a verdict)."""
+    exercise = exercises[number]
+    name = exercise["name"]
+    stub = verdict(MISSING, f"`{name}` is not written yet")
+    if not path.is_file():
+        return None, verdict(MISSING, f"not started yet: python lessons/run.py start {number}")
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:  # ValueError: a zero byte
+        return None, verdict(FAILED, what_failed(error, path))
+    node = node_of(tree, name)
+    if node is not None and is_stub(node):
+        return None, stub
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = load(path)
+    except BaseException as error:
+        return None, verdict(FAILED, what_failed(error, path))
+    function = getattr(module, name, None)
+    if function is None:
+        return None, stub
+    if not callable(function):
+        return None, verdict(FAILED, f"`{name}` is {type(function).__name__}, not a function")
+    if node is None:
+        return None, verdict(FAILED, f"`{name}` is not defined in your file: write it with def")
+    if borrowed := not_your_own(tree, exercise):
+        return None, verdict(FAILED, borrowed)
+    for other in exercise.get("needs", ()):  # one mistake is reported once: the others are ours here
+        setattr(module, exercises[other]["name"], exercises[other]["reference"])
+    return function, None
+
+
+# ---- the verdict
+def tolerance(exercise: dict) -> float:
+    return exercise.get("tol", TOL)
+
+
+def family(exercise: dict, seeds=SEEDS) -> dict[str, list[dict]]:
+    """Observations of the reference ("") and of each other valid or wrong answer, to judge many by."""
+    functions = {"": exercise["reference"]}
+    functions |= {
+        name: entry[0] for part in ("also", "wrong") for name, entry in exercise.get(part, {}).items()
+    }
+    return {name: observations(exercise, function, seeds) for name, function in functions.items()}
+
+
+def judge(exercise: dict, function: Callable, seeds=SEEDS, known: dict | None = None) -> dict:
+    """The verdict on a function. known: by family(), or the reference's alone; others follow if needed."""
+    known = known if known is not None else {}
+    tol, first = tolerance(exercise), (exercise["inputs"](seeds[0])[0])
+
+    def seen(name: str, answer: Callable) -> list[dict]:
+        if name not in known:
+            known[name] = observations(exercise, answer, seeds)
+        return known[name]
+
+    ours = seen("", exercise["reference"])
+    mine = observations(exercise, function, seeds)
+    failed = next((one for one in mine if one.get("raises") == "NotImplementedError"), None)
+    if failed:
+        return verdict(MISSING, f"`{exercise['name']}` is not written yet")
+    distance, other_kind, text = apart(mine, ours, tol)
+    if distance <= 1:
+        return verdict(RIGHT, "right", picture=draw(exercise, [exercise["reference"]], first))
+    for name, (answer, remark) in exercise.get("also", {}).items():
+        if apart(mine, seen(name, answer), tol)[0] <= 1:
+            return verdict(RIGHT, "right", mistake=name, remark=remark)
+    failed = next((one for one in mine if "raises" in one), None)
+    if failed and text.startswith(failed["raises"]):
+        where = f"line {failed['line']}: " if failed["line"] else ""
+        text = where + in_words(failed["raises"], failed["message"])
+    status = FAILED if failed else WRONG
+    pictures = draw(exercise, [function, exercise["reference"]], first)
+    for name, (answer, hint) in exercise["wrong"].items():
+        if apart(mine, seen(name, answer), tol)[0] <= 1:
+            hint = fill(exercise, hint, mine[0], first)
+            line = f"{text}. {hint}" if other_kind and len(text) + len(hint) < WIDTH - 2 else hint
+            return verdict(status, line, name, pictures)
+    if not failed and not other_kind:
+        for holds in exercise.get("properties", ()):
+            if broken := guarded(holds, function, *first):
+                return verdict(status, broken, picture=pictures)
+    return verdict(status, text, picture=pictures)
+
+
+def fill(exercise: dict, hint: str, seen: dict, args: tuple) -> str:
+    """A hint with numbers of this run in it."""
+    if "numbers" not in exercise or "value" not in seen:
+        return hint
+    found = guarded(exercise["numbers"], seen["value"], *args)
+    return hint.format(**found) if isinstance(found, dict) else hint
+
+
+def guarded(function: Callable, *args):
+    """A property or picture of an answer of any kind; an exception says that there is nothing to show."""
+    try:
+        return function(*args)
+    except Exception:
+        return ""
+
+
+def draw(exercise: dict, functions: list[Callable], args: tuple) -> str:
+    """The picture of the student's function beside the right one's, or of the right one alone."""
+    if "picture" not in exercise:
+        return ""
+    columns = [guarded(exercise["picture"], function, *args) for function in functions]
+    if not columns[0] or not columns[-1]:
+        return ""
+    titles = ["yours", "right"][-len(columns) :]
+    width = max(len(row) for column in columns for row in [*column, "yours"]) + 4
+    rows = zip(*columns, strict=False)
+    lines = ["".join(f"{title:<{width}}" for title in titles)]
+    return "\n".join([*lines, *("".join(f"{cell:<{width}}" for cell in row).rstrip() for row in rows)])
+
+
+def lint(exercise: dict, seed: int = SEEDS[0]) -> list[str]:
+    """Inputs that could hide a mistake: sizes that are equal or 1, and numbers at a fixed point.
+
+    An exercise that has a reason names it, by argument: `lint={"scores": "a square by nature"}`.
+    """
+    allowed, names = exercise.get("lint", {}), [*inspect.signature(exercise["reference"]).parameters]
+    breaches = set()
+    args = exercise["inputs"](seed)[0]  # the first is the ordinary one; edge cases follow it
+    for name, value in zip(names, args, strict=False):
+        sizes = [n for n in getattr(value, "shape", ())]
+        if name not in allowed and (1 in sizes or len({*sizes}) < len(sizes)):
+            breaches.add(f"{name} has the shape {tuple(sizes)}: sizes that differ, and no 1")
+        if name not in allowed and type(value) in (int, float) and value in (0, 0.5, 1):
+            breaches.add(f"{name} is {value}, where many mistakes change nothing")
+    return sorted(breaches)

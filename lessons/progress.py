@@ -1,0 +1,63 @@
+"""What a student has done so far: one readable file, work/progress.json, and the table that is made of it."""
+
+import json
+from pathlib import Path
+
+from lessons import course
+
+EMPTY = {"exercises": {}, "predictions": {}}
+
+
+def state_path() -> Path:
+    return course.work() / "progress.json"
+
+
+def load_state() -> dict:
+    """progress.json, or an empty state; a file that cannot be read is kept under another name."""
+    path = state_path()
+    try:
+        state = json.loads(course.read(path))
+        if not all(isinstance(state[key], dict) for key in EMPTY):
+            raise ValueError("not the right keys")
+        return state
+    except FileNotFoundError:
+        return json.loads(json.dumps(EMPTY))
+    except (ValueError, KeyError, TypeError):
+        kept = free_name(path)
+        path.rename(kept)
+        print(f"{path.name} could not be read: it is kept as {kept.name}, and a new one begins")
+        return json.loads(json.dumps(EMPTY))
+
+
+def save_state(state: dict) -> None:
+    from guard import write_whole  # here: it imports torch, and `list` and `hint` should not wait for that
+
+    state_path().parent.mkdir(parents=True, exist_ok=True)
+    write_whole(state_path(), json.dumps(state, indent=1, ensure_ascii=False) + "\n")
+
+
+def record(state: dict, exercise: str) -> dict:
+    fresh = dict(attempts=0, hints=0, right=False, mistake="", gave_up=False)
+    return state["exercises"].setdefault(exercise, fresh)
+
+
+def free_name(path: Path) -> Path:
+    """path.bak, or path.bak2, ... : whichever is not taken."""
+    names = (path.with_name(f"{path.name}.bak{n if n > 1 else ''}") for n in range(1, 10_000))
+    return next(name for name in names if not name.exists())
+
+
+def table(state: dict) -> str:
+    """Exercises with attempts and hints, and predictions beside what is right, as far as there are any."""
+    lines = [f"{'':5} {'':12} attempts  hints"]
+    for name, mine in state["exercises"].items():
+        done = "right" if mine["right"] else "not yet"
+        lines.append(
+            f"{name:5} {done:12} {mine['attempts']:8} {mine['hints']:6}" + "  gave up" * mine["gave_up"]
+        )
+    for key, guess in state["predictions"].items():
+        question = course.checks(int(key.split(".")[0])).predictions.get(key)
+        lines.append(
+            f"{key:5} predicted {guess:g}" + (f", it is {question['answer']:,g}" if question else "")
+        )
+    return "\n".join(lines) if len(lines) > 1 else "nothing yet: python lessons/run.py start 1"

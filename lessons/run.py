@@ -1,0 +1,290 @@
+"""The course from the command line.
+
+    python lessons/run.py list            the lessons; > marks the next exercise
+    python lessons/run.py start 9         copy lesson 9 to work/, with a gap for each exercise (--again: anew)
+    python lessons/run.py check 9         judge lesson 9, or one exercise of it: check 9b
+    python lessons/run.py watch 9         the same after each save; Ctrl-C ends it
+    python lessons/run.py hint 9b         the next of three hints
+    python lessons/run.py show 9          run the lesson from top to bottom, and draw its plot
+    python lessons/run.py solution 9b     how we do it, once yours is right (or with --give-up)
+    python lessons/run.py progress        what is done, and what was predicted
+    python lessons/run.py notebook 9      the lesson as a Jupyter notebook in work/
+    python lessons/run.py grade FOLDER --csv out.csv      for instructors: see lessons/README.md
+    python lessons/run.py doctor          is this machine ready?
+
+Exit codes: 0 all is right, 1 not yet, 2 wrong usage. Your files and progress.json lie in work/, or in the
+folder that the variable TINYLM_WORK names.
+"""
+
+import argparse
+import inspect
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve()
+if __name__ == "__main__" and str(HERE.parents[1]) not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
+    # Python puts this file's folder on its path; a child with the project's root there finds all the rest.
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+    started = subprocess.Popen([sys.executable, str(HERE), *sys.argv[1:]], env=environment)
+    while True:
+        try:
+            sys.exit(started.wait())
+        except KeyboardInterrupt:
+            pass  # it was told, too, and ends in its own way
+
+from lessons import classroom, course, doctor, notebook  # noqa: E402
+from lessons.predict import asked_first, tell_predictions  # noqa: E402
+from lessons.progress import free_name, load_state, record, save_state, table  # noqa: E402
+from lessons.worker import ENVIRONMENT, Worker  # noqa: E402
+
+SEEDS = (1, 2)  # as in observe.py, which imports torch
+
+
+# ---- lessons and exercises
+def parse(number: str) -> tuple[int, str]:
+    """9 -> (9, ""), 9b -> (9, "9b"); ValueError with what there is."""
+    found = re.fullmatch(r"(\d+)([a-z]?)", number)
+    if not found or int(found[1]) not in course.lessons():
+        there = ", ".join(map(str, course.lessons()))
+        raise ValueError(f"there is no lesson {number!r}; expected one of {there}, or an exercise as 9b")
+    return int(found[1]), f"{int(found[1])}{found[2]}" if found[2] else ""
+
+
+def exercises_of(number: int) -> list[str]:
+    """The exercises of a lesson in order, from its stubs, without importing anything."""
+    source = course.read(course.lessons()[number])
+    return re.findall(r'raise NotImplementedError\("lesson (\w+)"\)', source)
+
+
+def chosen(number: str) -> tuple[int, list[str]]:
+    lesson, one = parse(number)
+    there = exercises_of(lesson)
+    if one and one not in there:
+        raise ValueError(f"there is no exercise {one}; lesson {lesson} has {', '.join(there)}")
+    return lesson, [one] if one else there
+
+
+def yours(lesson: int) -> Path:
+    return course.work() / course.lessons()[lesson].name
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+# ---- the commands
+def list_(args) -> int:
+    state, unit, marked = load_state(), "", False
+    for number, path in course.lessons().items():
+        head, names = course.header(path), exercises_of(number)
+        done = sum(state["exercises"].get(name, {}).get("right", False) for name in names)
+        if head["unit"] != unit:
+            unit = head["unit"]
+            print(f"Unit {unit}")
+        mark = ">" if done < len(names) and not marked else " "
+        marked = marked or mark == ">"
+        print(f"{mark} {number:2}  {done}/{len(names)}  {head['seconds']:3} s  {head['title']}")
+    return 0
+
+
+def start(args) -> int:
+    lesson, _ = parse(args.number)
+    path = yours(lesson)
+    if path.exists():
+        if not args.again:
+            print(f"{path} is there already and stays as it is; --again begins anew and keeps the old one")
+            return 0
+        kept = free_name(path)
+        path.rename(kept)
+        print(f"the old one is kept as {kept.name}")
+    write(path, course.read(course.lessons()[lesson]))
+    print(f"{path} is yours to fill in; then: python lessons/run.py check {lesson}")
+    return 0
+
+
+def show(args) -> int:
+    lesson, _ = parse(args.number)
+    path = yours(lesson) if yours(lesson).exists() else course.lessons()[lesson]
+    print(f"{path} (about {course.header(course.lessons()[lesson])['seconds']} s)", flush=True)
+    # Not `python path`, which would put its folder on the path, where a random.py may lie.
+    run = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
+    environment = {**os.environ, **ENVIRONMENT}
+    done = subprocess.run([sys.executable, "-c", run, str(path)], cwd=course.ROOT, env=environment)
+    return 1 if done.returncode else 0
+
+
+def judge(worker: Worker, lesson: int, names: list[str], state: dict, seeds=SEEDS) -> bool:
+    """Check exercises, print a line each, remember the attempts; whether all are right."""
+    now: dict[str, bool] = {}
+    for name in names:
+        job = dict(lesson=lesson, exercise=name, file=str(yours(lesson)), seeds=seeds)
+        found, mine = worker.check(job), record(state, name)
+        right = now[name] = found["status"] == "right"
+        mine["attempts"] += found["status"] != "not written"
+        mine["mistake"] = "" if right else found["mistake"]
+        for line in found["output"]:
+            print(f"    | {line}")
+        needs = course.checks(lesson).exercises[name].get("needs", ())
+        missing = [other for other in needs if not now.get(other, record(state, other)["right"])]
+        with_ours = f", with our {' and '.join(missing)}" if right and missing else ""
+        print(f"{name}  {found['line']}{with_ours}" + where(lesson, name) * right, flush=True)
+        if found["remark"]:
+            print(f"    {found['remark']}")
+        if found["picture"] and not (right and mine["right"]):  # once on success is enough
+            print("\n".join(f"    {row}" for row in found["picture"].splitlines()))
+        mine["right"] = mine["right"] or right
+    return all(now.values())
+
+
+def where(lesson: int, name: str) -> str:
+    """Where the project does the same."""
+    exercise = course.checks(lesson).exercises[name]
+    place = source_of(exercise.get("project", exercise["reference"]))
+    return f"; ours: {place}" if place else ""
+
+
+def source_of(function) -> str:
+    try:
+        path = Path(inspect.getsourcefile(inspect.unwrap(function)))
+        return f"{path.relative_to(course.ROOT).as_posix()}:{inspect.getsourcelines(function)[1]}"
+    except (TypeError, OSError, ValueError):
+        return ""  # torch's own, say
+
+
+def check(args, worker: Worker | None = None) -> int:
+    lesson, names = chosen(args.number)
+    worker = worker or Worker()
+    worker.warm()
+    state = load_state()
+    if not asked_first(lesson, yours(lesson), state):
+        save_state(state)
+        return 1
+    try:
+        all_right = judge(worker, lesson, names, state)
+    finally:
+        save_state(state)
+    tell_predictions(lesson, state)
+    if all_right:
+        print("all public checks passed; an instructor grades with other seeds")
+    return 0 if all_right else 1
+
+
+def watch(args) -> int:
+    """Check again after each save. The worker is warm, so this takes a fraction of a second."""
+    lesson, _ = chosen(args.number)
+    path, seen, worker = yours(lesson), None, Worker()
+    if not path.exists():
+        raise ValueError(f"{path} is not there; run: python lessons/run.py start {lesson}")
+    worker.warm()
+    try:
+        while True:
+            now = path.stat().st_mtime_ns if path.exists() else seen  # an editor may be replacing it
+            if now != seen:
+                seen = now
+                print(f"--- {time.strftime('%H:%M:%S')}", flush=True)
+                check(args, worker)
+            time.sleep(0.1)
+    except KeyboardInterrupt:
+        worker.close()
+        print("\nended")
+        return 0
+
+
+# ---- help on the way
+def hint(args) -> int:
+    """The next hint; after success all three: how the author thought of it is worth reading once it works."""
+    lesson, names = chosen(args.number)
+    state = load_state()
+    open_ones = [name for name in names if not record(state, name)["right"]]
+    name = (open_ones or names)[0]
+    hints, mine = course.checks(lesson).exercises[name]["hints"], record(state, name)
+    mine["hints"] = mine["hints"] if mine["right"] else min(mine["hints"] + 1, len(hints))
+    for i, text in enumerate(hints if mine["right"] else hints[: mine["hints"]], 1):
+        print(f"{name}, hint {i} of {len(hints)}: {text}")
+    save_state(state)
+    return 0
+
+
+def solution(args) -> int:
+    lesson, names = chosen(args.number)
+    state, code = load_state(), 0
+    for name in names:
+        mine = record(state, name)
+        if not mine["right"] and not args.give_up:
+            print(f"{name} is not right yet; --give-up shows the solution all the same, and is recorded")
+            code = 1
+            continue
+        mine["gave_up"] |= not mine["right"]
+        exercise = course.checks(lesson).exercises[name]
+        for function in dict.fromkeys([exercise["reference"], exercise.get("slow"), exercise.get("project")]):
+            if function and source_of(function):
+                print(f"# {name}: {source_of(function)}\n{inspect.getsource(function)}")
+        for text in exercise["hints"]:
+            print(f"# {text}")
+    save_state(state)
+    return code
+
+
+def progress(args) -> int:
+    print(table(load_state()))
+    return 0
+
+
+def notebook_(args) -> int:
+    lesson, _ = parse(args.number)
+    path = yours(lesson) if yours(lesson).exists() else course.lessons()[lesson]
+    target = yours(lesson).with_suffix(".ipynb")
+    write(target, notebook.of(course.read(path)))
+    print(target)
+    return 0
+
+
+def grade(args) -> int:
+    return classroom.grade(args)
+
+
+def doctor_(args) -> int:
+    return doctor.examine()
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise ValueError(f"{message}; python lessons/run.py -h shows all")
+
+
+def main(arguments: list[str]) -> int:
+    parser = Parser(prog="python lessons/run.py", description=__doc__, add_help=True,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for function in (list_, progress, doctor_):
+        commands.add_parser(function.__name__.rstrip("_")).set_defaults(run=function)
+    for function in (start, show, check, watch, hint, solution, notebook_):
+        command = commands.add_parser(function.__name__.rstrip("_"))
+        command.add_argument("number", help="a lesson (9) or an exercise (9b)")
+        command.set_defaults(run=function)
+        if function is start:
+            command.add_argument("--again", action="store_true")
+        if function is solution:
+            command.add_argument("--give-up", action="store_true")
+    command = commands.add_parser("grade")
+    classroom.arguments(command)
+    command.set_defaults(run=grade)
+    args = parser.parse_args(arguments)
+    return args.run(args)
+
+
+if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="replace")
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (ValueError, OSError) as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,359 @@
+"""The course as students and instructors meet it: the real command, real files, and all that can go wrong."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from lessons import course, grader, notebook, progress, worker
+
+RUN = str(ROOT / "lessons/run.py")
+ANSWERS = {  # of lesson 9, as a student would write them
+    "9a": "return q @ k.mT / math.sqrt(q.size(-1))",
+    "9b": "return torch.softmax(scores + torch.full_like(scores, -math.inf).triu(1), -1)",
+    "9c": "return causal(scores(x @ wq, x @ wk)) @ (x @ wv)",
+}
+MASK_AFTER = "return torch.softmax(scores, -1).tril()"
+
+
+def lesson_9(answers: dict, top: str = "") -> str:
+    """The text of lesson 9 with some of its stubs filled in; top: put before all else."""
+    source = course.read(course.lessons()[9]).replace("predict_1 = None", "predict_1 = 8")
+    for name, body in answers.items():
+        source = source.replace(f'raise NotImplementedError("lesson {name}")', body.replace("\n", "\n    "))
+    return top + source
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A fresh folder for a student; work(text) writes the file of lesson 9."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.setenv("TINYLM_WORK", str(folder))
+
+    def write(text: str):
+        path = folder / "09_attention.py"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    write.folder = folder
+    return write
+
+
+@pytest.fixture
+def command(shell, tmp_path):
+    """command("check", "9") in another folder than the project's; returns the CompletedProcess."""
+
+    def run(*words, answers="", **environment):
+        env = {**os.environ, **environment}
+        return shell(RUN, *words, cwd=tmp_path, env=env, input=answers)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def warm():
+    judge = worker.Worker()
+    yield judge
+    judge.close()
+
+
+# ---- isolation: what is planted in 9a (the code before the file, its body), and what is said about it
+RIGHT = ANSWERS["9a"]
+FAILED, WRONG, OK = grader.FAILED, grader.WRONG, grader.RIGHT
+ROWS = [
+    ("syntax error", "", "return (", r"line \d+: SyntaxError: '\(' was never closed", FAILED),
+    ("mixed tabs", "", "if True:\n        a = 1\n\tb = 2", "line .*(tabs|indent)", FAILED),
+    ("import error", "import no_such_thing\n", RIGHT, "line 1: ModuleNotFoundError", FAILED),
+    ("endless loop", "", "while True:\n    pass", r"stopped after 1 s, in line \d+ of your", FAILED),
+    ("deadlock", "", "import threading\nl = threading.Lock()\nl.acquire()\nl.acquire()",
+     "stopped after 1 s, in",
+     FAILED),
+    ("exit", "", "exit()", "ended the program itself before returning an answer", FAILED),
+    ("os._exit", "", "import os\nos._exit(0)", "ended the program itself", FAILED),
+    ("exit on import", "import sys\nsys.exit(0)\n", RIGHT, "line 2: ended the program itself", FAILED),
+    ("huge output", "", "print('x\\n' * 10**6)\n" + RIGHT, "^right", OK),
+    ("a tensor of 40 GB", "", "return torch.zeros(10**10)", "asked for 37.3 GiB, the limit is 2", FAILED),
+    ("bytes of 40 GB", "", "return bytearray(40 * 2**30)", "out of memory, the limit is 2", FAILED),
+    ("recursion", "", "return scores(q, k)", "calls itself without an end", FAILED),
+    ("input", "", "return input()", "asked for keyboard input, there is none", FAILED),
+    ("None", "", RIGHT.replace("return", "s ="), "is a `return` missing?", WRONG),
+    ("wrong type", "", RIGHT.replace("return", "return [") + "]", "list found, Tensor", WRONG),
+    ("wrong dtype", "", RIGHT.replace("return ", "return 1.0 * (") + ").double()", "dtype float64 found",
+     WRONG),
+    ("changed in place", "", "q /= math.sqrt(q.size(-1))\nreturn q @ k.mT", "the caller's `q` was changed",
+     WRONG),
+    ("NaN", "", f"{RIGHT} * float('nan')", r"nan at \(0, 0, 0\), the whole row; 147 of 147", WRONG),
+    ("the solution", "from lessons.checks.attention import reference_scores\n", "return 1",
+     "line 1 imports the checks", FAILED),
+    ("a function of the project", "import model\n", "return model.written_out_attention(q, q, q, 0.0)", "",
+     FAILED),
+    ("the project changed", "import model\nmodel.math = None\n", RIGHT, "^right", OK),
+    ("output closed", "", "import sys\nsys.stdout.close()\n" + RIGHT, "^right", OK),
+    ("torch is shadowed", "torch = None\n", RIGHT, "^right", OK),
+]  # fmt: skip
+
+
+def everything_in(folder) -> dict:
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("what", "top", "body", "line", "status"), ROWS, ids=[row[0] for row in ROWS])
+def test_whatever_a_file_does_it_costs_one_line(what, top, body, line, status, warm, work):
+    path = work(lesson_9({"9a": body}, top))
+    if what == "mixed tabs":
+        path.write_text(path.read_text(encoding="utf-8").replace("\n    \tb", "\n\tb"), encoding="utf-8")
+    before = everything_in(work.folder)
+    found = warm.check(dict(lesson=9, exercise="9a", file=str(path), seeds=[1, 2], limit=1))
+    assert (found["status"], bool(re.search(line, found["line"]))) == (status, True), found["line"]
+    assert "\n" not in found["line"]
+    assert len(found["line"]) <= grader.WIDTH
+    if what == "huge output":
+        assert len(found["output"]) == worker.LINES + 1
+        assert re.search(r"printed \d+,\d+,\d+ lines", found["output"][-1])
+    other = warm.check(dict(lesson=9, exercise="9b", file=str(path), seeds=[1, 2]))
+    whole_file = what in ("syntax error", "mixed tabs")
+    assert other["status"] == (grader.FAILED if whole_file else grader.MISSING)
+    assert everything_in(work.folder) == before
+
+
+def test_no_process_is_left_over(warm, work, tmp_path):
+    note = tmp_path / "pid"
+    body = f"import subprocess, pathlib\np = subprocess.Popen(['sleep', '60'])\n" \
+           f"pathlib.Path({str(note)!r}).write_text(str(p.pid), encoding='utf-8')\n" + RIGHT  # fmt: skip
+    path = work(lesson_9({"9a": body}))
+    found = warm.check(dict(lesson=9, exercise="9a", file=str(path), seeds=[1, 2]))
+    assert found["status"] == grader.RIGHT
+    state = f"/proc/{note.read_text(encoding='utf-8')}/stat"
+    end = time.monotonic() + 3  # a killed process needs a moment to go
+    while os.path.exists(state) and course.read(Path(state)).split()[2] != "Z":
+        assert time.monotonic() < end
+
+
+@pytest.mark.slow
+def test_without_fork_each_exercise_has_a_fresh_process(work, monkeypatch):
+    """As on Windows."""
+    program = "import os; del os.fork; from lessons import worker; worker.main()"
+    started = subprocess.Popen
+
+    def start(words, **kwargs):
+        return started([words[0], "-c", program], **kwargs)
+
+    monkeypatch.setattr(worker.subprocess, "Popen", start)
+    monkeypatch.delattr(os, "fork")
+    path = work(lesson_9({"9a": "print('x')\nreturn q", "9b": "import os\nos._exit(0)"}))
+    judge, found = worker.Worker(), []
+    for name in ("9a", "9b", "9c"):
+        found.append(judge.check(dict(lesson=9, exercise=name, file=str(path), seeds=[1, 2])))
+    judge.close()
+    assert [one["status"] for one in found] == [grader.WRONG, grader.FAILED, grader.MISSING]
+
+
+# ---- the command
+@pytest.mark.slow
+def test_from_start_to_all_right(command, work):
+    done = command("start", "9")
+    assert done.returncode == 0, done.stderr
+    path = work.folder / "09_attention.py"
+    assert path.read_text(encoding="utf-8") == course.read(course.lessons()[9])
+    assert "as it is" in command("start", "9").stdout
+
+    # no verdict before a guess
+    done = command("check", "9", answers="eight\n\n")
+    assert done.returncode == 1
+    assert "Predict first" in done.stdout
+    assert "'eight' is not a number" in done.stdout
+    assert "written yet" not in done.stdout
+
+    done = command("check", "9", answers="64\n")
+    assert done.returncode == 1
+    assert "9a  `scores` is not written yet" in done.stdout
+    assert "you predicted 64. 64 is the variance" in done.stdout
+
+    work(lesson_9({**ANSWERS, "9b": MASK_AFTER}))
+    done = command("check", "9")
+    assert done.returncode == 1
+    assert re.search(r"9b  Row 0 sums to 0\.\d\d, not 1\. Who is still in the denominator\?", done.stdout)
+    assert re.search(r"yours +right *\n +xxxxxx +x\.\.\.\.\.\n", done.stdout)
+    assert "9c  right, with our 9b; ours: model.py:" in done.stdout
+    assert "hint 1 of 3" in command("hint", "9b").stdout
+    assert "--give-up" in command("solution", "9b").stdout
+
+    work(lesson_9(ANSWERS))
+    done = command("check", "9")
+    assert done.returncode == 0, done.stdout
+    assert "all public checks passed" in done.stdout
+    assert "def reference_causal" in command("solution", "9b").stdout
+    assert command("hint", "9b").stdout.count("hint") == 3
+    state = json.loads(course.read(work.folder / "progress.json"))
+    assert state["exercises"]["9b"] == dict(attempts=2, hints=1, right=True, mistake="", gave_up=False)
+    assert state["predictions"] == {"9.1": 64.0}
+    assert "3/3" in command("list").stdout
+    table = command("progress").stdout
+    assert "9b    right               2      1" in table
+    assert "9.1   predicted 64, it is 8" in table
+
+    # a new beginning loses nothing
+    command("start", "9", "--again")
+    command("start", "9", "--again")
+    assert (work.folder / "09_attention.py.bak").read_text(encoding="utf-8") == lesson_9(ANSWERS)
+    assert (work.folder / "09_attention.py.bak2").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [(["check", "99"], "there is no lesson '99'; expected"), (["check", "9z"], "there is no exercise 9z"),
+     (["chekc"], "chekc"), (["hint"], "number"), (["grade", "nowhere"], "nowhere is not a folder"),
+     (["watch", "9"], "python lessons/run.py start 9")],
+)  # fmt: skip
+def test_wrong_usage_is_one_line(command, work, words, text):
+    done = command(*words)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert text in done.stderr
+
+
+@pytest.mark.slow
+def test_a_check_is_the_same_everywhere(shell, work, tmp_path):
+    """Whatever the hash seed, the folder, the line ends, and the letters in the path."""
+    text, lines = lesson_9({**ANSWERS, "9b": MASK_AFTER}), []
+    for seed, folder, ends in (("0", "plain", "\n"), ("7", "łódź 안녕", "\r\n")):
+        room = tmp_path / folder
+        room.mkdir()
+        (room / "09_attention.py").write_bytes(text.replace("\n", ends).encode("utf-8"))
+        (room / "random.py").write_text("raise SystemExit('shadowed')", encoding="utf-8")
+        env = {**os.environ, "PYTHONHASHSEED": seed, "TINYLM_WORK": str(room)}
+        done = shell(RUN, "check", "9", cwd=room, env=env)
+        assert done.returncode == 1, done.stderr
+        lines.append(done.stdout)
+    assert lines[0] == lines[1]
+
+
+# ---- what is remembered
+def test_a_write_that_is_cut_off_keeps_the_old_state(work, monkeypatch):
+    progress.save_state({"exercises": {}, "predictions": {"9.1": 8.0}})
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        progress.save_state({"exercises": {}, "predictions": {"9.1": 64.0}})
+    assert progress.load_state()["predictions"] == {"9.1": 8.0}
+
+
+@pytest.mark.parametrize("broken", ["{", "[]", '{"exercises": 3}', "\x00", "null"])
+def test_a_broken_state_is_kept_and_a_new_one_begins(work, capsys, broken):
+    (work.folder / "progress.json").write_text(broken, encoding="utf-8")
+    assert progress.load_state() == progress.EMPTY
+    assert capsys.readouterr().out.count("\n") == 1
+    assert (work.folder / "progress.json.bak").read_text(encoding="utf-8") == broken
+
+
+# ---- notebook and watch
+@pytest.mark.parametrize("lesson", list(course.lessons()))
+def test_a_notebook_is_valid_and_each_cell_compiles(lesson):
+    source = course.read(course.lessons()[lesson])
+    found = json.loads(notebook.of(source))
+    assert (found["nbformat"], len(found["cells"])) == (4, source.count("\n# %%") + 1)
+    for cell in found["cells"]:
+        assert cell["cell_type"] in ("code", "markdown")
+        assert {"metadata", "source", "id"} <= cell.keys()
+        if cell["cell_type"] == "code":
+            assert (cell["outputs"], cell["execution_count"]) == ([], None)
+            compile("".join(cell["source"]), "cell", "exec")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lesson", list(course.lessons()))
+def test_a_notebook_runs_in_its_own_folder(lesson, command, work, shell):
+    """As Jupyter does: cell after cell, in work/, with nothing on the path but the current folder."""
+    path = Path(command("notebook", str(lesson)).stdout.strip())
+    run = f"""import json; scope = {{"__name__": "__main__"}}
+cells = json.loads(open({str(path)!r}, encoding="utf-8").read())["cells"]
+for cell in cells:
+    if cell["cell_type"] == "code":
+        exec("".join(cell["source"]), scope)"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = shell("-c", run, cwd=work.folder, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert path.with_suffix(".png").is_file()
+
+
+@pytest.mark.slow
+def test_watch_checks_again_after_a_save(work, tmp_path, figure):
+    path = work(lesson_9({**ANSWERS, "9b": MASK_AFTER}))
+    watching = subprocess.Popen(
+        [sys.executable, RUN, "watch", "9b"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True, encoding="utf-8",
+    )  # fmt: skip
+
+    def until(text: str) -> None:
+        for line in watching.stdout:
+            if text in line:
+                return
+        pytest.fail(f"watch ended before it said {text!r}")
+
+    with watching:
+        until("9b  Row 0 sums to")
+        until("you predicted")
+        begun = time.monotonic()
+        path.write_text(lesson_9(ANSWERS), encoding="utf-8")
+        until("9b  right")
+        seconds = time.monotonic() - begun
+        until("all public checks passed")
+        os.killpg(watching.pid, signal.SIGINT)
+        until("ended")
+        assert watching.wait() == 0
+    assert seconds < 2
+    figure(f"watch: {'less than a second' if seconds < 1 else f'{seconds:.1f} s'} from a save to the verdict")
+
+
+# ---- a class
+@pytest.mark.slow
+def test_a_class_is_graded(command, work, tmp_path):
+    folder = tmp_path / "class"
+    for name in ("anna", "boris", "clara", "edith"):
+        (folder / name / "work").mkdir(parents=True)
+    good, mask = lesson_9(ANSWERS), lesson_9({**ANSWERS, "9b": MASK_AFTER})
+    (folder / "anna/work/09_attention.py").write_text(good, encoding="utf-8")
+    (folder / "anna/work/random.py").write_text("raise SystemExit", encoding="utf-8")
+    (folder / "boris/work/09_attention.py").write_text("import nothing\n" + good, encoding="utf-8")
+    (folder / "clara/work/09_attention.py").write_text(mask, encoding="utf-8")
+    (folder / "clara/work/checks").mkdir()
+    (folder / "clara/work/checks/attention.py").write_text("exercises = {}", encoding="utf-8")
+    (folder / "clara/work/progress.json").write_text('{"exercises": {"9b": {"hints": 2}}}', encoding="utf-8")
+    (folder / "edith/work/09_attention.py").write_text(course.read(course.lessons()[9]), encoding="utf-8")
+    with zipfile.ZipFile(folder / "dora.zip", "w") as archive:
+        archive.writestr("work/09_attention.py", good)
+    with zipfile.ZipFile(folder / "hugo.zip", "w") as archive:
+        archive.writestr("../out.py", "")
+    points = {"anna": "111", "boris": "000", "clara": "101", "dora": "111", "edith": "000", "hugo": "000"}
+    for seed in ("5", "6", "5"):
+        done = command("grade", "class", "--lessons=9", "--csv=out.csv", "--details=rows.csv",
+                       "--junit=out.xml", f"--seed={seed}")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        with open(tmp_path / "out.csv", encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert {row["student"]: row["9a"] + row["9b"] + row["9c"] for row in rows} == points
+        clara = next(row for row in rows if row["student"] == "clara")
+        assert [clara[key] for key in ("points", "hints", "mistakes")] == ["2", "2", "9b: mask after softmax"]
+    assert "9b: 5 handed in, 2 right, 1 mask after softmax, 2 unrecognised" in done.stdout
+    assert not (tmp_path / "out.py").exists()
+    assert 'failures="3"' in (tmp_path / "out.xml").read_text(encoding="utf-8")
+    (folder / "hugo.zip").unlink()
+    for name in ("boris", "clara", "edith"):
+        (folder / name).rename(tmp_path / name)
+    (folder / "dora.zip").unlink()
+    done = command("grade", "class", "--lessons=9", "--gradescope=results.json")
+    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["score"] == 3
