@@ -72,6 +72,7 @@ found = names["evaluate"](
 seen |= {"val_loss": found["loss"], "wrapper": type(names["model"]).__name__}
 seen |= {"backend": torch.distributed.get_backend()}
 (folder / f"seen-{rank}.json").write_text(json.dumps(seen))
+del names, model  # DDP with its hook, which is Python, goes first: a process once aborted at its end
 """
 FLAGS = (
     *TINY,
