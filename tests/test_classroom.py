@@ -296,6 +296,7 @@ def test_watch_checks_again_after_a_save(work, tmp_path, figure):
     watching = subprocess.Popen(
         [sys.executable, RUN, "watch", "9b"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         start_new_session=True, encoding="utf-8",
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # (background jobs ignore it)
     )  # fmt: skip
 
     def until(text: str) -> None:
