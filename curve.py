@@ -75,11 +75,8 @@ def bands(runs: list[dict[int, float]]) -> dict[int, tuple[float, float]]:
 
 def outside(found: dict[int, float], expected: dict) -> dict[int, float]:
     """Those of the evaluations that are not in their band."""
-    return {s: loss for s, loss in found.items() if s in expected and not within(loss, expected[s])}
-
-
-def within(loss: float, band: tuple[float, float]) -> bool:
-    return band[0] <= loss <= band[1]
+    judged = {step: loss for step, loss in found.items() if step in expected}
+    return {step: loss for step, loss in judged.items() if not expected[step][0] <= loss <= expected[step][1]}
 
 
 def judge(found: dict[int, float], expected: dict, changed: list[str]) -> str:

@@ -6,7 +6,6 @@ Also where things are: run.py, the grader and the tests ask here which lessons a
 import functools
 import hashlib
 import importlib
-import json
 import math
 import os
 import re
@@ -15,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
+from config import ROOT
+
 LESSONS = ROOT / "lessons"
+SEEDS = (1, 2)  # of the inputs that a student sees; `grade` draws others
 told: set[str] = set()  # exercises of which it was said that they are not written yet
 
 
@@ -67,16 +68,16 @@ def text() -> tuple[str, bool]:
     That is used if `python data.py --input=... --name=shakespeare_char` has prepared it; if not, 300,000
     characters of the generated play are made in a tenth of a second, so every lesson runs without network.
     """
-    import corpora  # here: tests and run.py read the list of lessons without it
+    import corpora  # here: tests and run.py read the list of lessons without them
+    import tokenizer
 
     folder = ROOT / "datasets" / "shakespeare_char"
     if (folder / "meta.json").is_file():
-        tokens = json.loads(read(folder / "tokenizer.json"))["tokens"]
-        ids = np.concatenate(
-            [np.fromfile(folder / f"{split}.bin", dtype=np.uint16) for split in ("train", "val")]
-        )
-        if ids.max() < len(tokens):
-            real = "".join(np.array([t.replace("\\\\", "\\") for t in tokens])[ids])
+        letters = tokenizer.load_any(folder)
+        splits = [np.fromfile(folder / f"{split}.bin", dtype=np.uint16) for split in ("train", "val")]
+        ids = np.concatenate(splits)
+        if ids.max() < letters.vocab_size:
+            real = letters.decode(ids)
             if hashlib.sha256(real.encode("utf-8")).hexdigest() == corpora.SHA256:
                 return real, True
     return "".join(part for part, _ in corpora.open_corpus("verse", size=300_000).chunks()), False

@@ -1,5 +1,6 @@
 """What a student has done so far: one readable file, work/progress.json, and the table that is made of it."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -21,12 +22,12 @@ def load_state() -> dict:
             raise ValueError("not the right keys")
         return state
     except FileNotFoundError:
-        return json.loads(json.dumps(EMPTY))
+        return copy.deepcopy(EMPTY)
     except (ValueError, KeyError, TypeError):
         kept = free_name(path)
         path.rename(kept)
         print(f"{path.name} could not be read: it is kept as {kept.name}, and a new one begins")
-        return json.loads(json.dumps(EMPTY))
+        return copy.deepcopy(EMPTY)
 
 
 def save_state(state: dict) -> None:

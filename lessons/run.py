@@ -36,12 +36,11 @@ if __name__ == "__main__" and str(HERE.parents[1]) not in os.environ.get("PYTHON
         except KeyboardInterrupt:
             pass  # it was told, too, and ends in its own way
 
+from config import start_script  # noqa: E402
 from lessons import classroom, course, doctor, notebook  # noqa: E402
 from lessons.predict import asked_first, tell_predictions  # noqa: E402
 from lessons.progress import free_name, load_state, record, save_state, table  # noqa: E402
 from lessons.worker import ENVIRONMENT, Worker  # noqa: E402
-
-SEEDS = (1, 2)  # as in observe.py, which imports torch
 
 
 # ---- lessons and exercises
@@ -118,7 +117,7 @@ def show(args) -> int:
     return 1 if done.returncode else 0
 
 
-def judge(worker: Worker, lesson: int, names: list[str], state: dict, seeds=SEEDS) -> bool:
+def judge(worker: Worker, lesson: int, names: list[str], state: dict, seeds=course.SEEDS) -> bool:
     """Check exercises, print a line each, remember the attempts; whether all are right."""
     now: dict[str, bool] = {}
     for name in names:
@@ -279,8 +278,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="replace")
+    start_script()
     try:
         sys.exit(main(sys.argv[1:]))
     except (ValueError, OSError) as error:

@@ -324,17 +324,18 @@ def test_watch_checks_again_after_a_save(work, tmp_path, figure):
 @pytest.mark.slow
 def test_a_class_is_graded(command, work, tmp_path):
     folder = tmp_path / "class"
-    for name in ("anna", "boris", "clara", "edith"):
-        (folder / name / "work").mkdir(parents=True)
+    anna, boris, clara, edith = (folder / name / "work" for name in ("anna", "boris", "clara", "edith"))
+    for handed_in in (anna, boris, clara, edith):
+        handed_in.mkdir(parents=True)
     good, mask = lesson_9(ANSWERS), lesson_9({**ANSWERS, "9b": MASK_AFTER})
-    (folder / "anna/work/09_attention.py").write_text(good, encoding="utf-8")
-    (folder / "anna/work/random.py").write_text("raise SystemExit", encoding="utf-8")
-    (folder / "boris/work/09_attention.py").write_text("import nothing\n" + good, encoding="utf-8")
-    (folder / "clara/work/09_attention.py").write_text(mask, encoding="utf-8")
-    (folder / "clara/work/checks").mkdir()
-    (folder / "clara/work/checks/attention.py").write_text("exercises = {}", encoding="utf-8")
-    (folder / "clara/work/progress.json").write_text('{"exercises": {"9b": {"hints": 2}}}', encoding="utf-8")
-    (folder / "edith/work/09_attention.py").write_text(course.read(course.lessons()[9]), encoding="utf-8")
+    (anna / "09_attention.py").write_text(good, encoding="utf-8")
+    (anna / "random.py").write_text("raise SystemExit", encoding="utf-8")
+    (boris / "09_attention.py").write_text("import nothing\n" + good, encoding="utf-8")
+    (clara / "09_attention.py").write_text(mask, encoding="utf-8")
+    (clara / "checks").mkdir()
+    (clara / "checks/attention.py").write_text("exercises = {}", encoding="utf-8")
+    (clara / "progress.json").write_text('{"exercises": {"9b": {"hints": 2}}}', encoding="utf-8")
+    (edith / "09_attention.py").write_text(course.read(course.lessons()[9]), encoding="utf-8")
     with zipfile.ZipFile(folder / "dora.zip", "w") as archive:
         archive.writestr("work/09_attention.py", good)
     with zipfile.ZipFile(folder / "hugo.zip", "w") as archive:
@@ -347,8 +348,8 @@ def test_a_class_is_graded(command, work, tmp_path):
         with open(tmp_path / "out.csv", encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         assert {row["student"]: row["9a"] + row["9b"] + row["9c"] for row in rows} == points
-        clara = next(row for row in rows if row["student"] == "clara")
-        assert [clara[key] for key in ("points", "hints", "mistakes")] == ["2", "2", "9b: mask after softmax"]
+        hers = next(row for row in rows if row["student"] == "clara")
+        assert [hers[key] for key in ("points", "hints", "mistakes")] == ["2", "2", "9b: mask after softmax"]
     assert "9b: 5 handed in, 2 right, 1 mask after softmax, 2 unrecognised" in done.stdout
     assert not (tmp_path / "out.py").exists()
     assert 'failures="3"' in (tmp_path / "out.xml").read_text(encoding="utf-8")
