@@ -75,9 +75,14 @@ def join(backend: str, timeout: float) -> None:
 
 
 def leave() -> None:
-    """End the process group, if there is one."""
+    """End the process group, if there is one, and let gloo's threads put down what they hold.
+
+    DDP keeps the group alive, so these threads run on into the end of Python, and one that has a Python object
+    left to free then aborts the process ("terminate called without an active exception", torch 2.13).
+    """
     if dist.is_initialized():
         dist.destroy_process_group()
+        time.sleep(0.1)
 
 
 def meet(rank: int, world_size: int, limit: timedelta) -> dist.Store:
