@@ -77,8 +77,8 @@ def join(backend: str, timeout: float) -> None:
 def leave() -> None:
     """End the process group, if there is one, and let gloo's threads put down what they hold.
 
-    DDP keeps the group alive, so these threads run on into the end of Python, and one that has a Python object
-    left to free then aborts the process ("terminate called without an active exception", torch 2.13).
+    DDP keeps the group alive, so these threads run on into the end of Python, and one that has a Python
+    object left to free then aborts the process ("terminate called without an active exception", torch 2.13).
     """
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -32,6 +32,10 @@ def arguments(command) -> None:
     command.add_argument("--junit", default="", help="the same as JUnit XML")
     command.add_argument("--gradescope", default="", help="results.json of Gradescope, for one student")
     command.add_argument("--lessons", default="", help="3,9 or 9b; all if not given")
+    command.add_argument(
+        "--limit", type=float, default=0.0, help="seconds an exercise may take; 0: as it says"
+    )
+    command.add_argument("--checks", default="", help="a folder with check files that come before ours")
     command.add_argument("--seed", type=int, default=0, help="of the inputs; 0 draws a fresh one")
 
 
@@ -68,8 +72,8 @@ def find(folder: Path, name: str) -> Path:
     return found[0] if found else folder / name
 
 
-def one_student(worker: Worker, name: str, folder: Path, wanted: list, seeds: list[int]) -> list[dict]:
-    """A row per exercise."""
+def one_student(worker: Worker, name: str, folder: Path, wanted: list, terms: dict) -> list[dict]:
+    """A row per exercise. terms: the seeds and the limit, which are the same for all."""
     try:
         state = json.loads(course.read(find(folder, "progress.json")))["exercises"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -77,8 +81,7 @@ def one_student(worker: Worker, name: str, folder: Path, wanted: list, seeds: li
     rows = []
     for number, exercise in wanted:
         file = find(folder, course.lessons()[number].name)
-        job = dict(lesson=number, exercise=exercise, file=str(file), seeds=seeds)
-        found = worker.check(job)
+        found = worker.check(dict(lesson=number, exercise=exercise, file=str(file), **terms))
         mine = state.get(exercise, {}) if isinstance(state, dict) else {}
         mine = mine if isinstance(mine, dict) else {}
         rows.append(
@@ -106,7 +109,13 @@ def grade(args) -> int:
     if args.gradescope and len(handed_in) > 1:
         raise ValueError("--gradescope is for one student at a time")
     seed = args.seed or random.SystemRandom().randrange(3, 2**31)
-    seeds, wanted, begun = [seed, seed + 1], exercises(args.lessons), time.monotonic()
+    if args.checks:
+        os.environ["TINYLM_CHECKS"] = str(Path(args.checks).resolve())  # the workers see it, too
+    terms, wanted, begun = (
+        dict(seeds=[seed, seed + 1], limit=args.limit),
+        exercises(args.lessons),
+        time.monotonic(),
+    )
     print("This guards against accidents, not against malice: grade the code of strangers in a container.")
     print(f"seed {seed}")
     with tempfile.TemporaryDirectory() as room:
@@ -115,16 +124,17 @@ def grade(args) -> int:
 
         def rows_of(path: Path) -> list[dict]:
             at, refused = path, ""
+            name = path.stem if path.is_file() else path.name  # a folder may be called "anna.b"
             if path.is_file():
-                at = Path(room) / path.stem
+                at = Path(room) / name
                 at.mkdir()
                 refused = unpack(path, at)
             if refused:
-                row = dict(student=path.stem, verdict="failed", mistake="", attempts=0, hints=0, seconds=0.0)
-                return [{**row, "exercise": name, "line": refused} for _, name in wanted]
+                row = dict(student=name, verdict="failed", mistake="", attempts=0, hints=0, seconds=0.0)
+                return [{**row, "exercise": exercise, "line": refused} for _, exercise in wanted]
             worker = free.pop()
             try:
-                return one_student(worker, path.stem, at, wanted, seeds)
+                return one_student(worker, name, at, wanted, terms)
             finally:
                 free.append(worker)
 

@@ -5,7 +5,7 @@ Also where things are: run.py, the grader and the tests ask here which lessons a
 
 import functools
 import hashlib
-import importlib
+import importlib.util
 import math
 import os
 import re
@@ -47,9 +47,18 @@ def read(path: Path) -> str:
 
 @functools.cache
 def checks(number: int):
-    """The check file of a lesson, imported: a module with `exercises` and `predictions`."""
+    """The check file of a lesson, imported: a module with `exercises` and `predictions`.
+
+    One of that name in the folder that the variable TINYLM_CHECKS names comes before ours: an exam, say.
+    """
     topic = lessons()[number].stem[3:]
-    return importlib.import_module(f"lessons.checks.{topic}")
+    variant = Path(os.environ.get("TINYLM_CHECKS", ""), f"{topic}.py")
+    if "TINYLM_CHECKS" not in os.environ or not variant.is_file():
+        return importlib.import_module(f"lessons.checks.{topic}")
+    spec = importlib.util.spec_from_file_location(f"variant_{topic}", variant)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def claim(stated: float, found: float, tol: float = 0.01, when: bool = True) -> None:

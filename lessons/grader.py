@@ -99,7 +99,8 @@ def not_your_own(tree: ast.Module, exercise: dict) -> str:
     function = node_of(tree, exercise["name"])
     for node in ast.walk(function):
         used = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
-        if used in forbidden:
+        itself = isinstance(node, ast.Name) and used == exercise["name"]
+        if used in forbidden and not itself:
             return f"line {node.lineno} calls `{used}`, which is what this exercise builds: write it out"
     return ""
 

@@ -281,8 +281,5 @@ if __name__ == "__main__":
     start_script()
     try:
         sys.exit(main(sys.argv[1:]))
-    except (ValueError, OSError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

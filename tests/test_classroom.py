@@ -1,5 +1,6 @@
 """The course as students and instructors meet it: the real command, real files, and all that can go wrong."""
 
+import ast
 import csv
 import json
 import os
@@ -15,6 +16,7 @@ import pytest
 
 from conftest import ROOT
 from lessons import course, grader, notebook, progress, worker
+from solved import solved
 
 RUN = str(ROOT / "lessons/run.py")
 ANSWERS = {  # of lesson 9, as a student would write them
@@ -67,51 +69,65 @@ def warm():
     judge.close()
 
 
-# ---- isolation: what is planted in 9a (the code before the file, its body), and what is said about it
+# ---- isolation: what is planted (before the file, at the start of a function), and what is said about it
 RIGHT = ANSWERS["9a"]
 FAILED, WRONG, OK = grader.FAILED, grader.WRONG, grader.RIGHT
-ROWS = [
+ROWS = [  # in any function; SELF is a call of itself
     ("syntax error", "", "return (", r"line \d+: SyntaxError: '\(' was never closed", FAILED),
     ("mixed tabs", "", "if True:\n        a = 1\n\tb = 2", "line .*(tabs|indent)", FAILED),
-    ("import error", "import no_such_thing\n", RIGHT, "line 1: ModuleNotFoundError", FAILED),
+    ("import error", "import no_such_thing\n", "", "line 1: ModuleNotFoundError", FAILED),
     ("endless loop", "", "while True:\n    pass", r"stopped after 1 s, in line \d+ of your", FAILED),
     ("deadlock", "", "import threading\nl = threading.Lock()\nl.acquire()\nl.acquire()",
-     "stopped after 1 s, in",
-     FAILED),
+     "stopped after 1 s, in", FAILED),
     ("exit", "", "exit()", "ended the program itself before returning an answer", FAILED),
     ("os._exit", "", "import os\nos._exit(0)", "ended the program itself", FAILED),
-    ("exit on import", "import sys\nsys.exit(0)\n", RIGHT, "line 2: ended the program itself", FAILED),
-    ("huge output", "", "print('x\\n' * 10**6)\n" + RIGHT, "^right", OK),
-    ("a tensor of 40 GB", "", "return torch.zeros(10**10)", "asked for 37.3 GiB, the limit is 2", FAILED),
+    ("exit on import", "import sys\nsys.exit(0)\n", "", "line 2: ended the program itself", FAILED),
+    ("huge output", "", "print('x\\n' * 10**6)", "^(right)?$", OK),
+    ("a tensor of 40 GB", "", "import torch\nreturn torch.zeros(10**10)",
+     "asked for 37.3 GiB, the limit is 2", FAILED),
     ("bytes of 40 GB", "", "return bytearray(40 * 2**30)", "out of memory, the limit is 2", FAILED),
-    ("recursion", "", "return scores(q, k)", "calls itself without an end", FAILED),
+    ("recursion", "", "return SELF", "calls itself without an end", FAILED),
     ("input", "", "return input()", "asked for keyboard input, there is none", FAILED),
-    ("None", "", RIGHT.replace("return", "s ="), "is a `return` missing?", WRONG),
+    ("None", "", "return None", r"is a `return` missing\?", WRONG),
+    ("the solution", "from lessons.checks import attention\n", "return 1",
+     "line 1 imports the checks", FAILED),
+    ("the project changed", "import model\nmodel.math = None\n", "", "^(right)?$", OK),
+    ("output closed", "", "import sys\nsys.stdout.close()", "^(right)?$", OK),
+]  # fmt: skip
+WHOLE_FILE = ("syntax error", "mixed tabs", "import error", "exit on import", "the solution")
+BODIES = [  # in place of 9a
     ("wrong type", "", RIGHT.replace("return", "return [") + "]", "list found, Tensor", WRONG),
     ("wrong dtype", "", RIGHT.replace("return ", "return 1.0 * (") + ").double()", "dtype float64 found",
      WRONG),
     ("changed in place", "", "q /= math.sqrt(q.size(-1))\nreturn q @ k.mT", "the caller's `q` was changed",
      WRONG),
     ("NaN", "", f"{RIGHT} * float('nan')", r"nan at \(0, 0, 0\), the whole row; 147 of 147", WRONG),
-    ("the solution", "from lessons.checks.attention import reference_scores\n", "return 1",
-     "line 1 imports the checks", FAILED),
     ("a function of the project", "import model\n", "return model.written_out_attention(q, q, q, 0.0)", "",
      FAILED),
-    ("the project changed", "import model\nmodel.math = None\n", RIGHT, "^right", OK),
-    ("output closed", "", "import sys\nsys.stdout.close()\n" + RIGHT, "^right", OK),
-    ("torch is shadowed", "torch = None\n", RIGHT, "^right", OK),
+    ("torch is shadowed", "torch = None\n", RIGHT, "^right$", OK),
 ]  # fmt: skip
+
+
+def planted(lesson: int, name: str, top: str, body: str) -> str:
+    """The text of a lesson, all solved, with something at the start of one of its functions."""
+    text, function = solved(lesson), course.checks(lesson).exercises[name]["name"]
+    node = grader.node_of(ast.parse(text), function)
+    body = body.replace("SELF", f"{function}({', '.join(arg.arg for arg in node.args.args)})")
+    lines, at = text.splitlines(), node.body[0].lineno - 1
+    lines[at:at] = ["    " + line for line in body.splitlines()]
+    return top + "\n".join(lines) + "\n"
 
 
 def everything_in(folder) -> dict:
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize(("what", "top", "body", "line", "status"), ROWS, ids=[row[0] for row in ROWS])
+@pytest.mark.parametrize(
+    ("what", "top", "body", "line", "status"), [*ROWS, *BODIES], ids=[row[0] for row in [*ROWS, *BODIES]]
+)
 def test_whatever_a_file_does_it_costs_one_line(what, top, body, line, status, warm, work):
-    path = work(lesson_9({"9a": body}, top))
-    if what == "mixed tabs":
-        path.write_text(path.read_text(encoding="utf-8").replace("\n    \tb", "\n\tb"), encoding="utf-8")
+    whole = what in [row[0] for row in BODIES]
+    path = work(lesson_9({"9a": body}, top) if whole else planted(9, "9a", top, body))
     before = everything_in(work.folder)
     found = warm.check(dict(lesson=9, exercise="9a", file=str(path), seeds=[1, 2], limit=1))
     assert (found["status"], bool(re.search(line, found["line"]))) == (status, True), found["line"]
@@ -120,10 +136,35 @@ def test_whatever_a_file_does_it_costs_one_line(what, top, body, line, status, w
     if what == "huge output":
         assert len(found["output"]) == worker.LINES + 1
         assert re.search(r"printed \d+,\d+,\d+ lines", found["output"][-1])
-    other = warm.check(dict(lesson=9, exercise="9b", file=str(path), seeds=[1, 2]))
-    whole_file = what in ("syntax error", "mixed tabs")
-    assert other["status"] == (grader.FAILED if whole_file else grader.MISSING)
     assert everything_in(work.folder) == before
+
+
+@pytest.mark.slow
+def test_whatever_a_file_does_in_three_lessons(command, work, tmp_path):
+    """A class in which each student has one accident, in the first exercise of a lesson, all else right."""
+    lessons = (3, 9)
+    for what, top, body, *_ in ROWS:
+        folder = tmp_path / "class" / what
+        folder.mkdir(parents=True)
+        for lesson in lessons:
+            path = folder / course.lessons()[lesson].name
+            path.write_text(planted(lesson, f"{lesson}a", top, body), encoding="utf-8")
+    before = everything_in(tmp_path / "class")
+    done = command(
+        "grade", "class", "--details=rows.csv", "--limit=1", f"--lessons={','.join(map(str, lessons))}"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert everything_in(tmp_path / "class") == before
+    with open(tmp_path / "rows.csv", encoding="utf-8", newline="") as file:
+        rows = {(row["student"], row["exercise"]): row for row in csv.DictReader(file)}
+    for what, _, _, line, status in ROWS:
+        for lesson in lessons:
+            for name in course.checks(lesson).exercises:
+                row = rows[what, name]
+                hit = name.endswith("a") or what in WHOLE_FILE
+                assert row["verdict"] == (status if hit else OK), row
+                assert re.search(line if hit else "^$", row["line"]), row
+                assert len(row["line"]) <= grader.WIDTH
 
 
 def test_no_process_is_left_over(warm, work, tmp_path):
@@ -209,6 +250,19 @@ def test_from_start_to_all_right(command, work):
     assert (work.folder / "09_attention.py.bak2").exists()
 
 
+@pytest.mark.slow
+def test_a_lesson_needs_only_those_before_it(command, work):
+    """One lesson after another is solved; those behind it are as `start` leaves them."""
+    for lesson in course.lessons():
+        command("start", str(lesson))
+    for lesson, path in course.lessons().items():
+        (work.folder / path.name).write_text(solved(lesson), encoding="utf-8")
+        done = command("check", str(lesson))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "all public checks passed" in done.stdout
+        assert " with our " not in done.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [(["check", "99"], "there is no lesson '99'; expected"), (["check", "9z"], "there is no exercise 9z"),
@@ -221,6 +275,15 @@ def test_wrong_usage_is_one_line(command, work, words, text):
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert text in done.stderr
+
+
+def test_a_list_whose_reader_has_gone_ends_quietly(work, tmp_path):
+    """`list | head -1` once said: error: [Errno 32] Broken pipe."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, RUN, "list"], cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert done.stderr == b""
 
 
 @pytest.mark.slow
@@ -276,18 +339,19 @@ def test_a_notebook_is_valid_and_each_cell_compiles(lesson):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lesson", list(course.lessons()))
-def test_a_notebook_runs_in_its_own_folder(lesson, command, work, shell):
-    """As Jupyter does: cell after cell, in work/, with nothing on the path but the current folder."""
+def test_a_notebook_runs_in_its_own_folder(lesson, command, work):
+    """In Jupyter's kernel, started in work/, as the student would."""
+    nbclient = pytest.importorskip("nbclient", reason="pip install -r requirements-dev.txt")
+    import nbformat
+
     path = Path(command("notebook", str(lesson)).stdout.strip())
-    run = f"""import json; scope = {{"__name__": "__main__"}}
-cells = json.loads(open({str(path)!r}, encoding="utf-8").read())["cells"]
-for cell in cells:
-    if cell["cell_type"] == "code":
-        exec("".join(cell["source"]), scope)"""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = shell("-c", run, cwd=work.folder, env=environment)
-    assert done.returncode == 0, done.stderr
+    cells = nbformat.read(path, as_version=4)
+    nbformat.validate(cells)
+    kernel = {"metadata": {"path": str(work.folder)}}
+    nbclient.NotebookClient(cells, timeout=120, resources=kernel).execute()
     assert path.with_suffix(".png").is_file()
+    shown = [output for cell in cells.cells for output in cell.get("outputs", ())]
+    assert any("image/png" in output.get("data", {}) for output in shown), "the plot is seen in its cell"
 
 
 @pytest.mark.slow
@@ -359,3 +423,23 @@ def test_a_class_is_graded(command, work, tmp_path):
     (folder / "dora.zip").unlink()
     done = command("grade", "class", "--lessons=9", "--gradescope=results.json")
     assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["score"] == 3
+
+
+EXAM = """
+import torch
+from lessons.checks.attention import exercises, predictions
+exercises["9a"]["inputs"] = lambda seed: [(torch.randn(2, 5, 10), torch.randn(2, 5, 10))]
+"""
+
+
+@pytest.mark.slow
+def test_an_exam_has_shapes_of_its_own(command, work, tmp_path):
+    """An answer that knows the shapes of the course by heart is right there, and not in the exam."""
+    (tmp_path / "exam").mkdir()
+    (tmp_path / "exam/attention.py").write_text(EXAM, encoding="utf-8")
+    (tmp_path / "class/anna").mkdir(parents=True)
+    by_heart = lesson_9({"9a": "return q @ k.mT / {6: 2.4494897, 9: 3.0}[q.size(-1)]"})
+    (tmp_path / "class/anna/09_attention.py").write_text(by_heart, encoding="utf-8")
+    for flags, right in (((), 1), (("--checks=exam",), 0)):
+        done = command("grade", "class", "--lessons=9a", *flags)
+        assert f"9a: 1 handed in, {right} right" in done.stdout, done.stdout + done.stderr

@@ -18,7 +18,8 @@ def reference_scores(q, k):
 
 def inputs_scores(seed):
     g = torch.Generator().manual_seed(seed)
-    return [(torch.randn(3, 7, 6, generator=g), torch.randn(3, 7, 6, generator=g))]
+    shapes = ((3, 7, 6), (2, 5, 9))
+    return [(torch.randn(*shape, generator=g), torch.randn(*shape, generator=g)) for shape in shapes]
 
 
 def spread(q, k):
