@@ -8,6 +8,7 @@ import ast
 import functools
 import inspect
 import itertools
+import math
 import re
 import signal
 import struct
@@ -67,6 +68,22 @@ def test_a_lesson_has_its_parts(lesson):
     assert checks.predictions
     for number, question in enumerate(checks.predictions.values(), 1):
         assert re.search(rf"^predict_{number} = None  # {re.escape(question['ask'])}", source, re.MULTILINE)
+
+
+def minutes(lesson: int) -> int:
+    """To read the text, 180 words a minute, and ten for each exercise; in steps of five."""
+    words = sum(len(text.split()) for kind, text in notebook.cells(source_of(lesson)) if kind == "markdown")
+    assert words <= 1800, "ten minutes to read"
+    return 5 * math.ceil((words / 180 + 10 * len(course.checks(lesson).exercises)) / 5)
+
+
+def test_the_map_has_a_row_for_each_lesson():
+    rows = ["| lesson | what | exercises | minutes | runs |", "|---|---|---|---|---|"]
+    for lesson, path in course.lessons().items():
+        head, exercises = course.header(path), len(course.checks(lesson).exercises)
+        link = f"[{lesson}]({path.name})"
+        rows.append(f"| {link} | {head['title']} | {exercises} | {minutes(lesson)} | {head['seconds']} s |")
+    assert "\n".join(rows) in course.read(course.LESSONS / "README.md"), "\n" + "\n".join(rows)
 
 
 @each_exercise
