@@ -59,7 +59,8 @@ def tell_predictions(lesson: int, state: dict) -> None:
 def verdict_on(guess: float, question: dict) -> str:
     """A guess against the answer, in one line."""
     near = lambda number: abs(guess - number) <= question["tol"]  # noqa: E731
+    told = f"you predicted {guess:,.10g}"
     if near(question["answer"]):
-        return f"you predicted {guess:g}: so it is"
+        return f"{told}: so it is"
     known = next((text for number, text in question["wrong"].items() if near(number)), "")
-    return f"you predicted {guess:g}. {known or 'It is ' + format(question['answer'], ',g') + '.'}"
+    return f"{told}. {known}" if known else f"{told}. It is {question['answer']:,.10g}."

@@ -373,7 +373,14 @@ def test_a_prediction_is_answered(lesson):
         for number, text in question["wrong"].items():
             assert predict.verdict_on(number, question).endswith(text)
         unknown = predict.verdict_on(-123.25, question)
-        assert f"{question['answer']:,g}" in unknown
+        assert float(re.search(r"It is ([\d,.]+)\.$", unknown)[1].replace(",", "")) == question["answer"]
+
+
+def test_large_numbers_are_told_in_full():
+    question = dict(answer=1_003_790.0, tol=0.4, wrong={})
+    assert predict.verdict_on(1_003_790, question) == "you predicted 1,003,790: so it is"
+    assert predict.verdict_on(1_003_792, question) == "you predicted 1,003,792. It is 1,003,790."
+    assert predict.verdict_on(0.25, dict(answer=0.1, tol=0.01, wrong={})) == "you predicted 0.25. It is 0.1."
 
 
 @pytest.mark.parametrize(
