@@ -223,8 +223,8 @@ def test_from_start_to_all_right(command, work):
     work(lesson_9({**ANSWERS, "9b": MASK_AFTER}))
     done = command("check", "9")
     assert done.returncode == 1
-    assert re.search(r"9b  Row 0 sums to 0\.\d\d, not 1\. Who is still in the denominator\?", done.stdout)
-    assert re.search(r"yours +right *\n +xxxxxx +x\.\.\.\.\.\n", done.stdout)
+    (shown,) = re.findall(r"```\n(9b  .*?\n)```", course.read(ROOT / "README.md"), re.DOTALL)
+    assert shown in re.sub(" +\n", "\n", done.stdout)
     assert "9c  right, with our 9b; ours: model.py:" in done.stdout
     assert "hint 1 of 3" in command("hint", "9b").stdout
     assert "--give-up" in command("solution", "9b").stdout
