@@ -62,6 +62,8 @@ def in_words(kind: str, message: str) -> str:
     asked = re.search(r"tried to allocate (\d+) bytes", message)
     if asked or kind == "MemoryError":
         return f"asked for {int(asked[1]) / 2**30:.3g} GiB" if asked else "ran out of memory"
+    if re.search(r"modified (by an )?inplace", message):
+        return "a tensor was overwritten, and the gradient needs what was in it: write into a new one"
     return OTHERS.get(kind) or (f"{kind}: {message}" if message else kind)
 
 

@@ -474,6 +474,8 @@ VERDICTS = [
     (lambda x, rate: x @ x, "failed", "RuntimeError"),
     (lambda x: x, "failed", "TypeError"),
     (lambda x, rate: 1 / 0, "failed", "ZeroDivisionError: division by zero"),
+    (lambda x, rate: (x * rate).exp().add_(1), "failed", "a tensor was overwritten"),
+    (lambda x, rate: x.chunk(2)[0].mul_(rate), "failed", "a tensor was overwritten"),
     (lambda x, rate: [x for _ in range(10**12)], "failed", "stopped by the test"),
     (lambda x, rate: np, "wrong", "module found, Tensor expected"),
 ]
