@@ -7,9 +7,9 @@ from lessons.checks.attention import who_sees_whom
 from model import GPT, Attention, GPTConfig, written_out_attention
 
 
-def bare(width, n_head):
+def bare(width, n_head, n_kv=0):
     """The project's attention layer with nothing to learn: q, k and v are x, the output is the heads."""
-    attention = Attention(GPTConfig(n_embd=width, n_head=n_head, arch="gpt2"))
+    attention = Attention(GPTConfig(n_embd=width, n_head=n_head, n_kv_head=n_kv, arch="gpt2"))
     attention.q, attention.k, attention.v, attention.o = (torch.nn.Identity() for _ in range(4))
     return attention
 
@@ -363,5 +363,5 @@ predictions = {
             262144.0: "262,144 is 4 heads times too many: heads share C among themselves; 65,536.",
             196608.0: "196,608 is 12 C x C, the whole block with its MLP; attention alone has 65,536.",
         },
-    ),
+    )
 }

@@ -1,0 +1,370 @@
+"""What the grader knows about lesson 11: grouped-query attention and its cache."""
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from generate import Cache
+from lessons.checks.heads import whole
+from model import GPTConfig, written_out_attention
+
+
+# ---- 11a: a token that stands alone looks at itself only, so attention hands over the value of its head
+def reference_repeat_kv(k, n_head):
+    B, K, T, hs = k.shape
+    alone = k.transpose(1, 2).reshape(B * T, K, 1, hs)
+    y = written_out_attention(torch.zeros(B * T, n_head, 1, hs), alone, alone, 0.0)
+    return y.view(B, T, n_head, hs).transpose(1, 2)
+
+
+def twin_repeat_kv(k, n_head):
+    share, heads = n_head // k.size(1), []
+    for h in range(n_head):
+        heads.append(k[:, h // share])
+    return torch.stack(heads, dim=1)
+
+
+def inputs_repeat_kv(seed):
+    g = torch.Generator().manual_seed(seed)
+    shapes = ((2, 3, 7, 4), (3, 2, 5, 4), (2, 1, 3, 4), (2, 6, 3, 4))  # one for all, and one each, hide much
+    return [(torch.randn(*shape, generator=g), 6) for shape in shapes]
+
+
+def repeat(k, n_head, axis):
+    return k.repeat_interleave(n_head // k.size(1), dim=axis)
+
+
+def tiled(k, n_head):
+    return k.repeat(1, n_head // k.size(1), 1, 1)
+
+
+def who_reads_whom(read, n_kv=3, n_head=6):
+    """Change key/value head s, mark query head h with x if it moves: row h, column s."""
+    kv = torch.randn(2, n_kv, 5, 4, generator=torch.Generator().manual_seed(0))
+    before, rows = read(kv), [["."] * n_kv for _ in range(n_head)]
+    for s in range(n_kv):
+        moved = kv.clone()
+        moved[:, s] += 1 + torch.arange(5.0)[:, None]
+        changes = (read(moved) - before).abs().transpose(0, 1).flatten(1).amax(1)
+        for h in (changes > 1e-6).nonzero().flatten().tolist():
+            rows[h][s] = "x"
+    return ["".join(row) for row in rows]
+
+
+def neighbours_share(read):
+    """What a picture shows, in a line."""
+    for h, row in enumerate(who_reads_whom(read)):
+        if row.count("x") != 1:
+            return f"query head {h} reads {row.count('x')} key/value heads, where it should read one"
+        if row.index("x") != h // 2:
+            return (
+                f"of 6 query heads, head {h} reads key/value head {row.index('x')} of 3: neighbours share one"
+            )
+    return ""
+
+
+# ---- 11b: the caches of generate.py, filled with so many tokens
+def reference_cache_bytes(config, T):
+    k = torch.zeros(1, config.n_kv_head, T, config.n_embd // config.n_head)
+    caches = [Cache(T) for _ in range(config.n_layer)]
+    for cache in caches:
+        cache.append(k, k)
+    return sum(cache.kv.nbytes for cache in caches)
+
+
+def twin_cache_bytes(config, T):
+    head_size = config.n_embd // config.n_head
+    return 2 * config.n_layer * config.n_kv_head * head_size * T * 4
+
+
+def inputs_cache_bytes(seed):
+    shapes = ((3, 6, 2, 48, 17), (2, 12, 3, 72 + 24 * (seed % 3), 23), (5, 4, 4, 40, 32))
+    return [
+        (GPTConfig(n_layer=L, n_head=H, n_kv_head=K, n_embd=C, block_size=size), 7 + i)
+        for i, (L, H, K, C, size) in enumerate(shapes)
+    ]
+
+
+def no_factor(cache_bytes, config, T):
+    ratio = cache_bytes(config, T) / twin_cache_bytes(config, T)
+    return (
+        "" if ratio == 1 else f"the first cache is {cache_bytes(config, T):,g} bytes, {ratio:.4g} times ours"
+    )
+
+
+def linear_in_tokens(cache_bytes, config, T):
+    few, many = cache_bytes(config, T), cache_bytes(config, 2 * T)
+    return "" if many == 2 * few else f"{T} tokens take {few:,} bytes, twice as many tokens {many:,}. Why?"
+
+
+# ---- 11c: one new token against the cache
+def reference_attend_new(q, k, v):
+    B, H, hs = q.shape
+    share, heads = H // k.size(1), []
+    for h in range(H):
+        scores = (k[:, h // share] * q[:, h][:, None]).sum(2) / hs**0.5  # (B,T)
+        weights = torch.softmax(scores, dim=1)
+        heads.append((weights[:, :, None] * v[:, h // share]).sum(1))
+    return torch.stack(heads, dim=1)
+
+
+def inputs_attend_new(seed):
+    g = torch.Generator().manual_seed(seed)
+    shapes = ((2, 6, 5), (2, 3, 7, 5), (2, 3, 7, 5)), ((3, 6, 4), (3, 2, 5, 4), (3, 2, 5, 4))
+    return [tuple(torch.randn(*shape, generator=g) for shape in three) for three in shapes]
+
+
+class Largest(TorchFunctionMode):
+    """The size of the largest tensor that is made, in numbers; views make none."""
+
+    size = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        for t in found if isinstance(found, (tuple, list)) else [found]:
+            if isinstance(t, torch.Tensor):
+                self.size = max(self.size, t.untyped_storage().nbytes() // t.element_size())
+        return found
+
+
+def seen_working(attend_new, q, k, v):
+    """The output, and whether anything was made that is as large as k would be with all H heads."""
+    with Largest() as largest:
+        output = attend_new(q, k, v)
+    return dict(output=output, copies=largest.size >= q.size(1) * k[:, 0].numel())
+
+
+def grouped(q, k, v, scale=None, axis=-1, softmax=torch.softmax):
+    """Each key/value head with the queries that share it: q (B,K,G,hs), k and v (B,K,T,hs)."""
+    B, H, hs = q.shape
+    q = q.view(B, k.size(1), -1, hs)
+    return (softmax(q @ k.mT / (scale or hs**0.5), axis) @ v).flatten(1, 2)
+
+
+def mixed_up(q, k, v):
+    B, H, hs = q.shape
+    q = q.view(B, -1, k.size(1), hs).transpose(1, 2)
+    return (torch.softmax(q @ k.mT / hs**0.5, -1) @ v).transpose(1, 2).flatten(1, 2)
+
+
+def copied(q, k, v):
+    k, v = repeat(k, q.size(1), 1), repeat(v, q.size(1), 1)
+    return grouped(q, k, v)
+
+
+def group_means(q, k, v):
+    means = q.unflatten(1, (k.size(1), -1)).mean(2)
+    return repeat(grouped(means, k, v), q.size(1), 1)
+
+
+def heads_read(attend_new, q, k, v):
+    """Who reads whom, of 6 query heads and 3 of keys and values."""
+    q = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(1))
+    return lambda kv: attend_new(q, kv, kv)
+
+
+def shares_sum_to_one(attend_new, q, k, v):
+    found = attend_new(q, k, torch.ones_like(v))
+    return (
+        ""
+        if (found - 1).abs().max() < 1e-3
+        else f"with values of 1 the output is {found[0, 0, 0]:.2f}, not 1"
+    )
+
+
+exercises = {
+    "11a": dict(
+        name="repeat_kv",
+        reference=reference_repeat_kv,
+        project=written_out_attention,
+        slow=twin_repeat_kv,
+        inputs=inputs_repeat_kv,
+        wrong={
+            "tiled": (
+                tiled,
+                "Your heads go 0 1 2 0 1 2. Queries that share a head are neighbours: 0 0 1 1 2 2.",
+            ),
+            "time repeated": (
+                lambda k, n_head: repeat(k, n_head, 2),
+                "The text has become longer. Which axis holds the heads?",
+            ),
+            "batch repeated": (
+                lambda k, n_head: repeat(k, n_head, 0),
+                "The batch has become larger. Which axis holds the heads?",
+            ),
+            "numbers repeated": (
+                lambda k, n_head: repeat(k, n_head, 3),
+                "The heads have become wider. There should be more of them, each as wide as before.",
+            ),
+            "n_head times": (
+                lambda k, n_head: k.repeat_interleave(n_head, dim=1),
+                "Each head is there n_head times. How many queries share one?",
+            ),
+            "n_kv times": (
+                lambda k, n_head: k.repeat_interleave(k.size(1), dim=1),
+                "Each head is there n_kv times. With 6 query heads and 2 of keys, how many share one?",
+            ),
+            "left as it is": (
+                lambda k, n_head: k + 0,
+                "There are still n_kv heads. Each query head needs a partner.",
+            ),
+            "an axis of its own": (
+                lambda k, n_head: k[:, :, None].expand(-1, -1, n_head // k.size(1), -1, -1),
+                "The copies are right, on an axis of their own. Heads and copies have to become one axis.",
+            ),
+            "time repeated, then viewed": (
+                lambda k, n_head: repeat(k, n_head, 2).view(len(k), n_head, k.size(2), -1),
+                "The shape is right, but tokens were repeated, and half of the text slid into the next head.",
+            ),
+            "first head for all": (
+                lambda k, n_head: k[:, :1].expand(-1, n_head, -1, -1),
+                "All query heads read key head 0. What are the others for?",
+            ),
+            "filled up with zeros": (
+                lambda k, n_head: torch.cat((k, k.new_zeros(len(k), n_head - k.size(1), *k.shape[2:])), 1),
+                "The last heads are zeros: their queries find nothing. Whose keys could they share?",
+            ),
+        },
+        properties=[lambda repeat_kv, k, n_head: neighbours_share(lambda kv: repeat_kv(kv, n_head))],
+        picture=lambda repeat_kv, k, n_head: who_reads_whom(lambda kv: repeat_kv(kv, n_head)),
+        hints=[
+            "6 query heads, 3 heads of keys: which of them does query head 3 read?",
+            "torch has two functions that repeat: one goes 0 1 2 0 1 2, the other 0 0 1 1 2 2. Which axis?",
+            "output head h is input head h // (n_head / n_kv)",
+        ],
+    ),
+    "11b": dict(
+        name="cache_bytes",
+        reference=reference_cache_bytes,
+        project=Cache,
+        slow=twin_cache_bytes,
+        inputs=inputs_cache_bytes,
+        call=whole,
+        wrong={
+            "half": (
+                lambda config, T: twin_cache_bytes(config, T) // 2,
+                "Half of it. Keys alone, without values? Or two bytes a number, where float32 has four?",
+            ),
+            "all heads": (
+                lambda config, T: 8 * config.n_layer * config.n_embd * T,
+                "As much as if each query head had keys of its own. How many heads have keys here?",
+            ),
+            "one layer": (
+                lambda config, T: twin_cache_bytes(config, T) // config.n_layer,
+                "That is one layer. The next one makes keys of its own from what this one puts out.",
+            ),
+            "bits": (lambda config, T: twin_cache_bytes(config, T) * 8, "8 times too much: that is in bits."),
+            "numbers, not bytes": (
+                lambda config, T: twin_cache_bytes(config, T) // 4,
+                "That many numbers are kept. How many bytes has one in float32?",
+            ),
+            "heads C wide": (
+                lambda config, T: twin_cache_bytes(config, T) * config.n_head,
+                "n_head times too much: how many of the C numbers does one head have?",
+            ),
+            "whole context": (
+                lambda config, T: twin_cache_bytes(config, config.block_size),
+                "That is a full context of block_size tokens. How many are there?",
+            ),
+            "one token": (lambda config, T: twin_cache_bytes(config, 1), "That is what one token adds."),
+            "queries too": (
+                lambda config, T: twin_cache_bytes(config, T) + 4 * config.n_layer * config.n_embd * T,
+                "Too much by the queries. Does anybody ask again for the query of an old token?",
+            ),
+            "scores": (
+                lambda config, T: 4 * config.n_layer * config.n_head * T * T,
+                "These are the T x T scores, needed for a moment. What does each new token need again?",
+            ),
+            "token vectors": (
+                lambda config, T: 4 * config.n_layer * config.n_embd * T,
+                "That is one vector x for each token and layer. What is made of it, and kept?",
+            ),
+            "megabytes": (
+                lambda config, T: twin_cache_bytes(config, T) / 2**20,
+                "These are MiB. Bytes are asked for, a whole number.",
+            ),
+        },
+        properties=[linear_in_tokens, no_factor],
+        hints=[
+            "What of an old token is needed again when a new one comes: its query, its key, its value?",
+            "A product: two kinds of vectors, layers, heads that have them, head size, tokens, bytes.",
+            "2 * n_layer * n_kv_head * (n_embd / n_head) * T * 4",
+        ],
+    ),
+    "11c": dict(
+        name="attend_new",
+        reference=reference_attend_new,
+        twin="in the project torch's kernel does it within Attention.forward; a test holds both together",
+        forbidden=("scaled_dot_product_attention",),
+        inputs=inputs_attend_new,
+        call=seen_working,
+        tol=1e-3,
+        wrong={
+            "k and v copied": (
+                copied,
+                "Right numbers, but on the way something was as large as k for all query heads. Must k grow?",
+            ),
+            "groups mixed up": (
+                mixed_up,
+                "Query heads 0 and 3 share a key head; neighbours should. In which order is H cut in two?",
+            ),
+            "queries cut": (
+                lambda q, k, v: grouped(q[:, : k.size(1)].contiguous(), k, v),
+                "Some query heads are gone. All of them ask; only keys and values are fewer.",
+            ),
+            "queries averaged": (
+                group_means,
+                "All queries of a group get the same answer. They share keys and values, no questions.",
+            ),
+            "no scale": (
+                lambda q, k, v: grouped(q, k, v, scale=1.0),
+                "The shares are too sharp. Scores are divided by the root of the head size, as in lesson 9.",
+            ),
+            "root of T": (
+                lambda q, k, v: grouped(q, k, v, scale=k.size(2) ** 0.5),
+                "Each score is a sum over how many products? That number is not the length of the text.",
+            ),
+            "softmax over queries": (
+                lambda q, k, v: grouped(q, k, v, axis=-2),
+                "The shares of a query do not sum to 1. Over which axis do the tokens of the cache compete?",
+            ),
+            "no softmax": (
+                lambda q, k, v: grouped(q, k, v, softmax=lambda scores, axis: scores),
+                "These are sums by scores. What makes shares of scores?",
+            ),
+            "keys for values": (
+                lambda q, k, v: grouped(q, k, k),
+                "The output is a mean of keys. What is handed over?",
+            ),
+            "newest token left out": (
+                lambda q, k, v: grouped(q, k[:, :, :-1], v[:, :, :-1]),
+                "The last token of the cache is the new one itself. It may look at itself.",
+            ),
+            "newest token only": (
+                lambda q, k, v: repeat(v[:, :, -1], q.size(1), 1),
+                "Each output is the newest value alone. Is a triangle at work here? One query has no future.",
+            ),
+        },
+        properties=[lambda *given: neighbours_share(heads_read(*given)), shares_sum_to_one],
+        picture=lambda *given: who_reads_whom(heads_read(*given)),
+        hints=[
+            "Two query heads that share keys are like two rows of a matrix. Which axis can they stand on?",
+            "View the H heads of q as (n_kv, H / n_kv): then q and k have the same number of heads.",
+            "q (B, K, H/K, hs) times k turned (B, K, hs, T), softmax over T, times v; join K and H/K again.",
+        ],
+    ),
+}
+
+
+predictions = {
+    "11.1": dict(
+        ask="bytes of the cache for 64 tokens: 4 layers, n_kv = 2 (of 4 heads), head size 32, float32",
+        answer=131072.0,
+        tol=0.5,
+        wrong={
+            65536.0: "65,536 are the keys alone; with the values 131,072.",
+            32768.0: "32,768 is one layer; 4 of them make 131,072.",
+            262144.0: "262,144 would be all 4 heads; only 2 have keys and values: 131,072.",
+            1048576.0: "1,048,576 is the number of bits; a byte has 8: 131,072.",
+        },
+    )
+}
