@@ -39,7 +39,7 @@ predict_1 = None  # bytes of the cache for 64 tokens: 4 layers, n_kv = 2 (of 4 h
 # and go on as in lesson 10. Neighbours share: with H = 6 and K = 3, query heads 0 and 1 read key head 0.
 #
 # Any other order would be as good for a model that is trained with it. But weights trained in one order are
-# wrong in the other, and two errors hide well: with K = 1 and with K = H both orders are the same. `check`
+# wrong in the other, and the mistake hides well: with K = 1 and with K = H all orders are the same. `check`
 # draws who reads whom: row h is a query head, column s a head of keys.
 
 
