@@ -38,6 +38,10 @@ class Steps(TorchDispatchMode):
         super().__init__()
         self.count, self.file = 0, file_of(function)
 
+    @classmethod
+    def _should_skip_dynamo(cls):
+        return False  # torch would import its compiler, which takes 3 seconds, to tell it to stay away
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.count += 1
         return func(*args, **(kwargs or {}))

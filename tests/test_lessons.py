@@ -537,6 +537,16 @@ def test_the_cost_counts_where_it_is_asked_for():
     assert "steps, where ours takes" in grader.judge(exercise, row_by_row)["line"]
 
 
+def test_counting_imports_no_compiler(shell):
+    """800 modules of torch, 3 seconds for each check."""
+    program = """
+import sys, torch
+from lessons.observe import Steps
+with Steps(print): torch.ones(2) + 1
+print("torch._dynamo" in sys.modules)"""
+    assert shell("-c", program).stdout == "False\n"
+
+
 def test_a_verdict_is_the_same_twice():
     exercise = {**TOY, "reference": torch.rand_like, "inputs": lambda seed: [(torch.zeros(3, 4),)]}
     exercise["reference"] = lambda x: torch.rand(3, 4) + x
