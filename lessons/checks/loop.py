@@ -1,0 +1,365 @@
+"""What the grader knows about lesson 4: one training step, and a loop that ends where counting does."""
+
+import functools
+import math
+
+import torch
+import torch.nn.functional as F
+
+from lessons.course import text
+
+
+def loss_on(model, x, y, **options):
+    return F.cross_entropy(model(x).flatten(0, -2), y.flatten(), **options)
+
+
+# ---- 4a: three steps of SGD with momentum, against the same by hand
+def reference_train_step(model, opt, x, y):
+    loss = loss_on(model, x, y)
+    opt.zero_grad()
+    loss.backward()
+    opt.step()
+    return loss.item()
+
+
+def twin_train_step(model, opt, x, y):
+    table, (group,) = model.weight.data, opt.param_groups
+    loss, gradient = 0.0, torch.zeros_like(table)
+    for a, b in zip(x.flatten().tolist(), y.flatten().tolist(), strict=True):
+        p = table[a].exp() / table[a].exp().sum()
+        loss -= math.log(p[b]) / x.numel()
+        gradient[a] += p / x.numel()
+        gradient[a, b] -= 1 / x.numel()
+    memory = opt.state["by hand"]
+    memory["v"] = group["momentum"] * memory.get("v", 0) + gradient
+    table -= group["lr"] * memory["v"]
+    return loss
+
+
+def inputs_train_step(seed):
+    g = torch.Generator().manual_seed(seed)
+    letters = torch.randint(7, (3, 4, 6), generator=g)  # three batches of 4 x 5 letters and their followers
+    return [(torch.randn(7, 7, generator=g), letters[..., :-1], letters[..., 1:], 1.7, 0.6)]
+
+
+def three_steps(train_step, table, x, y, lr, momentum):
+    """Losses and tables after each step. If a weight moved, it is no matter when .grad is cleared."""
+    model = torch.nn.Embedding.from_pretrained(table.clone(), freeze=False)
+    opt = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+    losses, tables = [], []
+    for batch in zip(x, y, strict=True):
+        losses.append(train_step(model, opt, *batch))
+        tables.append(model.weight.detach().clone())
+    left = model.weight.grad is not None and bool(model.weight.grad.any())
+    moved = not all(torch.equal(table, found) for found in tables)
+    after = "weights moved" if moved else f"no weight moved, {'a' if left else 'no'} gradient is left"
+    graphs = sum(getattr(loss, "requires_grad", False) for loss in losses)
+    return dict(losses=losses, tables=tables, after=after, graphs=graphs)
+
+
+def first_loss(train_step, table, x, y, lr, momentum):
+    """The first loss is told before any weight has moved."""
+    found = three_steps(train_step, table, x, y, lr, momentum)["losses"][0]
+    right = F.cross_entropy(table[x[0]].flatten(0, 1), y[0].flatten()).item()
+    return "" if abs(found - right) < 1e-3 else f"the first batch has a loss of {right:.3f}, not {found:.3f}"
+
+
+def loss_falls(train_step, table, x, y, lr, momentum):
+    """Twenty steps on one batch: its loss falls."""
+    x, y = (batches[:1].expand(20, -1, -1) for batches in (x, y))
+    first, *_, last = three_steps(train_step, table, x, y, 0.5, 0.0)["losses"]
+    return "" if last < first else f"20 steps on one batch take its loss from {first:.3f} to {last:.3f}"
+
+
+def stepping(loss=loss_on, order=("clear", "backward", "step"), told=lambda loss: loss.item()):
+    """A train_step with another loss, another order of its three calls, or something else returned."""
+
+    def train_step(model, opt, x, y):
+        found = loss(model, x, y)
+        calls = dict(clear=opt.zero_grad, backward=found.backward, step=opt.step)
+        for name in order:
+            calls[name]()
+        return told(found)
+
+    return train_step
+
+
+def told_after(model, opt, x, y):
+    reference_train_step(model, opt, x, y)
+    return loss_on(model, x, y).item()
+
+
+def rate_of_its_own(model, opt, x, y):
+    return reference_train_step(model, torch.optim.SGD(model.parameters(), lr=0.1), x, y)
+
+
+def without_graph(model, opt, x, y):
+    with torch.no_grad():
+        return reference_train_step(model, opt, x, y)
+
+
+def viewed(model, x, y):
+    logits = model(x)
+    return F.cross_entropy(logits.view(logits.size(0), logits.size(2), logits.size(1)), y)
+
+
+never_cleared = stepping(order=("backward", "step"))
+cleared_too_soon = stepping(order=("backward", "clear", "step"))
+no_step = stepping(order=("clear", "backward"))
+a_batch_late = stepping(order=("step", "clear", "backward"))
+tensor_returned = stepping(told=lambda loss: loss)
+x_for_y = stepping(lambda model, x, y: loss_on(model, x, x))
+swapped = stepping(lambda model, x, y: loss_on(model, y, x))
+summed = stepping(lambda model, x, y: loss_on(model, x, y, reduction="sum"))
+last_only = stepping(lambda model, x, y: loss_on(model, x[:, -1:], y[:, -1:]))
+no_graph_left = stepping(told=lambda loss: loss.detach())
+
+wrong_steps = {
+    "no zero_grad": (
+        never_cleared,
+        "Step 1 is right, step 2 also has the gradient of step 1. Who clears it?",
+    ),
+    "cleared before the step": (cleared_too_soon, "Nothing moves, no gradient is left. Who took it away?"),
+    "no step": (no_step, "The gradients are there and no weight moved. Who was to use them?"),
+    "step before backward": (a_batch_late, "Step 1 moves nothing, later ones are a batch late. Why?"),
+    "the tensor returned": (
+        tensor_returned,
+        "A list of these keeps every graph alive. Which number is in it?",
+    ),
+    "x for y": (x_for_y, "Your model learns to say what it has just read. What is it to guess?"),
+    "x and y swapped": (
+        swapped,
+        "Your model learns which letter came before. Which of the two does it read?",
+    ),
+    "loss after the step": (
+        told_after,
+        "The weights are right; the loss told is that of weights already moved.",
+    ),
+    "sum, not mean": (summed, "Loss and step grow with the size of the batch. Per what is a loss told?"),
+    "last letter only": (last_only, "Each of the T places has a target of its own, not only the last one."),
+    "viewed, not transposed": (
+        stepping(viewed),
+        "(B, T, V) was reshaped, not turned: whose logits are these?",
+    ),
+    "a rate of its own": (rate_of_its_own, "The loss is right, the update is not that of opt. Whose is it?"),
+    "without a graph": (without_graph, "Backward needs what forward recorded. What stops the recording?"),
+}
+
+
+# ---- 4b: any loop that ends at the counting answer is right, however it got there
+def reference_learn(ids, V):
+    model = torch.nn.Embedding(V, V)
+    torch.nn.init.zeros_(model.weight)
+    opt = torch.optim.Adam(model.parameters(), lr=0.1)
+    for _ in range(200):
+        i = torch.randint(len(ids) - 1, (3000,))
+        reference_train_step(model, opt, ids[i], ids[i + 1])
+    return model.weight.detach()
+
+
+def twin_learn(ids, V):
+    counts = torch.zeros(V, V)
+    counts.index_put_((ids[:-1], ids[1:]), torch.ones_like(ids[1:]).float(), accumulate=True)
+    return counts.log().clamp(min=-V)  # for a pair that never came: e to the -V is as good as never
+
+
+@functools.cache
+def encoded():
+    """The course's text as ids, and how many letters there are."""
+    letters = text()[0]
+    code = {letter: i for i, letter in enumerate(sorted({*letters}))}
+    return torch.tensor([code[letter] for letter in letters]), len(code)
+
+
+def inputs_learn(seed):
+    """40,000 letters of the text, from another place for each seed."""
+    ids, V = encoded()
+    return [(ids[1000 * seed % (len(ids) - 40_000) :][:40_000].clone(), V)]
+
+
+def where_it_ends(learn, ids, V):
+    """The kind of the table and, in words, where it has ended: endings are compared, not weights."""
+    table = learn(ids, V)
+    if not isinstance(table, torch.Tensor) or table.shape != (V, V):
+        return dict(table=table, ends="", found=dict)
+    found = heights(table.detach(), ids, V)
+    # (functions are not compared: the numbers are for the hints)
+    return dict(table=0 * table, ends=ending(table, found), found=lambda: found)
+
+
+def entropy(p):
+    return -(p * p.clamp(min=1e-30).log()).sum().item()
+
+
+def heights(table, ids, V):
+    """Nats per letter of a table, of it read backwards, of counted pairs, letters alone, a uniform guess."""
+    shares = torch.bincount(ids[:-1] * V + ids[1:], minlength=V * V).view(V, V) / (len(ids) - 1.0)
+    logs, counted = torch.log_softmax(table.float(), 1), entropy(shares) - entropy(shares.sum(1))
+    loss, backwards = (-(s * logs).sum().item() for s in (shares, shares.T))
+    repeats = (
+        (shares.sum(1) * logs.diagonal().exp()).sum().item()
+    )  # how often the same letter is guessed again
+    alone, uniform = entropy(shares.sum(0)), math.log(V)
+    return dict(
+        loss=loss, backwards=backwards, repeats=repeats, counted=counted, alone=alone, uniform=uniform
+    )
+
+
+def ending(table, found):
+    """Where a loop has ended, in words."""
+    if found["loss"] <= found["counted"] + 0.02:
+        return "at the counting answer"
+    if table.max() == table.min():
+        return "where it began"
+    if found["repeats"] > 0.9:
+        return "each letter is followed by itself"
+    if found["backwards"] < found["alone"] < found["loss"]:
+        return "the letter before is guessed"
+    if table.min() >= 0 and (table.sum(1) - 1).abs().max() < 1e-3:
+        return "probabilities, where logits are expected"
+    if table.std(0).max() < 1e-3 and found["loss"] < found["alone"] + 0.1:
+        return "at the letters alone"
+    if found["loss"] > found["uniform"]:
+        return (
+            "far above a uniform guess" if found["loss"] > found["uniform"] + 1.5 else "above a uniform guess"
+        )
+    return "above the letters alone" if found["loss"] > found["alone"] else "on its way"
+
+
+def learning(lr, steps, optimizer=torch.optim.Adam, rows=lambda table, x: table[x], target=lambda x, y: y):
+    """A `learn` with other settings, other logits, or another target."""
+
+    def learn(ids, V):
+        table = torch.zeros(V, V, requires_grad=True)
+        opt = optimizer([table], lr=lr)
+        for _ in range(steps):
+            i = torch.randint(len(ids) - 1, (500,))
+            opt.zero_grad()
+            F.cross_entropy(rows(table, ids[i]), target(ids[i], ids[i + 1])).backward()
+            opt.step()
+        return table.detach()
+
+    return learn
+
+
+def bias_only(ids, V):
+    bias = learning(0.3, 30, rows=lambda table, x: table[:1].expand(len(x), -1))(ids, V)
+    return bias[:1].expand(V, -1)
+
+
+def random_start(ids, V):
+    return torch.randn(V, V) + learning(0.1, 12, torch.optim.SGD)(ids, V)
+
+
+too_small, too_large = (learning(lr, 12, torch.optim.SGD) for lr in (0.1, 1000))
+repeating = learning(1.0, 25, target=lambda x, y: x)
+
+wrong_loops = {
+    "rate too small": (
+        too_small,
+        "Ends at {loss:.2f}, letters alone at {alone:.2f}. What would ten times the rate do?",
+    ),
+    "rate too large": (
+        too_large,
+        "Ends at {loss:.2f}, a uniform guess at {uniform:.2f}. How far is each jump?",
+    ),
+    "random start": (
+        random_start,
+        "Ends at {loss:.2f}, above a uniform guess: did it begin with random logits, and hardly move?",
+    ),
+    "stopped early": (
+        learning(0.1, 25),
+        "Ends at {loss:.3f}, counting at {counted:.3f}. Does it still fall, jump about, or know a part only?",
+    ),
+    "bias only": (
+        bias_only,
+        "Ends at {loss:.2f}, as letters alone, and all rows are alike. Who picks the row?",
+    ),
+    "trained on y=x": (repeating, "Row a says a again, and its loss fell to 0. What were its targets?"),
+    "pairs turned round": (
+        lambda ids, V: learning(0.3, 30)(ids.flip(0), V),
+        "Row a says what comes before a. Which of a pair is looked up, and which is guessed?",
+    ),
+    "probabilities returned": (
+        lambda ids, V: torch.softmax(twin_learn(ids, V), 1),
+        "Your rows sum to 1: these are probabilities. What stands before the softmax?",
+    ),
+    "the table it began with": (
+        lambda ids, V: torch.zeros(V, V),
+        "All entries are equal, as they were at first. Is this the table that the optimizer moves?",
+    ),
+}
+
+exercises = {
+    "4a": dict(
+        name="train_step",
+        reference=reference_train_step,
+        twin="the loop of train.py stands at the top level of the file, where it can be read and changed",
+        slow=twin_train_step,
+        inputs=inputs_train_step,
+        call=three_steps,
+        gradients=False,
+        lint={"model": "a table of pairs is square"},
+        wrong=wrong_steps,
+        also={
+            "a tensor without graph": (no_graph_left, "Yours is a tensor; .item() makes it a Python float."),
+        },
+        properties=[first_loss, loss_falls],
+        hints=[
+            "What lies in .grad when your function is called the second time?",
+            "One line for the loss; backward, step and zero_grad in their order; .item() at the end.",
+            "loss = mean nats of all targets; old gradients away; fill in new ones; move; return the number",
+        ],
+    ),
+    "4b": dict(
+        name="learn",
+        reference=reference_learn,
+        twin="train.py has the loop, but no table; what is counted without any loop has to be as good",
+        slow=twin_learn,
+        inputs=inputs_learn,
+        call=where_it_ends,
+        gradients=False,
+        needs=["4a"],
+        forbidden=(
+            "bincount",
+            "index_put_",
+            "index_add_",
+            "scatter_add_",
+            "histogram2d",
+            "unique",
+            "Counter",
+        ),
+        numbers=lambda value, ids, V: value["found"](),
+        wrong=wrong_loops,
+        hints=[
+            "At which of the three dotted heights of the plot does your loop end?",
+            "blank, batch and train_step are there. What is left: an optimizer, its rate, a number of steps.",
+            "Adam, rate near 0.1; some hundred times: a few thousand random pairs, one step; then the table",
+        ],
+    ),
+}
+
+predictions = {
+    "4.1": dict(
+        ask="loss at step 0, in nats, of a table of zeros for 65 letters",
+        answer=4.174,
+        tol=0.006,
+        wrong={
+            0.0: "0 is a sure and right guess. Zeros make all 65 letters equally likely: ln 65 = 4.174.",
+            3.31: "3.31 needs the frequencies of the letters. Zeros know nothing: ln 65 = 4.174.",
+            6.02: "6.02 is right, in bits; in nats it is 4.174.",
+            0.0154: "0.0154 is the probability 1/65; the loss is its -ln, 4.174.",
+        },
+    ),
+    "4.2": dict(
+        ask="training loss where it must end; counted pairs cost 2.45 in training, 2.48 held out",
+        answer=2.452,
+        tol=0.01,
+        wrong={
+            0.0: "0 would need pairs that leave no choice. No table does better than the counted one, 2.452.",
+            3.31: "3.31 is what letters alone cost. This table knows the letter before: 2.452.",
+            2.48: "2.48 is the loss on text held out. On the text it is trained on, it is 2.452.",
+            4.17: "4.17 is where it begins. It ends at the counted table's 2.452.",
+        },
+    ),
+}
