@@ -1,0 +1,393 @@
+"""What the grader knows about lesson 15: evaluation, clipping, and a run that goes on after its end."""
+
+import copy
+import inspect
+import io
+import math
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import clip_grad_norm_
+
+from checkpoint import check_plain
+from evaluate import evaluate
+
+V, T = 11, 7  # letters and length of the toy texts
+
+
+class Small(nn.Module):
+    """Embedding, dropout, linear: a tenth of a millisecond, and its dropout shows in which mode it is."""
+
+    def __init__(self, dropout: float):
+        super().__init__()
+        self.config = SimpleNamespace(vocab_size=V)  # evaluate() asks for it
+        self.wte, self.drop, self.head = nn.Embedding(V, 6), nn.Dropout(dropout), nn.Linear(6, V)
+
+    def forward(self, x):
+        return self.head(self.drop(self.wte(x)))
+
+
+def changed(function, *swaps):
+    """A function with a mistake: places of its source as they are, and as they are then."""
+    source, names = inspect.getsource(function), dict(globals())
+    for before, after in swaps:
+        assert before in source, before
+        source = source.replace(before, after)
+    exec(source, names)
+    return names[function.__name__]
+
+
+def mistakes(function, table):
+    return {name: (changed(function, *swaps), hint) for name, (*swaps, hint) in table.items()}
+
+
+# ---- 15a: a loss of each split
+def reference_estimate(model, splits):
+    losses = {}
+    for name, batches in splits.items():
+        width, read = batches[0][0].size(1), lambda i, batches=batches: batches[i[0]]
+        windows = SimpleNamespace(block_size=width, path=name, window_batch=read)
+        found = evaluate(model, windows, range(len(batches)), "cpu", nullcontext(), batch_size=1)
+        losses[name] = found["loss"]
+    return losses
+
+
+def twin_estimate(model, splits):
+    was_training, losses = model.training, {}
+    model.eval()
+    with torch.no_grad():
+        for name, batches in splits.items():
+            nats, targets = 0.0, 0
+            for x, y in batches:
+                nats += F.cross_entropy(model(x).mT, y, ignore_index=-1, reduction="sum").item()
+                targets += (y != -1).sum().item()
+            losses[name] = nats / targets
+    model.train(was_training)
+    return losses
+
+
+def inputs_estimate(seed):
+    torch.manual_seed(seed)
+    models = Small(0.2).train(), Small(0.2).eval()
+
+    def batch(rows):
+        x, y = torch.randint(V, (2, rows, T))
+        return x, y.masked_fill(torch.rand(rows, T) < rows / 20, -1)  # not equally many
+
+    return [(model, {"train": [batch(5), batch(3)], "val": [batch(6), batch(2)]}) for model in models]
+
+
+def two_estimates(estimate, model, splits):
+    """What two calls in a row return, and what they do to the model on the way."""
+    passes = []
+    model.register_forward_hook(lambda m, args, out: passes.append((m.training, out.requires_grad)))
+    with torch.enable_grad():  # and as it was, once this ends
+        first, second = estimate(model, splits), estimate(model, splits)
+        on = torch.is_grad_enabled()
+    return {
+        "first call": first,
+        "second call": second,
+        "dropout was on": any(training for training, _ in passes),
+        "a graph was built": any(graph for _, graph in passes),
+        "in train mode afterwards": model.training,
+        "gradients are on afterwards": on,
+    }
+
+
+MODE, COUNT = "model.train(was_training)", "(y != -1).sum().item()"
+NOT_ESTIMATES = mistakes(twin_estimate, {
+    "no eval": (("model.eval()", "pass"),
+        "Two calls in a row differ: dropout is on. In which mode should a model be judged?"),
+    "left in eval": ((MODE, "pass"),
+        "The losses are right, but dropout stays off from here on. In which mode was the model?"),
+    "always back to train": ((MODE, "model.train()"),
+        "It came in eval mode and leaves in train mode. How did it stand before?"),
+    "train data for both": (("in batches", 'in splits["train"]'),
+        "The gap between train and val is exactly 0. Which batches did each of them see?"),
+    "graph built": (("no_grad", "enable_grad"),
+        "The losses are right, but each pass builds a graph for a backward that never comes."),
+    "graph handed out": (("no_grad", "enable_grad"), ('"sum").item()', '"sum")'),
+        "Your losses hold on to the graphs of all passes, and memory grows. A number is enough."),
+    "gradients off for good": (("eval()", "eval(), torch.set_grad_enabled(False)"),
+        "After your call no gradient is computed any more, not in training either."),
+    "one batch": (("in batches", "in batches[:1]"),
+        "The first batch alone is a guess with a wide spread. What about the others?"),
+    "mean of batch means": (('"sum"', '"mean"'), (COUNT, "1"),
+        "A batch of few targets counts as much as one of many. How often should you divide?"),
+    "all positions counted": ((COUNT, "y.numel()"),
+        "Your losses are too low. What does -1 in y say, and what do you divide by?"),
+    "-1 taken for a letter": (("ignore_index=-1, ", ""),
+        "y is -1 where nothing is scored. Which argument of the loss leaves a target out?"),
+})  # fmt: skip
+
+
+def calls_agree(estimate, model, splits):
+    model = copy.deepcopy(model).train()
+    one, two = estimate(model, splits), estimate(model, splits)
+    return "" if one == two else f"two calls in a row differ: {one} and {two}"
+
+
+# ---- 15b: one clipped step
+def reference_step(parameters, optimizer, limit):
+    norm = clip_grad_norm_(parameters, limit or math.inf)
+    optimizer.step()
+    return norm.item()
+
+
+def twin_step(parameters, optimizer, limit):
+    grads = [p.grad for p in parameters if p.grad is not None]
+    norm = math.sqrt(sum(g * g for grad in grads for g in grad.flatten().tolist()))
+    if 0 < limit < norm:
+        for grad in grads:
+            grad.mul_(limit / norm)
+    optimizer.step()
+    return norm
+
+
+def inputs_step(seed):
+    g = torch.Generator().manual_seed(seed)
+    big, small, row = (torch.randn(*shape, generator=g) for shape in ((3, 5), (4, 2), (6,)))
+    gradients = [big, None, 0.3 * small, 2 * row, torch.zeros(2, 7)]  # None: frozen
+    return [(gradients, 0.7), (gradients, 29.0), (gradients, 0.0)]  # too long, short enough, no limit
+
+
+def one_update(step, gradients, limit):
+    """The length it tells and the weights it makes, with plain SGD: Adam would divide a factor away."""
+    g = torch.Generator().manual_seed(0)
+    shapes = [(2, 3) if gradient is None else gradient.shape for gradient in gradients]
+    parameters = [nn.Parameter(torch.randn(*shape, generator=g)) for shape in shapes]
+    for p, gradient in zip(parameters, gradients, strict=True):
+        p.grad = None if gradient is None else gradient.clone()
+    length = step(parameters, torch.optim.SGD(parameters, lr=0.3), limit)
+    return {"length": length, "weights": [p.detach() for p in parameters]}
+
+
+def length_of(tensors):
+    return torch.cat([t.flatten() for t in tensors if t is not None]).norm().item()
+
+
+LONG, ANY, CLIP = "if 0 < limit < norm:", "if 0 < limit:", "grad.mul_(limit / norm)"
+NORM = "math.sqrt(sum(g * g for grad in grads for g in grad.flatten().tolist()))"
+NOT_STEPS = mistakes(twin_step, {
+    "always rescales": ((LONG, ANY),
+        "A gradient shorter than the limit has become longer. When is there anything to do?"),
+    "each tensor by itself": ((LONG, ANY), (CLIP, "grad.mul_((limit / grad.norm()).clamp(max=1))"),
+        "Each tensor got a factor of its own, so the step points elsewhere. What has one length here?"),
+    "by value": ((LONG, ANY), (CLIP, "grad.clamp_(-limit, limit)"),
+        "Entries are cut off one by one, so the step points elsewhere. What is to be shortened?"),
+    "squared length": ((NORM, NORM.removeprefix("math.sqrt")),
+        "You say {length:.2f} for a gradient of length {right:.2f}. What is left to do with the squares?"),
+    "lengths added up": ((NORM, "sum(grad.norm().item() for grad in grads)"),
+        "You say {length:.2f} for a length of {right:.2f}. Do lengths add up, or their squares?"),
+    "after the step": (("    optimizer.step()\n", ""), (LONG, "optimizer.step()\n    " + LONG),
+        "The step was made with the whole gradient. What happens first, the step or the clipping?"),
+    "no step": (("    optimizer.step()\n", ""),
+        "The weights stand where they stood: the gradient was shortened, and then?"),
+    "factor upside down": (("limit / norm", "norm / limit"),
+        "Long gradients have become longer still. Which way does the ratio go?"),
+    "length after clipping": (("return norm", "return min(norm, limit or norm)"),
+        "The step is right. Told should be how long it was before: that shows when it explodes."),
+    "0 stops everything": ((LONG, "if limit < norm:"),
+        "With a limit of 0 the weights no longer move. What does 0 say here?"),
+    "frozen parameters": (("if p.grad is not None", "if True"),
+        "A parameter that is not trained has no gradient: its .grad is None."),
+})  # fmt: skip
+
+
+def only_shorter(step, gradients, limit):
+    """The step points where the gradient points, and is no longer than the limit."""
+    before, after = (one_update(f, gradients, limit)["weights"] for f in (lambda *args: 0.0, step))
+    made = [(g, (b - a) / 0.3) for g, b, a in zip(gradients, before, after, strict=True) if g is not None]
+    was, now = (torch.cat([tensor.flatten() for tensor in side]) for side in zip(*made, strict=True))
+    if (cosine := F.cosine_similarity(was, now, dim=0).item()) < 0.999:
+        return f"the step points elsewhere: its cosine with the gradient is {cosine:.3f}"
+    return f"what is stepped with has the length {now.norm():.2f}, not {limit}" * (now.norm() > 1.001 * limit)
+
+
+# ---- 15c: a run in two parts
+def reference_go_on(model, optimizer, batch, lr_at, last, saved=None):
+    start = 0
+    if saved:
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        start = saved["step"]
+    for step in range(start, last):
+        for group in optimizer.param_groups:
+            group["lr"] = lr_at(step)
+        torch.manual_seed(step)  # so the masks of dropout are a function of the step, too
+        x, y = batch(step)
+        loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return copy.deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": last})
+
+
+def inputs_go_on(seed):
+    return [(0.2, 2, 4, 10 + seed), (0.0, 2, 5, 10 + seed)]  # dropout, updates before the save, in all
+
+
+class Run:
+    """A model and its optimizer, and what is seen of a run: weights after each update, batches, masks."""
+
+    def __init__(self, dropout: float, seed: int):
+        torch.manual_seed(seed)
+        self.model, self.seed = Small(dropout), seed % 1000
+        groups = [{"params": part.parameters()} for part in (self.model.wte, self.model.head)]
+        self.optimizer = torch.optim.AdamW(groups, lr=0.5, fused=True)
+        self.weights, self.rates, self.steps, self.masks = [], [], {}, set()
+        self.optimizer.register_step_post_hook(self.after_update)
+        self.model.drop.register_forward_hook(self.after_dropout)
+
+    def after_update(self, optimizer, args, kwargs):
+        self.weights.append(torch.cat([p.detach().flatten() for p in self.model.parameters()]))
+        self.rates.append([group["lr"] for group in optimizer.param_groups])
+
+    def after_dropout(self, module, args, out):
+        self.masks.add((out == 0).numpy().tobytes())
+
+    def batch(self, step: int):
+        self.steps[step] = True
+        g = torch.Generator().manual_seed(1000 * self.seed + step)
+        return tuple(torch.randint(V, (2, 3, T), generator=g))
+
+    def train(self, go_on, last, saved=None):
+        return go_on(self.model, self.optimizer, self.batch, lambda step: 0.05 / (1 + step), last, saved)
+
+
+def from_file(saved):
+    """As it comes back from torch.save; an error in a line for what only pickle could keep."""
+    if not isinstance(saved, dict):
+        raise TypeError(f"{type(saved).__name__} returned, where the next call needs a dict")
+    check_plain(saved, "saved")
+    file = io.BytesIO()
+    torch.save(saved, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def two_runs(go_on, dropout, cut, last, seed):
+    """An unbroken run, and one that is saved, trained on, and then resumed from the file by a new model."""
+    whole, first, second = Run(dropout, seed), Run(dropout, seed), Run(dropout, seed + 1000)
+    torch.manual_seed(seed)
+    whole.train(go_on, last)
+    torch.manual_seed(seed)
+    saved, made = first.train(go_on, cut), len(first.weights)
+    first.train(reference_go_on, 1)  # what was saved must not notice
+    torch.manual_seed(seed + 3)
+    second.train(go_on, last, from_file(saved))
+    pairs = list(zip(second.weights, whole.weights[cut:], strict=False))
+    return {
+        "updates": [made, len(second.weights)],
+        "batches": list(second.steps),
+        "learning rates": second.rates,
+        "unbroken minus resumed": [(a - b).abs().max().item() for a, b in pairs],
+        "bit for bit": all(torch.equal(a, b) for a, b in pairs),
+        "dropout masks": len(whole.masks),
+        "weights": None if dropout else whole.weights[-1],  # masks may be drawn in another way than ours
+    }
+
+
+def seen_of(value, dropout, cut, last, seed):
+    apart, (_, made), batches = value["unbroken minus resumed"], value["updates"], value["batches"] or [-1]
+    first = next((cut + 1 + i for i, size in enumerate(apart) if size), 0)
+    return dict(first=first, made=made, left=last - cut, asked=batches[0], masks=value["dropout masks"])
+
+
+def same_as_unbroken(go_on, *args):
+    seen = seen_of(two_runs(go_on, *args), *args)
+    if seen["made"] != seen["left"]:
+        return "the resumed run made {made} updates, {left} were left to make".format(**seen)
+    return "the resumed run leaves the unbroken one at update {first}".format(**seen) * bool(seen["first"])
+
+
+SEED, RANGE, START = "torch.manual_seed(step)", "range(start, last)", 'start = saved["step"]'
+NOT_RESUMED = mistakes(reference_go_on, {
+    "optimizer not saved": (('optimizer.load_state_dict(saved["optimizer"])', "pass"),
+        "From update {first} on the weights differ. What does the optimizer remember between updates?"),
+    "weights not saved": (('model.load_state_dict(saved["model"])', "pass"),
+        "The resumed run goes on from fresh weights. What did the first half leave behind?"),
+    "step not saved": ((START, "pass"),
+        "{made} updates after the save, where {left} were left: the schedule begins anew. What is missing?"),
+    "first batches again": ((RANGE, "range(last - start)"),
+        "The first batch after the save is number {asked}: read already, at a rate long past."),
+    "that many more": ((RANGE, "range(start, start + last)"),
+        "{made} updates after the save, where {left} were left. Where does `last` count from?"),
+    "last update again": (('"step": last', '"step": last - 1'),
+        "The first batch after the save is number {asked}: its update is in the weights already."),
+    "random state lost": ((SEED, "pass"),
+        "From update {first} on other dropout masks are drawn. What decides which, and is it in the file?"),
+    "seeded once per call": ((SEED, "torch.manual_seed(step - start)"),
+        "After the save dropout draws the masks of the first updates again. What should a mask depend on?"),
+    "same mask each update": ((SEED, "torch.manual_seed(1)"),
+        "It resumes well, but each update drops the same units: different masks in the run: {masks}."),
+    "references, not copies": (("copy.deepcopy", "dict"),
+        "Training went on after your return, and what you had saved moved with it. Is it a copy?"),
+    "rate set once": (("lr_at(step)", "lr_at(start)"),
+        "The learning rate stays what it was at the first update of a call. Whose step belongs in lr_at?"),
+    "gradients pile up": (("optimizer.zero_grad()", "pass"),
+        "Each update still holds the gradients of those before it."),
+})  # fmt: skip
+
+
+exercises = {
+    "15a": dict(
+        name="estimate_loss", reference=reference_estimate, project=evaluate, slow=twin_estimate,
+        inputs=inputs_estimate, call=two_estimates, properties=[calls_agree], wrong=NOT_ESTIMATES,
+        also={"tensors": (changed(twin_estimate, ('"sum").item()', '"sum")')),
+                          "Yours are tensors; .item() gives floats.")},
+        hints=[
+            "What does the model do in training that it should not do while it is judged? Who undoes that?",
+            "model.training tells the mode, torch.no_grad() spares the graph, ignore_index is for -1 in y.",
+            "remember the mode; eval; per split: add nats, count targets, divide once; back to the mode",
+        ],
+    ),
+    "15b": dict(
+        name="clipped_step", reference=reference_step, project=clip_grad_norm_, slow=twin_step,
+        inputs=inputs_step, call=one_update, gradients=False, properties=[only_shorter],
+        numbers=lambda value, gradients, limit: dict(value, right=length_of(gradients)), wrong=NOT_STEPS,
+        forbidden=("get_total_norm", "clip_grads_with_norm_", "clip_grad_value_"),
+        also={"a tensor": (changed(twin_step, ("return norm", "return torch.tensor(norm)")),
+                           "Yours is a tensor; .item() gives the float.")},
+        hints=[
+            "How long is a vector that is cut into several tensors?",
+            "One length over all gradients; one factor for all of them, never above 1; then the optimizer.",
+            "norm = root of the sum of all squares; if norm > limit > 0: gradients times limit / norm; step",
+        ],
+    ),
+    "15c": dict(
+        name="go_on", reference=reference_go_on, inputs=inputs_go_on, call=two_runs, gradients=False,
+        twin="the loop of train.py is no function; the lesson kills and resumes train.py itself",
+        numbers=seen_of, properties=[same_as_unbroken], wrong=NOT_RESUMED,
+        hints=[
+            "To go on tomorrow from a file alone: which numbers of today would you need in it?",
+            "Both have state_dict(), which refers to living tensors. And what draws the masks of dropout?",
+            "load both and the step, if saved; per update: rate, seed of the step, loss, step; deep copies",
+        ],
+    ),
+}  # fmt: skip
+
+predictions = {
+    "15.1": dict(
+        ask="updates in one epoch of 1,003,854 ids, with 12 windows of 64 in each", answer=1307.0, tol=1.0,
+        wrong={15685.0: "15,685 is the number of windows; 12 of them make an update: 1,307.",
+               83654.0: "83,654 would be windows of one id; they have 64: 1,307.",
+               1003854.0: "So many ids there are; an update reads 12 x 64 of them: 1,307."},
+    ),
+    "15.2": dict(
+        ask="a gradient of length 5 is clipped at 2: each entry is multiplied by", answer=0.4, tol=0.01,
+        wrong={0.08: "0.08 is 2 over the squared length; over the length it is 0.4.",
+               2.5: "2.5 makes it longer; the other way round it is 0.4.",
+               2.0: "2 is how long it is afterwards; the factor is 2 / 5 = 0.4."},
+    ),
+    "15.3": dict(
+        ask="saved after 5 updates without the optimizer, resumed: first update that differs",
+        answer=6.0, tol=0.4,
+        wrong={5.0: "The fifth was made before the save; the sixth is the first without its averages.",
+               7.0: "The sixth already needs the averages of those before it.",
+               1.0: "The first five were made before the save; it is the sixth."},
+    ),
+}  # fmt: skip
