@@ -2,46 +2,50 @@
 
 import ast
 import inspect
-import textwrap
 
 from lessons import course, grader
 
 
 def solved(lesson: int) -> str:
-    """The text of a lesson with each exercise and prediction filled in."""
+    """The text of a lesson with each exercise and prediction filled in, and no import of its check file."""
     checks, source = course.checks(lesson), course.read(course.lessons()[lesson])
     module = ast.parse(inspect.getsource(checks))
+    top = [node for node in module.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    top = [node for node in top if not (getattr(node, "module", None) or "").startswith("lessons.checks")]
     lines = source.splitlines()
     for exercise in reversed(checks.exercises.values()):  # from below: the lines above keep their numbers
         stub = grader.node_of(ast.parse(source), exercise["name"])
-        answer = written_out(exercise.get("slow", exercise["reference"]), exercise["name"], module)
+        for key in ("slow", "reference"):
+            if key in exercise:
+                constants, answer = written_out(exercise[key].__name__, exercise["name"], module)
+                if not grader.not_your_own(ast.parse(answer), exercise):
+                    break
+        top += [node for node in constants if node not in top]
         lines[stub.lineno - 1 : stub.end_lineno] = answer.splitlines()
     for number, question in enumerate(checks.predictions.values(), 1):
         was = f"predict_{number} = None"
         lines = [line.replace(was, f"predict_{number} = {question['answer']!r}", 1) for line in lines]
-    imports = [ast.unparse(n) for n in module.body if isinstance(n, (ast.Import, ast.ImportFrom))]
-    return "\n".join([*imports, *lines, ""])
+    return "\n".join([*map(ast.unparse, top), *lines, ""])
 
 
-def written_out(function, name: str, module: ast.Module) -> str:
-    """A function or class of a check file under another name, with all that it uses from there inside it."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
-    needed, found = [], [tree]
-    while found:
-        names = {n.id for part in found for n in ast.walk(part) if isinstance(n, ast.Name)}
-        found = [node for node in module.body if names & defined(node) and node not in needed]
-        found = [node for node in found if getattr(node, "name", "") != getattr(function, "__name__", "")]
-        needed = [*found, *needed]
-    tree.name, tree.decorator_list = name, []
-    helpers = [node for node in needed if not isinstance(node, (ast.Import, ast.ImportFrom))]
-    if isinstance(tree, ast.FunctionDef):
-        tree.body[:0] = helpers
-        return ast.unparse(ast.fix_missing_locations(tree))
-    return "\n\n".join(ast.unparse(node) for node in [*helpers, tree])
+def written_out(answer: str, name: str, module: ast.Module) -> tuple[list[ast.stmt], str]:
+    """A function of a check file under another name, the functions that it uses inside it; and the constants
+    that these use."""
+    tree, used, new = grader.node_of(module, answer), [], True
+    while new:
+        names = {n.id for part in [tree, *used] for n in ast.walk(part) if isinstance(n, ast.Name)}
+        new = [node for node in module.body if names & defined(node) and node not in (tree, *used)]
+        used = [*new, *used]
+    constants = [node for node in used if isinstance(node, ast.Assign)]
+    helpers = "\n".join(ast.unparse(node) for node in used if node not in constants)
+    tree = ast.parse(ast.unparse(tree)).body[0]
+    tree.name = name
+    tree.body[:0] = ast.parse(helpers).body
+    return constants, ast.unparse(tree)
 
 
 def defined(node: ast.stmt) -> set[str]:
-    """The names that a statement at the top of a file defines."""
+    """The names that a statement at the top of a file defines; of imports none, they are copied anyway."""
     if isinstance(node, ast.Assign):
-        return {target.id for target in node.targets if isinstance(target, ast.Name)}
+        return {n.id for target in node.targets for n in ast.walk(target) if isinstance(n, ast.Name)}
     return {node.name} if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else set()
