@@ -253,8 +253,8 @@ def test_from_start_to_all_right(command, work):
 @pytest.mark.slow
 def test_a_lesson_needs_only_those_before_it(command, work):
     """One lesson after another is solved; those behind it are as `start` leaves them."""
-    for lesson in course.lessons():
-        command("start", str(lesson))
+    for path in course.lessons().values():
+        (work.folder / path.name).write_text(course.read(path), encoding="utf-8")
     for lesson, path in course.lessons().items():
         (work.folder / path.name).write_text(solved(lesson), encoding="utf-8")
         done = command("check", str(lesson))
