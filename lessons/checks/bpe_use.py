@@ -1,0 +1,393 @@
+"""What the grader knows about lesson 6: byte-pair encoding, use."""
+
+import functools
+import math
+import random
+import re
+from functools import partial
+from itertools import pairwise
+
+from tokenizer import BPETokenizer
+
+SAMPLE = (  # what the vocabulary of the checks is learned from
+    "the mother of the other brother, to be or not to be; that is the question. it's 1212 of 12.\n\nthey'll "
+    "tell; other things there. 안녕 안 łaska ła naïve \U0001f600 \U0001f601 aaaa aaa then\ntell\ntell\n"
+)
+END = "<|end|>"
+TEXTS = [  # and 8 more that are drawn
+    "the other brother", "aaaaa aaa aa", "안녕", "łaska", "\U0001f600 \U0001f600\U0001f602", "",
+    "  to  be \n\n or", "skate xyz", "it's they'll", "'tell 'other", "1212 12121", "naïveté", "a" + END, END,
+    f"to be.{END}{END} not", "<|end|",
+]  # fmt: skip
+
+
+@functools.cache
+def built(tokens: tuple, special: tuple) -> BPETokenizer:
+    return BPETokenizer(list(tokens), special)
+
+
+@functools.cache
+def learned() -> list[bytes]:
+    return BPETokenizer.train([SAMPLE * 3], 330).tokens
+
+
+split = built(tuple(bytes([byte]) for byte in range(256)), ()).split
+
+
+# ---- 6a
+def reference_encode(text, tokens, special):
+    return built(tuple(tokens), tuple(special)).encode(text, allow_special=True).tolist()
+
+
+def twin_encode(text, tokens, special, words_of=split, pick=min, rounds=len):
+    rank, ids = {token: i for i, token in enumerate(tokens)}, []
+    names = "|".join(re.escape(name) for name in special)
+    for part in re.split(f"({names})", text) if special else [text]:
+        if part in special:
+            ids.append(special[part])
+            continue
+        for word in words_of(part):
+            parts = [bytes([byte]) for byte in word.encode()]
+            for _ in range(rounds(parts)):
+                ages = [rank.get(left + right, math.inf) for left, right in pairwise(parts)]
+                known = [age for age in ages if age < math.inf]
+                if known:
+                    i = ages.index(pick(known))
+                    parts[i : i + 2] = [parts[i] + parts[i + 1]]
+            ids += [rank[piece] for piece in parts]
+    return ids
+
+
+def inputs_encode(seed):
+    rng, words = random.Random(seed), SAMPLE.split()
+    drawn = [" ".join(rng.choices(words, k=3)) + "".join(rng.choices("aehort n", k=9)) for _ in range(8)]
+    return [(TEXTS + drawn, learned(), {END: len(learned())}), (TEXTS[:9], learned(), {})]
+
+
+def each_text(encode, texts, tokens, special):
+    """Text -> its ids, so that a verdict names the text."""
+    return {text: encode(text, tokens, special) for text in texts}
+
+
+def by_word(text, tokens, special, ids_of, end=END):
+    """Right but for what becomes of a word; end: the only name that is known."""
+    rank, ids = {token: i for i, token in enumerate(tokens)}, []
+    for i, part in enumerate(text.split(end)):
+        ids += [special[END]] if i else []
+        for word in split(part):
+            ids += ids_of(word, rank)
+    return ids
+
+
+def longest_match(word, rank):
+    data, ids, i = word.encode(), [], 0
+    while i < len(data):
+        end = next(end for end in range(len(data), i, -1) if data[i:end] in rank)
+        ids.append(rank[data[i:end]])
+        i = end
+    return ids
+
+
+def from_the_left(word, rank):
+    parts, i = [bytes([byte]) for byte in word.encode()], 0
+    while i < len(parts) - 1:
+        if parts[i] + parts[i + 1] in rank:
+            parts[i : i + 2] = [parts[i] + parts[i + 1]]
+        else:
+            i += 1
+    return [rank[part] for part in parts]
+
+
+def whole_words(word, rank):
+    return [rank[word.encode()]] if word.encode() in rank else list(word.encode())
+
+
+def as_letters(text, tokens, special, id_of=lambda letter, rank: rank[letter.encode()]):
+    """Right for ASCII; other letters are looked up one by one."""
+    if text.isascii():
+        return reference_encode(text, tokens, special)
+    rank = {token: i for i, token in enumerate(tokens)}
+    return [id_of(letter, rank) for letter in text]
+
+
+def special_lost(text, tokens, special):
+    return [i for part in text.split(END) for i in reference_encode(part, tokens, special)]
+
+
+def cut_everywhere(text, tokens, special):
+    parts = [text] if special else text
+    return [i for part in parts for i in reference_encode(part, tokens, special)]
+
+
+def decodes_back(encode, texts, tokens, special):
+    for text in texts:
+        back = built(tuple(tokens), tuple(special)).decode(encode(text, tokens, special))
+        if back != text:
+            return f"your ids of {text!r} decode to {back!r}"
+    return ""
+
+
+# ---- 6b
+def reference_decode(ids, tokens, special):
+    return built(tuple(tokens), tuple(special)).decode(ids)
+
+
+def twin_decode(ids, tokens, special):
+    names, data = {i: name for name, i in special.items()}, b""
+    for i in ids:
+        data += names[i].encode() if i in names else tokens[i]
+    return data.decode("utf-8", errors="replace")
+
+
+def inputs_decode(seed):
+    rng, tokens = random.Random(seed), learned()
+    special = {END: len(tokens), "<|user|>": len(tokens) + 1}
+    ids = reference_encode(f"the other 안녕 łaska\U0001f602{END}<|user|>then", tokens, special)
+    return [
+        (ids, tokens, special),
+        (list("안녕".encode())[:4], tokens, special),  # the second letter is cut
+        (rng.choices(range(300), k=17) + [255, 0x80], tokens, special),  # as from an untrained model
+        ([104, 105], tokens, {}),
+        ([], tokens, special),
+    ]
+
+
+def bytes_of(ids, tokens, special, between=b""):
+    return between.join((tokens + [name.encode() for name in special])[i] for i in ids)
+
+
+def read(ids, tokens, special, errors="replace", encoding="utf-8", between=b""):
+    return bytes_of(ids, tokens, special, between).decode(encoding, errors)
+
+
+def one_by_one(ids, tokens, special, errors="strict"):
+    return "".join(read([i], tokens, special, errors) for i in ids)
+
+
+def names_lost(ids, tokens, special):
+    return reference_decode([i for i in ids if i < len(tokens)], tokens, special)
+
+
+def names_not_known(ids, tokens, special):
+    return b"".join([tokens[i] for i in ids]).decode("utf-8", errors="replace")
+
+
+def there_and_back(decode, ids, tokens, special):
+    text = "to be or 안녕" + "".join(special)
+    back = decode(reference_encode(text, tokens, special), tokens, special)
+    return "" if back == text else f"{text!r}, encoded and decoded, is {back!r}"
+
+
+# ---- 6c
+def reference_compare(runs, text, body):
+    rows = []
+    for name, run in runs.items():
+        bits = run["loss"] * run["tokens"] / math.log(2)
+        parameters = body + run["vocab_size"] * run["n_embd"]
+        rows.append((name, bits / len(text.encode("utf-8")), parameters))
+    return sorted(rows, key=lambda row: row[1])
+
+
+def inputs_compare(seed):
+    rng = random.Random(seed)
+    losses = {
+        "letters": (2.3, 71, 65),
+        "many": (4.4, 24, 900),
+        "few": (3.3, 42, 300),
+        "bytes": (2.6, 90, 256),
+    }
+    runs = {}
+    for name, (loss, tokens, V) in losses.items():
+        runs[name] = dict(loss=loss + rng.random() / 9, tokens=tokens, vocab_size=V, n_embd=48)
+    runs["few"]["n_embd"] = 96
+    return [(runs, "ROMEO: zażółć gęślą jaźń, 안녕, and a good deal more of that kind.", 7321)]
+
+
+def rows_as_tuples(compare, runs, text, body):
+    """A row may be a list."""
+    rows = compare(runs, text, body)
+    return [tuple(row) if isinstance(row, list) else row for row in rows] if isinstance(rows, list) else rows
+
+
+def compared(runs, text, body, bits=None, weighs=None, key=lambda row: row[1]):
+    """Right but for one part: the number that ranks, the parameters, or the order."""
+    rows = []
+    for name, right, parameters in reference_compare(runs, text, body):
+        loss, n, V, C = (runs[name][what] for what in ("loss", "tokens", "vocab_size", "n_embd"))
+        parameters = weighs(V, C, body) if weighs else parameters
+        rows.append((name, bits(loss, n, text) if bits else right, parameters))
+    return sorted(rows, key=key)
+
+
+def by_loss(runs, text, body):
+    return compared(runs, text, body, key=lambda row: runs[row[0]]["loss"])
+
+
+def not_ranked(runs, text, body):
+    return compared(runs, text, body, key=lambda row: [*runs].index(row[0]))
+
+
+def one_row(compare, text, body, **changed):
+    run = dict(loss=2.5, tokens=60, vocab_size=65, n_embd=48)
+    return compare({"a": {**run, **changed}}, text, body)[0]
+
+
+def same_for_any_tokens(compare, runs, text, body):
+    """The same nats in half as many tokens: the same bits per byte."""
+    one, two = (one_row(compare, text, body, **run)[1] for run in ({}, dict(loss=5.0, tokens=30)))
+    apart = abs(one - two) > 1e-3 * abs(one)
+    return f"the same nats in half as many tokens make {two:.2f} of {one:.2f} bits per byte" if apart else ""
+
+
+def rows_are_paid_for(compare, runs, text, body):
+    more = one_row(compare, text, body, vocab_size=165)[2] - one_row(compare, text, body)[2]
+    return "" if more == 4800 else f"100 tokens more, each with a row of 48 numbers, make {more} parameters"
+
+
+def best_first(compare, runs, text, body):
+    bits = [row[1] for row in compare(runs, text, body)]
+    return "" if bits == sorted(bits) else "the rows are not in order: fewest bits per byte first"
+
+
+exercises = {
+    "6a": dict(
+        name="encode",
+        reference=reference_encode,
+        project=BPETokenizer,
+        slow=twin_encode,
+        forbidden=("tiktoken", "encode_slowly"),
+        inputs=inputs_encode,
+        call=each_text,
+        wrong={
+            "longest match first": (partial(by_word, ids_of=longest_match),
+                "It decodes well, but always takes the longest token. In which order did training join?"),
+            "longest match, names cut": (partial(by_word, ids_of=longest_match, end="none"),
+                "Two things: the longest token that fits is taken, and a special token's name is cut up."),
+            "from the left": (partial(by_word, ids_of=from_the_left),
+                "Yours joins what it meets first from the left. Which of the possible tokens is the oldest?"),
+            "leftmost pair again": (partial(twin_encode, pick=lambda ages: ages[0]),
+                "Yours always joins the leftmost pair that is a token. Which pair was merged first?"),
+            "youngest first": (partial(twin_encode, pick=max),
+                "Yours joins the pair of the largest id first. Which one did training make first?"),
+            "one merge a word": (partial(twin_encode, rounds=lambda parts: 1),
+                "One merge in each word, and then? New neighbours may be a token again."),
+            "no merge": (partial(twin_encode, rounds=lambda parts: 0),
+                "These are plain bytes. Are any two neighbours together a token?"),
+            "whole words or bytes": (partial(by_word, ids_of=whole_words),
+                "A word that is no token falls back to bytes here, though parts of it are tokens."),
+            "letters, not bytes": (as_letters,
+                "A letter outside ASCII is not among the first 256 tokens. What is it made of?"),
+            "code points": (partial(as_letters, id_of=lambda letter, rank: ord(letter)),
+                "ord() of a letter is no id: the ids below 256 are bytes of UTF-8."),
+            "special token cut up": (lambda text, tokens, special: reference_encode(text, tokens, {}),
+                "The special token became several ids. When has its name to be looked for?"),
+            "special token lost": (special_lost,
+                "The special token is gone. re.split keeps what it splits at only if that is in brackets."),
+            "no names, cut everywhere": (cut_everywhere,
+                "With no special tokens yours cuts the text into letters: an empty pattern fits everywhere."),
+            "blanks lost": (partial(twin_encode, words_of=str.split),
+                "The blanks are gone: str.split drops them, the `split` of this lesson does not."),
+            "words not cut": (partial(twin_encode, words_of=lambda text: [text]),
+                "A merge went across the border of two words. Training has cut the text with `split` first."),
+        },
+        properties=[decodes_back],
+        hints=[
+            "In which order were the merges learned, and what says so in the list of tokens?",
+            "Names first, then `split`, then a list of single bytes for each word, in which two become one.",
+            "while two neighbours joined are in rank: join those of smallest rank; then the rank of each",
+        ],
+    ),
+    "6b": dict(
+        name="decode",
+        reference=reference_decode,
+        project=BPETokenizer,
+        slow=twin_decode,
+        inputs=inputs_decode,
+        wrong={
+            "token by token": (one_by_one,
+                "A letter may lie across two tokens. When are its bytes complete?"),
+            "token by token, replaced": (partial(one_by_one, errors="replace"),
+                "Letters that lie across two tokens became several U+FFFD. Join the bytes first."),
+            "errors ignored": (partial(read, errors="ignore"),
+                "Your text is shorter: bytes that are no UTF-8 left no trace. What should stand there?"),
+            "strict": (partial(read, errors="strict"),
+                "Right for whole letters. A model may put out any ids, and they must decode."),
+            "latin-1": (partial(read, encoding="latin-1"),
+                "One letter for each byte: that is latin-1. In which encoding was the text?"),
+            "ids as code points": (lambda ids, tokens, special: "".join(map(chr, ids)),
+                "chr() of an id: but an id is a place in `tokens`."),
+            "special tokens lost": (names_lost,
+                "The special tokens are gone. Each one stands for its name."),
+            "special tokens not known": (names_not_known,
+                "An id beyond the ordinary tokens: whose is it?"),
+            "blanks between": (partial(read, between=b" "),
+                "There is a blank between all tokens. Blanks are part of the tokens already."),
+            "written as bytes": (lambda *args: str(bytes_of(*args)),
+                "This begins with b': str() of bytes shows how Python writes them, and is not their text."),
+            "bytes": (bytes_of,
+                "These are the bytes. Which text do they spell?"),
+        },
+        properties=[there_and_back],
+        hints=[
+            "How many tokens may one letter lie across?",
+            "Collect the bytes of all ids, names of special tokens included; read them once.",
+            "join(tokens[i], or the name's bytes, for each id), then decode as UTF-8 with errors replaced",
+        ],
+    ),
+    "6c": dict(
+        name="compare",
+        reference=reference_compare,
+        twin="evaluate.py scores one model, GPT counts its own parameters; a test holds both against it",
+        inputs=inputs_compare,
+        call=rows_as_tuples,
+        wrong={
+            "loss per token": (partial(compared, bits=lambda loss, n, text: loss),
+                "This is the loss per token: letters always win. What does the whole text cost?"),
+            "perplexity per token": (partial(compared, bits=lambda loss, n, text: math.exp(loss)),
+                "Perplexity is per token, too: long tokens are harder. What does the whole text cost?"),
+            "bits per token": (partial(compared, bits=lambda loss, n, text: loss / math.log(2)),
+                "In bits, but per token. What do all tokens of the text cost together?"),
+            "nats per byte": (partial(compared, bits=lambda loss, n, text: loss * n / len(text.encode())),
+                "Yours is 0.693 times ours: the loss comes in nats, and bits are asked for."),
+            "bits per character": (partial(compared, bits=lambda x, n, t: x * n / math.log(2) / len(t)),
+                "Per character. How many bytes has a letter that is not English?"),
+            "upside down": (partial(compared, bits=lambda x, n, t: x * len(t.encode()) / math.log(2) / n),
+                "Multiplied by the bytes of a token. If two bytes cost 8 bits, what does one cost?"),
+            "ranked by loss": (by_loss,
+                "The bits per byte are right, and the order is still that of the loss per token."),
+            "not ranked": (not_ranked,
+                "The order is that of `runs`. Which one is best?"),
+            "worst first": (partial(compared, key=lambda row: -row[1]),
+                "Your first is the worst: fewer bits per byte are better."),
+            "embedding forgotten": (partial(compared, weighs=lambda V, C, body: body),
+                "All models have the same size here. What does a larger vocabulary add to a model?"),
+            "one number per token": (partial(compared, weighs=lambda V, C, body: body + V),
+                "How many numbers has a token's row in the embedding?"),
+            "embedding twice": (partial(compared, weighs=lambda V, C, body: body + 2 * V * C),
+                "The models are tied: input and output use the same rows, which count once."),
+            "embedding alone": (partial(compared, weighs=lambda V, C, body: V * C),
+                "These are the embeddings. Where is the rest of the model?"),
+        },
+        properties=[same_for_any_tokens, rows_are_paid_for, best_first],
+        hints=[
+            "Two models read the same page. What do both pay for, in the same unit?",
+            "loss times tokens is what the whole text costs, in nats; its bytes are the same for all.",
+            "bits = loss * tokens / ln 2 / bytes; parameters = body + vocab_size * n_embd; sort by bits",
+        ],
+    ),
+}  # fmt: skip
+
+predictions = {
+    "6.1": dict(ask='ids of "안녕" (two letters) before any merge', answer=6, tol=0.4, wrong={
+        2: "2 letters, but an id is a byte of UTF-8 here; each of these letters has three, so it is 6.",
+        4: "4 is UTF-16, two bytes a letter; in UTF-8 each of these has three, so it is 6.",
+        8: "8 is UTF-32, four bytes a letter; in UTF-8 each of these has three, so it is 6.",
+    }),
+    "6.2": dict(ask="bits per byte at 4.0 nats per token, where a token has 2 bytes on average",
+                answer=2.885, tol=0.02, wrong={
+        2.0: "2.0 is right, in nats; in bits it is 2.0 / ln 2 = 2.885.",
+        5.77: "5.77 are the bits of a token, which has two bytes: 2.885.",
+        11.54: "11.54: multiplied by the two bytes; each of them costs half a token, 2.885.",
+        1.386: "1.386 is 2.0 times ln 2; a nat is more than a bit, so divide: 2.885.",
+    }),
+}  # fmt: skip
