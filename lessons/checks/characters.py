@@ -182,11 +182,14 @@ FACTS = ("a batch", "the same in a second call", "leaves other generators alone"
          "starts beyond the last", "starts never drawn", "equally often", "in no order")  # fmt: skip
 
 
-def p_value(counts, chances):
-    """Chance of counts so far from the expected ones, or farther (Pearson's chi-square, 1900)."""
+def p_value(counts, chances, rows=1):
+    """Chance of counts so far from the expected ones, or farther (Pearson's chi-square, 1900). The sums of so
+    many rows are given."""
     expected = counts.sum() * chances
     chi_square = ((counts - expected) ** 2 / expected).sum()
-    return torch.special.gammaincc(torch.tensor((len(counts) - 1) / 2), chi_square.float() / 2).item()
+    return torch.special.gammaincc(
+        torch.tensor((len(counts) - rows) / 2).double(), chi_square.double() / 2
+    ).item()
 
 
 def set_generators(seed):
