@@ -1,6 +1,6 @@
 # Lesson 15 (unit B): The training loop, grown up: evaluation, clipping, checkpoint, resume
 # Before: a loop trains a model that starts well; one bad batch can ruin it, and a power cut loses it.
-# Seconds: 15
+# Seconds: 20
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:
@@ -209,7 +209,7 @@ def train(out: Path, *flags: str, until: str = "the end") -> list[dict]:
 
 
 if __name__ == "__main__":
-    with ThreadPoolExecutor() as both:  # at a time
+    with ThreadPoolExecutor() as both:  # two at a time
         unbroken = both.submit(train, folder / "unbroken")
         lost = train(folder / "killed", until="iter 28:")
         resumed = train(folder / "killed", "--init_from=auto")
