@@ -143,7 +143,7 @@ def block(x, attn_norm, attn, mlp_norm, mlp):
 #
 # The plot runs texts of 8 random tokens through 24 untrained blocks and shows how alike the tokens of a text
 # become: the mean cosine between their vectors. In your block they stay apart: 0.71 at the end. If each sum
-# is normalised instead, post-norm, it is 0.998, and the first block is all but forgotten. Without the
+# is normalised instead, post-norm, it is 0.998: what told them apart is nearly gone. Without the
 # residual the tokens are the same vector after 10 blocks: 1.000. Nothing that comes later can tell them
 # apart, so nothing can be learned about them (Dong et al., 2021).
 #

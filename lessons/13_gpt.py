@@ -1,6 +1,6 @@
 # Lesson 13 (unit B): A GPT, assembled: MLP, tied head, loss
 # Before: a block, and stacks of it. Nothing yet goes in as text and comes out as a guess.
-# Seconds: 6
+# Seconds: 7
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:
@@ -22,7 +22,7 @@ predict_1 = None  # numbers in the matrices of 4 blocks at C = 128, if the MLP i
 # %% [markdown]
 # ## What is there, and what is missing
 #
-# A GPT has five parts, and you know four of them:
+# A GPT has five parts:
 #
 # - `wte`, the table of tokens, and `wpe`, the table of positions (lesson 7);
 # - `blocks`, each with two norms and attention (lesson 9 to lesson 12), and an **MLP**, which is new;
@@ -66,8 +66,8 @@ if __name__ == "__main__":
 
 # %% [markdown]
 # Count. Attention has four matrices of C x C: 4C². The MLP has two of 4C x C: 8C². A block has 12C², and 4 of
-# them at C = 128 have 786,432 numbers: 524,288 in the MLPs, 262,144 in attention. Two thirds of a transformer
-# are MLP.
+# them at C = 128 have 786,432 numbers: 524,288 in the MLPs, 262,144 in attention. Two thirds of a block are
+# MLP.
 
 # %%
 if __name__ == "__main__":
@@ -205,7 +205,7 @@ if __name__ == "__main__":
 # `wte` is a table of V x C: a vector for each letter that comes in. `head` is a matrix of V x C: a vector for
 # each letter that may come out. Letters that mean the same going in mean the same coming out, so one table
 # can be both (Press and Wolf, 2017). At V = 65 and C = 128 that saves 8,320 numbers; at V = 50,257 and
-# C = 768, which is GPT-2, it saves 38,597,376 of 163 million.
+# C = 768, as in the small GPT-2, it saves 38,597,376 of 163 million.
 #
 # Equal numbers are not enough: after one step a copy differs. There has to be one parameter under two names.
 # A list of parameters names it once, a saved model twice, so counts can go wrong, too.

@@ -289,6 +289,7 @@ exercises = {
         slow=twin_layer_norm,
         forbidden=("layer_norm", "native_layer_norm", "batch_norm", "group_norm", "instance_norm"),
         inputs=inputs_layer_norm,
+        tol=5e-4,  # far from 0, torch's kernel is off by a ten-thousandth itself
         wrong=wrong_layer_norm,
         properties=[tokens_apart, mean_0_deviation_1],
         hints=[
