@@ -302,7 +302,7 @@ exercises = {
         lint={"model": "a table of pairs is square"},
         wrong=wrong_steps,
         also={
-            "a tensor without graph": (no_graph_left, "Yours is a tensor; .item() makes it a Python float."),
+            "a tensor without graph": (no_graph_left, "Yours is a tensor; .item() makes it a Python float.")
         },
         properties=[first_loss, loss_falls],
         hints=[
