@@ -143,8 +143,8 @@ def judge(worker: Worker, lesson: int, names: list[str], state: dict, seeds=cour
 def where(lesson: int, name: str) -> str:
     """Where the project does the same."""
     exercise = course.checks(lesson).exercises[name]
-    place = source_of(exercise.get("project", exercise["reference"]))
-    return f"; ours: {place}" if place else ""
+    function = exercise.get("project", exercise["reference"])
+    return f"; ours: {source_of(function) or f'{function.__module__}.{function.__name__}'}"
 
 
 def source_of(function) -> str:
