@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 
 from lessons import course
@@ -48,17 +49,22 @@ def free_name(path: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
+def in_order(name: str) -> tuple[int, str]:
+    """What to sort "9b" and "10.1" by: the lesson as a number, then the rest."""
+    lesson = re.match(r"\d+", name)[0]
+    return int(lesson), name.removeprefix(lesson)
+
+
 def table(state: dict) -> str:
     """Exercises with attempts and hints, and predictions beside what is right, as far as there are any."""
     lines = [f"{'':5} {'':12} attempts  hints"]
-    for name, mine in state["exercises"].items():
+    for name, mine in sorted(state["exercises"].items(), key=lambda item: in_order(item[0])):
         done = "right" if mine["right"] else "not yet"
         lines.append(
             f"{name:5} {done:12} {mine['attempts']:8} {mine['hints']:6}" + "  gave up" * mine["gave_up"]
         )
-    for key, guess in state["predictions"].items():
-        question = course.checks(int(key.split(".")[0])).predictions.get(key)
-        lines.append(
-            f"{key:5} predicted {guess:g}" + (f", it is {question['answer']:,g}" if question else "")
-        )
+    for key, guess in sorted(state["predictions"].items(), key=lambda item: in_order(item[0])):
+        question = course.checks(in_order(key)[0]).predictions.get(key)
+        right = f", it is {question['answer']:,.10g}" if question else ""
+        lines.append(f"{key:5} predicted {guess:,.10g}{right}")
     return "\n".join(lines) if len(lines) > 1 else "nothing yet: python lessons/run.py start 1"

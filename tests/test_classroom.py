@@ -323,6 +323,14 @@ def test_a_broken_state_is_kept_and_a_new_one_begins(work, capsys, broken):
     assert (work.folder / "progress.json.bak").read_text(encoding="utf-8") == broken
 
 
+def test_progress_follows_the_lessons():
+    fresh = dict(attempts=1, hints=0, right=True, mistake="", gave_up=False)
+    state = {"exercises": {"10a": fresh, "9b": fresh, "9a": fresh}, "predictions": {"9.1": 8.0, "1.1": 1e6}}
+    names = [line.split()[0] for line in progress.table(state).splitlines()[1:]]
+    assert names == ["9a", "9b", "10a", "1.1", "9.1"]
+    assert "predicted 1,000,000, it is 1,003,790" in progress.table(state)
+
+
 # ---- notebook and watch
 @pytest.mark.parametrize("lesson", list(course.lessons()))
 def test_a_notebook_is_valid_and_each_cell_compiles(lesson):

@@ -31,7 +31,7 @@ def learned() -> list[bytes]:
     return BPETokenizer.train([SAMPLE * 3], 330).tokens
 
 
-split = built(tuple(bytes([byte]) for byte in range(256)), ()).split
+split = BPETokenizer([bytes([byte]) for byte in range(256)]).split
 
 
 # ---- 6a
