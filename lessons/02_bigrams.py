@@ -13,7 +13,7 @@ import math
 
 import torch
 
-from lessons.course import claim, save_plot, text, yours_or_ours
+from lessons.course import claim, encoded, save_plot, yours_or_ours
 
 predict_1 = None  # loss of a model that knows nothing, in nats, with 65 letters
 
@@ -38,11 +38,7 @@ def loss(P, ids):
 
 
 if __name__ == "__main__":
-    letters, is_shakespeare = text()
-    vocabulary = sorted(set(letters))
-    code = {letter: i for i, letter in enumerate(vocabulary)}
-    ids = torch.tensor([code[letter] for letter in letters])
-    train, val = ids[: int(0.9 * len(ids))], ids[int(0.9 * len(ids)) :]
+    vocabulary, train, val, is_shakespeare = encoded()  # as in lesson 1
     V = len(vocabulary)
     print(f"{'Tiny Shakespeare' if is_shakespeare else 'the generated play'}, {V} letters; to know nothing")
     print(f"costs {loss(torch.full((V, V), 1 / V), val):.3f} nats")
@@ -80,7 +76,8 @@ if __name__ == "__main__":
     for place in counts.flatten().argsort(descending=True)[:5].tolist():
         pair = vocabulary[place // V] + vocabulary[place % V]
         print(f"    {pair!r:6} {int(counts.flatten()[place]):7,}")
-    assert int((count(ids, V) - counts - count(val, V)).sum()) == 1, "the pair across the border"
+    whole = count(torch.cat((train, val)), V)
+    assert int((whole - counts - count(val, V)).sum()) == 1, "the pair across the border"
     claim(1380, seen, tol=0, when=is_shakespeare)
     claim(4225, V * V, tol=0, when=is_shakespeare)
     claim(1_003_853, int(counts.sum()), tol=0, when=is_shakespeare)

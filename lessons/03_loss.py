@@ -13,7 +13,7 @@ import math
 
 import torch
 
-from lessons.course import claim, save_plot, text, yours_or_ours
+from lessons.course import claim, encoded, save_plot, yours_or_ours
 
 predict_1 = None  # perplexity of a uniform guess among 65 letters
 
@@ -95,11 +95,7 @@ def perplexity(nll_sums, counts):
 
 # %%
 if __name__ == "__main__":
-    letters, is_shakespeare = text()
-    vocabulary = sorted(set(letters))
-    code = {letter: i for i, letter in enumerate(vocabulary)}
-    ids = torch.tensor([code[letter] for letter in letters])
-    train, val = ids[: int(0.9 * len(ids))], ids[int(0.9 * len(ids)) :]
+    vocabulary, train, val, is_shakespeare = encoded()
     V = len(vocabulary)
     counts = torch.bincount(train[:-1] * V + train[1:], minlength=V * V).view(V, V).double() + 1
     table = counts / counts.sum(1, keepdim=True)  # (V, V): chance of the column after the row

@@ -13,7 +13,7 @@ import math
 
 import torch
 
-from lessons.course import claim, save_plot, text, yours_or_ours
+from lessons.course import claim, encoded, save_plot, yours_or_ours
 
 predict_1 = None  # loss at step 0, in nats, of a table of zeros for 65 letters
 predict_2 = None  # training loss where it must end; counted pairs cost 2.45 in training, 2.48 held out
@@ -33,10 +33,8 @@ predict_2 = None  # training loss where it must end; counted pairs cost 2.45 in 
 
 # %%
 if __name__ == "__main__":
-    letters, is_shakespeare = text()
-    vocabulary = sorted(set(letters))
-    code, V = {letter: i for i, letter in enumerate(vocabulary)}, len(vocabulary)
-    ids = torch.tensor([code[letter] for letter in letters[: int(0.9 * len(letters))]])  # (n,)
+    vocabulary, ids, _, is_shakespeare = encoded()  # ids: (n,) int64
+    V = len(vocabulary)
     counts = torch.bincount(ids[:-1] * V + ids[1:], minlength=V * V).view(V, V).double()
     pairs, alone = counts / counts.sum(1, keepdim=True), counts.sum(0) / counts.sum()
     counted = -(counts * pairs.clamp(min=1e-99).log()).sum().item() / (len(ids) - 1)

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import nn
 
-from lessons.course import claim, save_plot, text, yours_or_ours
+from lessons.course import claim, encoded, save_plot, yours_or_ours
 from model import GPT, GPTConfig
 
 predict_1 = None  # numbers in the matrices of 4 blocks at C = 128, if the MLP is 4C wide
@@ -156,12 +156,8 @@ if __name__ == "__main__":
 
 # %%
 if __name__ == "__main__":
-    letters, is_shakespeare = text()
-    vocabulary = sorted(set(letters))
-    code = {letter: i for i, letter in enumerate(vocabulary)}
-    all_ids = torch.tensor([code[letter] for letter in letters])
-    cut, V = int(0.9 * len(all_ids)), len(vocabulary)
-    seen, unseen = all_ids[:cut], all_ids[cut:]
+    vocabulary, seen, unseen, is_shakespeare = encoded()
+    V = len(vocabulary)
     singles = torch.bincount(seen, minlength=V).double() + 1
     pairs = torch.bincount(seen[:-1] * V + seen[1:], minlength=V * V).view(V, V).double() + 1
     levels = {

@@ -92,6 +92,20 @@ def text() -> tuple[str, bool]:
     return "".join(part for part, _ in corpora.open_corpus("verse", size=300_000).chunks()), False
 
 
+@functools.cache
+def encoded() -> tuple:
+    """That text as lesson 1 prepares it: (its letters, sorted, as a list; the ids to train on and those to
+    validate, both (n,) int64; whether it is the real one)."""
+    import torch
+
+    letters, real = text()
+    vocabulary = sorted({*letters})
+    code = {letter: i for i, letter in enumerate(vocabulary)}
+    ids = torch.tensor([code[letter] for letter in letters])
+    cut = int(0.9 * len(ids))
+    return vocabulary, ids[:cut], ids[cut:], real
+
+
 def yours_or_ours(yours, exercise: str):
     """The student's function once it is written, ours until then, which is said once. (A class's stub has to
     raise in __init__.)"""
