@@ -50,6 +50,23 @@ def exercises(wanted: str) -> list[tuple[int, str]]:
     return [(number, name) for number, name in there if {str(number), name} & {*asked}]
 
 
+def use_checks(folder: Path) -> None:
+    """Let check files of an instructor come before ours; ValueError if none does, or if one is not steady."""
+    from lessons.observe import difference  # here: it imports torch, and `list` should not wait for that
+
+    topics = {path.stem[3:]: number for number, path in course.lessons().items()}
+    there = [path.stem for path in folder.glob("*.py") if path.stem in topics]
+    if not there:
+        raise ValueError(f"{folder} holds no check file; expected one with the name of ours, as attention.py")
+    os.environ["TINYLM_CHECKS"] = str(folder)  # the workers see it, too
+    for topic in there:
+        for name, exercise in course.checks(topics[topic]).exercises.items():
+            first, second = exercise["inputs"](3), exercise["inputs"](3)
+            if difference(first, second, 0.0)[0]:
+                where = f"{folder / topic}.py: the inputs of {name} differ between two calls with one seed"
+                raise ValueError(f"{where}; make a torch.Generator of this seed, and draw from it")
+
+
 def unpack(path: Path, target: Path) -> str:
     """A student's zip into a new folder; returns why it was refused, or ""."""
     try:
@@ -110,7 +127,7 @@ def grade(args) -> int:
         raise ValueError("--gradescope is for one student at a time")
     seed = args.seed or random.SystemRandom().randrange(3, 2**31)
     if args.checks:
-        os.environ["TINYLM_CHECKS"] = str(Path(args.checks).resolve())  # the workers see it, too
+        use_checks(Path(args.checks).resolve())
     terms, wanted, begun = (
         dict(seeds=[seed, seed + 1], limit=args.limit),
         exercises(args.lessons),
@@ -144,7 +161,8 @@ def grade(args) -> int:
             worker.close()
     write_all(args, rows, [name for _, name in wanted])
     print(report(rows))
-    print(f"{len(handed_in)} students, {len(rows)} exercises, {time.monotonic() - begun:.0f} s")
+    students = f"{len(handed_in)} student" + "s" * (len(handed_in) > 1)
+    print(f"{students}, {len(rows)} exercises, {time.monotonic() - begun:.0f} s")
     return 0
 
 

@@ -38,7 +38,7 @@ def asked_first(lesson: int, path: Path, state: dict) -> bool:
         text, typed = guess_in_file(path, name), False
         while (guess := number_in(text)) is None:
             if text:
-                print(f"{text!r} is not a number")
+                print(f"{text!r} is not a number; expected one, or some with + - * / between them")
             print(f"{key}  Predict first: {question['ask']}? ", end="", flush=True)
             text, typed = sys.stdin.readline(), True
             if not text:
@@ -51,8 +51,9 @@ def asked_first(lesson: int, path: Path, state: dict) -> bool:
     return True
 
 
-def tell_predictions(lesson: int, state: dict) -> None:
-    for key, question in course.checks(lesson).predictions.items():
+def tell_predictions(keys: set[str], state: dict) -> None:
+    for key in sorted(keys):
+        question = course.checks(int(key.split(".")[0])).predictions[key]
         print(f"{key}  {verdict_on(state['predictions'][key], question)}")
 
 

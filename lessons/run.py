@@ -4,11 +4,11 @@
     python lessons/run.py start 9         copy lesson 9 to work/, with a gap for each exercise (--again: anew)
     python lessons/run.py check 9         judge lesson 9, or one exercise of it: check 9b
     python lessons/run.py watch 9         the same after each save; Ctrl-C ends it
-    python lessons/run.py hint 9b         the next of three hints
+    python lessons/run.py hint 9b         the next of three hints; all of them once yours is right
     python lessons/run.py show 9          run the lesson from top to bottom, and draw its plot
     python lessons/run.py solution 9b     how we do it, once yours is right (or with --give-up)
     python lessons/run.py progress        what is done, and what was predicted
-    python lessons/run.py notebook 9      the lesson as a Jupyter notebook in work/
+    python lessons/run.py notebook 9      the lesson as a Jupyter notebook in work/ (--again: anew)
     python lessons/run.py grade FOLDER --csv out.csv      for instructors: see lessons/README.md
     python lessons/run.py doctor          is this machine ready?
 
@@ -71,9 +71,18 @@ def yours(lesson: int) -> Path:
     return course.work() / course.lessons()[lesson].name
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, text: str, again: bool) -> bool:
+    """Write a file of the student's, but not over one that is there: again keeps that under another name."""
+    if path.exists():
+        if not again:
+            print(f"{path} is there already and stays as it is; --again begins anew and keeps the old one")
+            return False
+        kept = free_name(path)
+        path.rename(kept)
+        print(f"the old one is kept as {kept.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+    return True
 
 
 # ---- the commands
@@ -94,15 +103,8 @@ def list_(args) -> int:
 def start(args) -> int:
     lesson, _ = parse(args.number)
     path = yours(lesson)
-    if path.exists():
-        if not args.again:
-            print(f"{path} is there already and stays as it is; --again begins anew and keeps the old one")
-            return 0
-        kept = free_name(path)
-        path.rename(kept)
-        print(f"the old one is kept as {kept.name}")
-    write(path, course.read(course.lessons()[lesson]))
-    print(f"{path} is yours to fill in; then: python lessons/run.py check {lesson}")
+    if write(path, course.read(course.lessons()[lesson]), args.again):
+        print(f"{path} is yours to fill in; then: python lessons/run.py check {lesson}")
     return 0
 
 
@@ -157,9 +159,13 @@ def source_of(function) -> str:
 
 def check(args, worker: Worker | None = None) -> int:
     lesson, names = chosen(args.number)
+    if not yours(lesson).exists():
+        print(f"not started yet: python lessons/run.py start {lesson}")
+        return 1
     worker = worker or Worker()
     worker.warm()
     state = load_state()
+    known = {*state["predictions"]}
     if not asked_first(lesson, yours(lesson), state):
         save_state(state)
         return 1
@@ -167,7 +173,7 @@ def check(args, worker: Worker | None = None) -> int:
         all_right = judge(worker, lesson, names, state)
     finally:
         save_state(state)
-    tell_predictions(lesson, state)
+    tell_predictions({*state["predictions"]} - known, state)  # once; later `progress` tells
     if all_right:
         print("all public checks passed; an instructor grades with other seeds")
     return 0 if all_right else 1
@@ -238,8 +244,8 @@ def notebook_(args) -> int:
     lesson, _ = parse(args.number)
     path = yours(lesson) if yours(lesson).exists() else course.lessons()[lesson]
     target = yours(lesson).with_suffix(".ipynb")
-    write(target, notebook.of(course.read(path)))
-    print(target)
+    if write(target, notebook.of(course.read(path)), args.again):
+        print(target)
     return 0
 
 
@@ -266,7 +272,7 @@ def main(arguments: list[str]) -> int:
         command = commands.add_parser(function.__name__.rstrip("_"))
         command.add_argument("number", help="a lesson (9) or an exercise (9b)")
         command.set_defaults(run=function)
-        if function is start:
+        if function in (start, notebook_):
             command.add_argument("--again", action="store_true")
         if function is solution:
             command.add_argument("--give-up", action="store_true")

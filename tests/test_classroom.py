@@ -24,6 +24,11 @@ ANSWERS = {  # of lesson 9, as a student would write them
     "9b": "return torch.softmax(scores + torch.full_like(scores, -math.inf).triu(1), -1)",
     "9c": "return causal(scores(x @ wq, x @ wk)) @ (x @ wv)",
 }
+UNSTEADY = """
+import torch
+from lessons.checks.attention import exercises, predictions
+exercises["9a"]["inputs"] = lambda seed: [(torch.randn(2, 5, 10), torch.randn(2, 5, 10))]
+"""
 MASK_AFTER = "return torch.softmax(scores, -1).tril()"
 
 
@@ -202,6 +207,8 @@ def test_without_fork_each_exercise_has_a_fresh_process(work, monkeypatch):
 # ---- the command
 @pytest.mark.slow
 def test_from_start_to_all_right(command, work):
+    done = command("check", "9")
+    assert (done.returncode, "not started yet: python lessons/run.py start 9" in done.stdout) == (1, True)
     done = command("start", "9")
     assert done.returncode == 0, done.stderr
     path = work.folder / "09_attention.py"
@@ -233,6 +240,7 @@ def test_from_start_to_all_right(command, work):
     done = command("check", "9")
     assert done.returncode == 0, done.stdout
     assert "all public checks passed" in done.stdout
+    assert "you predicted" not in done.stdout, "once is enough"
     assert "def reference_causal" in command("solution", "9b").stdout
     assert command("hint", "9b").stdout.count("hint") == 3
     state = json.loads(course.read(work.folder / "progress.json"))
@@ -248,6 +256,10 @@ def test_from_start_to_all_right(command, work):
     command("start", "9", "--again")
     assert (work.folder / "09_attention.py.bak").read_text(encoding="utf-8") == lesson_9(ANSWERS)
     assert (work.folder / "09_attention.py.bak2").exists()
+    command("notebook", "9")
+    (work.folder / "09_attention.ipynb").write_text("edited", encoding="utf-8")
+    assert "stays as it is" in command("notebook", "9").stdout
+    assert (work.folder / "09_attention.ipynb").read_text(encoding="utf-8") == "edited"
 
 
 @pytest.mark.slow
@@ -436,21 +448,36 @@ def test_a_class_is_graded(command, work, tmp_path):
     assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["score"] == 3
 
 
-EXAM = """
-import torch
-from lessons.checks.attention import exercises, predictions
-exercises["9a"]["inputs"] = lambda seed: [(torch.randn(2, 5, 10), torch.randn(2, 5, 10))]
-"""
-
-
 @pytest.mark.slow
 def test_an_exam_has_shapes_of_its_own(command, work, tmp_path):
-    """An answer that knows the shapes of the course by heart is right there, and not in the exam."""
+    """The one in lessons/README.md: an answer that knows the shapes by heart is right without it alone."""
+    exam = re.search(
+        r"```python\n(# exam/attention.py\n.*?)```", course.read(course.LESSONS / "README.md"), re.DOTALL
+    )[1]
     (tmp_path / "exam").mkdir()
-    (tmp_path / "exam/attention.py").write_text(EXAM, encoding="utf-8")
-    (tmp_path / "class/anna").mkdir(parents=True)
-    by_heart = lesson_9({"9a": "return q @ k.mT / {6: 2.4494897, 9: 3.0}[q.size(-1)]"})
-    (tmp_path / "class/anna/09_attention.py").write_text(by_heart, encoding="utf-8")
-    for flags, right in (((), 1), (("--checks=exam",), 0)):
+    (tmp_path / "exam/attention.py").write_text(exam, encoding="utf-8")
+    answers = {"anna": ANSWERS["9a"], "boris": "return q @ k.mT / {6: 2.4494897, 9: 3.0}[q.size(-1)]"}
+    for student, answer in answers.items():
+        (tmp_path / "class" / student).mkdir(parents=True)
+        (tmp_path / "class" / student / "09_attention.py").write_text(
+            lesson_9({"9a": answer}), encoding="utf-8"
+        )
+    for flags, right in (((), 2), (("--checks=exam",), 1)):
         done = command("grade", "class", "--lessons=9a", *flags)
-        assert f"9a: 1 handed in, {right} right" in done.stdout, done.stdout + done.stderr
+        assert f"9a: 2 handed in, {right} right" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "error"),
+    [
+        ("other.py", "", "holds no check file"),
+        ("attention.py", UNSTEADY, "the inputs of 9a differ between two calls"),
+    ],
+)
+def test_an_exam_that_would_be_unfair_is_refused(command, work, tmp_path, name, text, error):
+    """A folder without any check file once graded with ours, and inputs that forget the seed refused what was right."""
+    (tmp_path / "exam").mkdir()
+    (tmp_path / "exam" / name).write_text(text, encoding="utf-8")
+    (tmp_path / "class/anna").mkdir(parents=True)
+    done = command("grade", "class", "--lessons=9a", "--checks=exam")
+    assert (done.returncode, error in done.stderr) == (2, True), done.stderr
