@@ -451,17 +451,15 @@ def test_a_class_is_graded(command, work, tmp_path):
 @pytest.mark.slow
 def test_an_exam_has_shapes_of_its_own(command, work, tmp_path):
     """The one in lessons/README.md: an answer that knows the shapes by heart is right without it alone."""
-    exam = re.search(
-        r"```python\n(# exam/attention.py\n.*?)```", course.read(course.LESSONS / "README.md"), re.DOTALL
-    )[1]
+    page = course.read(course.LESSONS / "README.md")
+    exam = re.search(r"```python\n(# exam/attention.py\n.*?)```", page, re.DOTALL)[1]
     (tmp_path / "exam").mkdir()
     (tmp_path / "exam/attention.py").write_text(exam, encoding="utf-8")
     answers = {"anna": ANSWERS["9a"], "boris": "return q @ k.mT / {6: 2.4494897, 9: 3.0}[q.size(-1)]"}
     for student, answer in answers.items():
-        (tmp_path / "class" / student).mkdir(parents=True)
-        (tmp_path / "class" / student / "09_attention.py").write_text(
-            lesson_9({"9a": answer}), encoding="utf-8"
-        )
+        path = tmp_path / "class" / student / "09_attention.py"
+        path.parent.mkdir(parents=True)
+        path.write_text(lesson_9({"9a": answer}), encoding="utf-8")
     for flags, right in (((), 2), (("--checks=exam",), 1)):
         done = command("grade", "class", "--lessons=9a", *flags)
         assert f"9a: 2 handed in, {right} right" in done.stdout, done.stdout + done.stderr
@@ -475,7 +473,7 @@ def test_an_exam_has_shapes_of_its_own(command, work, tmp_path):
     ],
 )
 def test_an_exam_that_would_be_unfair_is_refused(command, work, tmp_path, name, text, error):
-    """A folder without any check file once graded with ours, and inputs that forget the seed refused what was right."""
+    """Without any check file ours were used, and inputs that forget the seed refused what was right."""
     (tmp_path / "exam").mkdir()
     (tmp_path / "exam" / name).write_text(text, encoding="utf-8")
     (tmp_path / "class/anna").mkdir(parents=True)
