@@ -121,16 +121,21 @@ if __name__ == "__main__":
 # `repeat_kv` is right, and gives away what was won: for a moment k and v are as large as with all heads,
 # and copying takes time for each new token. The queries are small, one token's: so they move, not the
 # keys. Heads that share keys are like several queries for the same keys, which a product of matrices does
-# at once. `check` looks at what your function makes on its way: nothing as large as the repeated keys.
+# at once.
+#
+# `check` looks at what your function makes on its way: nothing as large as the repeated keys. To `expand` k
+# costs nothing yet, but a product that then has to fit it to q copies it after all.
 #
 # There is no mask here. The cache ends with the token that asks: it may look at all there is.
 
 
 # %%
 def attend_new(q, k, v):
-    """Attention of one new token to all that the cache holds, itself included; k and v are not repeated.
+    """What one new token finds in the cache, without repeating k and v: its output in each of H heads.
 
-    q: (B, H, hs) float32; k, v: (B, K, T, hs) float32, K divides H, neighbours share -> (B, H, hs) float32.
+    q: (B, H, hs) float32, the queries of the new token.
+    k, v: (B, K, T, hs) float32, all that is kept, the new token last; K divides H, neighbours share.
+    -> (B, H, hs) float32.
     """
     raise NotImplementedError("lesson 11c")
 

@@ -1,10 +1,11 @@
 """What the grader knows about lesson 11: grouped-query attention and its cache."""
 
 import torch
-from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from generate import Cache
 from lessons.checks.heads import whole
+from lessons.observe import Steps
 from model import GPTConfig, written_out_attention
 
 
@@ -119,12 +120,12 @@ def inputs_attend_new(seed):
     return [tuple(torch.randn(*shape, generator=g) for shape in three) for three in shapes]
 
 
-class Largest(TorchFunctionMode):
-    """The size of the largest tensor that is made, in numbers; views make none."""
+class Largest(TorchDispatchMode):
+    """The size of the largest tensor that is made, in numbers, also within matmul; views make none."""
 
-    size = 0
+    size, _should_skip_dynamo = 0, Steps._should_skip_dynamo
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         found = func(*args, **(kwargs or {}))
         for t in found if isinstance(found, (tuple, list)) else [found]:
             if isinstance(t, torch.Tensor):
@@ -248,7 +249,7 @@ exercises = {
             ),
             "all heads": (
                 lambda config, T: 8 * config.n_layer * config.n_embd * T,
-                "As much as if each query head had keys of its own. How many heads have keys here?",
+                "As much as with keys for each query head. How many heads have keys, and how wide is one?",
             ),
             "one layer": (
                 lambda config, T: twin_cache_bytes(config, T) // config.n_layer,
@@ -304,7 +305,8 @@ exercises = {
         wrong={
             "k and v copied": (
                 copied,
-                "Right numbers, but on the way something was as large as k for all query heads. Must k grow?",
+                "Right numbers, but something as large as k for all query heads was made: a product copies "
+                "what it has to repeat, too. Must k grow?",
             ),
             "groups mixed up": (
                 mixed_up,

@@ -6,6 +6,7 @@ import torch
 from generate import Cache
 from lessons.checks.grouped_query import exercises, predictions, seen_working, who_reads_whom
 from lessons.checks.heads import bare
+from lessons.grader import RIGHT, judge
 from model import GPT, GPTConfig
 
 SHARED = {  # which key head each of 6 query heads reads
@@ -71,6 +72,25 @@ def test_only_the_copies_are_seen_as_copies():
         mistake: seen_working(f, *args)["copies"] for mistake, (f, _) in exercises["11c"]["wrong"].items()
     }
     assert [mistake for mistake, copied in copies.items() if copied] == ["k and v copied"]
+
+
+def by_broadcast(q, k, v):
+    """No line repeats k, but matmul has to fit it to q, and copies it there."""
+    q = q.unflatten(1, (k.size(1), -1))[:, :, :, None]  # (B,K,H/K,1,hs)
+    weights = torch.softmax(q @ k[:, :, None].mT / q.size(4) ** 0.5, dim=-1)
+    return (weights @ v[:, :, None]).flatten(1, 3)
+
+
+def by_einsum(q, k, v):
+    q = q.unflatten(1, (k.size(1), -1))
+    weights = torch.softmax(torch.einsum("bkgd,bktd->bkgt", q, k) / q.size(3) ** 0.5, dim=-1)
+    return torch.einsum("bkgt,bktd->bkgd", weights, v).flatten(1, 2)
+
+
+@pytest.mark.parametrize(("answer", "mistake"), [(by_broadcast, "k and v copied"), (by_einsum, "")])
+def test_a_copy_within_matmul_is_seen(answer, mistake):
+    found = judge(exercises["11c"], answer)
+    assert (found["status"] == RIGHT, found["mistake"]) == (not mistake, mistake)
 
 
 def test_queries_cut_are_missing_in_the_output():
