@@ -36,6 +36,14 @@ def inputs_layer_norm(seed):
     return [(ordinary, weight, bias, 1e-5), (tiny, weight, bias, 1e-3), (far, weight, bias, 1e-5)]
 
 
+def but_for_equal_rows(norm, x, *rest):
+    """The gradient of a row of equal numbers is left out: with eps in the wrong place it is nan or finite,
+    depending on the words (.std, or the root of .var)."""
+    equal = (x == x[..., :1]).all(-1, keepdim=True)
+    x.register_hook(lambda gradient: gradient.masked_fill(equal, 0.0))
+    return norm(x, *rest)
+
+
 def layer_norm(x, weight, bias, eps, axis=-1, unbiased=False, root=True, centre=True, detach=False):
     """The right answer, or wrong in one place."""
     mean, variance = x.mean(axis, keepdim=True), x.var(axis, keepdim=True, unbiased=unbiased)
@@ -208,7 +216,9 @@ wrong_layer_norm = {
     "eps after the root": (eps_after_the_root,
         "Right unless a row is tiny. Is eps added to the variance, or to its root?"),
     "std as it comes": (std_as_it_comes,
-        "Two things are off: by how many numbers .std divides unasked, and where eps is added."),
+        "Two things are off: by how many numbers .std (or .var) divides unasked, and where eps is added."),
+    "std alone": (lambda x, weight, bias, eps: std_as_it_comes(x, weight, bias, 0.0),
+        "Two things are off: by how many numbers .std divides unasked, and what becomes of equal numbers."),
     "no keepdim": (lambda x, weight, bias, eps: (x - x.mean(-1)) / (x.var(-1) + eps).sqrt() * weight + bias,
         "A mean over the last axis takes that axis away. How does it stay, with size 1?"),
     "eps not the argument": (lambda x, weight, bias, eps: layer_norm(x, weight, bias, 1e-5),
@@ -272,6 +282,10 @@ wrong_block = {
         "Each part has its own norm. Which belongs to which?"),
     "no norms": (lambda x, n1, attn, n2, mlp: block(x, same, attn, same, mlp),
         "The parts read the stream as it is, however large it has grown."),
+    "no norm before attention": (lambda x, n1, attn, n2, mlp: block(x, same, attn, n2, mlp),
+        "Attention reads the stream as it is. Which norm is meant for it?"),
+    "no norm before the MLP": (lambda x, n1, attn, n2, mlp: block(x, n1, attn, same, mlp),
+        "The MLP reads the stream as it is. Which norm is meant for it?"),
     "MLP first": (lambda x, n1, attn, n2, mlp: block(x, n2, mlp, n1, attn),
         "Who comes first: looking at others, or thinking about it?"),
     "side by side": (partial(block, second=lambda x, y: x),
@@ -289,6 +303,7 @@ exercises = {
         slow=twin_layer_norm,
         forbidden=("layer_norm", "native_layer_norm", "batch_norm", "group_norm", "instance_norm"),
         inputs=inputs_layer_norm,
+        call=but_for_equal_rows,
         tol=5e-4,  # far from 0, torch's kernel is off by a ten-thousandth itself
         wrong=wrong_layer_norm,
         properties=[tokens_apart, mean_0_deviation_1],
@@ -305,6 +320,7 @@ exercises = {
         slow=twin_rms_norm,
         forbidden=("rms_norm",),
         inputs=inputs_rms_norm,
+        call=but_for_equal_rows,
         tol=5e-3,  # float16 has three digits, and may be rounded once or twice
         wrong=wrong_rms_norm,
         properties=[tokens_apart, root_mean_square_1],

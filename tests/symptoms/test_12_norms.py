@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lessons import course
+from lessons.grader import judge
 from model import Block, GPTConfig
 
 checks = course.checks(12)
@@ -44,6 +45,18 @@ def test_eps_after_the_root_shows_in_tiny_rows_only():
         right = checks.reference_layer_norm(size * x, weight, bias, 1e-5)
         found = wrong("12a", "eps after the root")(size * x, weight, bias, 1e-5)
         assert ((found - right).abs().max() > apart) == (size < 1)
+
+
+@pytest.mark.parametrize(("unbiased", "mistake"), [(False, "eps after the root"), (True, "std as it comes")])
+@pytest.mark.parametrize("deviation", [torch.std, lambda x, *given, **how: x.var(*given, **how).sqrt()])
+def test_eps_after_the_root_is_named_in_any_words(deviation, unbiased, mistake):
+    """The gradient of a row of equal numbers is finite with .std, and nan with the root of .var."""
+
+    def answer(x, weight, bias, eps):
+        size = deviation(x, -1, keepdim=True, unbiased=unbiased)
+        return (x - x.mean(-1, keepdim=True)) / (size + eps) * weight + bias
+
+    assert judge(checks.exercises["12a"], answer)["mistake"] == mistake
 
 
 def test_what_is_not_computed_in_float32_is_off_by_a_hundredth():
