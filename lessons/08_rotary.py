@@ -81,7 +81,8 @@ if __name__ == "__main__":
 # project, take `x[i]` and `x[i + d/2]`: then the pairs are two halves of the vector, and all turn at once.
 # The grader accepts both and says which one it saw.
 #
-# `check` draws q·k over the distance, from three positions. Right are equal rows.
+# `check` draws q·k over the distance, from three positions. Its rows have to be equal. That is not all: if q
+# and k both come back with their numbers in another order, no product tells, but the weights do not fit.
 
 
 # %%

@@ -1,6 +1,7 @@
 """What the grader knows about lesson 8: rotary positions."""
 
 import math
+from functools import partial
 
 import torch
 
@@ -55,11 +56,22 @@ def angles_add_up(tables, T, d, base):
     return "" if (cos[2] - twice.cos()).abs().max() < 1e-3 else text
 
 
+def later_is_slower(tables, T, d, base):
+    """At position 1, where float32 still knows the angle of a pair that is too fast."""
+    cos, sin = tables(T, d, base)
+    fast = torch.tensor([base ** (2 * i / d) for i in range(d // 2)])
+    same = (cos[1] - fast.cos()).abs().max() + (sin[1] - fast.sin()).abs().max() < 0.01
+    text = (
+        f"your last pair turns by {fast[-1]:.3g} a position and should be slow: which sign has the exponent?"
+    )
+    return text if same else ""
+
+
 def slowest_pair(tables, T, d, base):
     right = base ** (2 / d - 1)
     cos, sin = tables(T, d, base)
     found = math.atan2(sin[1, -1], cos[1, -1])
-    text = f"the slowest pair turns by {found:.3g} a position; {right:.3g} is right"
+    text = f"at position 1 the last pair stands at an angle of {found:.3g}; {right:.3g} is right"
     return "" if abs(found / right - 1) < 0.01 else text
 
 
@@ -103,6 +115,11 @@ def neighbours(x, cos, sin):
 def not_put_back(x, cos, sin):
     a, b = x[..., ::2], x[..., 1::2]
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+
+def interleaved(x, cos, sin):
+    a, b = x.chunk(2, -1)
+    return torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
 
 
 def wrong_angles(x, cos, sin):
@@ -201,8 +218,8 @@ def placed(turn=reference_rotate, where=lambda p: p, base=lambda b: b, which=(1,
     return place
 
 
-def too_short(q, k, v, positions, base):
-    cos, sin = reference_tables(q.size(1), q.size(-1), base)
+def too_short(q, k, v, positions, base, rows=lambda q, positions: q.size(1)):
+    cos, sin = reference_tables(rows(q, positions), q.size(-1), base)
     return reference_rotate(q, cos[positions], sin[positions]), k, v
 
 
@@ -261,7 +278,7 @@ exercises = {
             "twice as wide": (lambda T, d, base: tuple(torch.cat((t, t), -1) for t in tables(T, d, base)),
                 "Both numbers of a pair turn by one angle. How many pairs are there?"),
         },
-        properties=[starts_unturned, angles_add_up, slowest_pair],
+        properties=[starts_unturned, angles_add_up, later_is_slower, slowest_pair],
         hints=[
             "A clock with d/2 hands: how far does each go from one position to the next?",
             "Speeds first, one per pair: (d/2,). Positions times speeds are the angles: (T, d/2).",
@@ -285,6 +302,8 @@ exercises = {
                 "a and b are half a vector apart. Do the two of a pair turn by the same angle in yours?"),
             "not put back": (not_put_back,
                 "The pairs turn rightly, but do not return to their places: take a look at position 0."),
+            "interleaved": (interleaved,
+                "You read halves and write neighbours: position 0 should leave a vector as it is. Does it?"),
             "halves swapped": (lambda x, c, s: halves(x, c, s, second_turn, first_turn),
                 "What was the first half stands behind. Position 0 should leave a vector as it is."),
             "sine and cosine swapped": (lambda x, c, s: halves(x, s, c, first_turn, second_turn),
@@ -330,6 +349,8 @@ exercises = {
                 "All texts got the positions of the first one. Each row of the batch has its own."),
             "counted from the first": (placed(where=lambda p: p - p[:, :1]),
                 "Distances are right, but a token that comes alone is always at 0 here."),
+            "counted from the smallest": (placed(where=lambda p: p - p.min()),
+                "Distances are right, but the smallest position of the batch became 0. Why move any?"),
             "v too": (placed(which=(1, 1, 1)),
                 "v was turned, too: then the output depends on where it stands. Is it compared?"),
             "q only": (placed(which=(1, 0, 0)),
@@ -344,6 +365,8 @@ exercises = {
                 "Right for a base of 10,000 only. Where is the one that was given?"),
             "table too short": (too_short,
                 "A table of T rows ends at position T - 1. Which is the largest position here?"),
+            "table one row short": (partial(too_short, rows=lambda q, positions: int(positions.max())),
+                "The last position has no row. How many rows has a table that counts from 0 to it?"),
             "not turned": (lambda q, k, v, positions, base: (q, k, v),
                 "Nothing was turned: where did the positions go?"),
             "v first": (lambda *args: placed()(*args)[::-1], "The order is q, k, v, as they were given."),

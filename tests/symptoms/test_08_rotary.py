@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lessons.checks.rotary import exercises, reference_tables
+from lessons.grader import judge
 
 COS, SIN = reference_tables(64, 64, 10000.0)
 X = torch.randn(1, 64, 64, generator=torch.Generator().manual_seed(8))
@@ -56,6 +57,16 @@ def test_bfloat16_has_no_position_1001():
     assert torch.allclose(cos[1001], right_cos[1000], atol=1e-4)
     off = torch.atan2(sin[1001, 0], cos[1001, 0]) - torch.atan2(right_sin[1001, 0], right_cos[1001, 0])
     assert math.cos(off) == pytest.approx(math.cos(1), abs=1e-3)  # a whole radian
+
+
+def test_fast_later_pairs_are_told_as_fast_in_float32_too():
+    def positive_exponent(T, d, base):
+        angles = torch.arange(T)[:, None] * base ** (torch.arange(0, d, 2) / d)
+        return angles.cos(), angles.sin()
+
+    d, base = exercises["8a"]["inputs"](1)[0][1:]
+    line = judge(exercises["8a"], positive_exponent)["line"]
+    assert f"last pair turns by {base ** ((d - 2) / d):.3g} a position" in line
 
 
 def test_counting_the_positions_is_seen_only_where_they_have_gaps():
