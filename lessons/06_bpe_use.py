@@ -38,16 +38,17 @@ predict_2 = None  # bits per byte at 4.0 nats per token, where a token has 2 byt
 #
 # A **special token** is no part of the text: `<|end|>`, say, ends a document. Its name in the text becomes
 # its one id before anything else is looked at. Forgotten, it is cut up like a word: with 512 tokens learned
-# from Tiny Shakespeare it becomes 5 ids, and no document ever ends. (What users type is another matter: a
-# prompt may quote the name. So the project's `encode` reads names as plain text unless it is told.)
+# from Tiny Shakespeare it becomes 5 ids, and no document ever ends.
 
 
 # %%
 def encode(text, tokens, special):
-    """The ids of a text by byte-pair encoding, special tokens included. It may call `split`.
+    """The ids of a text by byte-pair encoding. It may call `split`.
 
-    text: str; tokens: list of bytes, the token at place i has the id i, older tokens first, the 256 bytes at
-    the beginning; special: dict, name -> id; it may be empty -> list of int.
+    text: str.
+    tokens: list of bytes; a token's place is its id: first the 256 bytes, then one per merge, oldest first.
+    special: dict, name of a special token -> its id. It may be empty. In the text a name becomes that id.
+    -> list of int.
     """
     raise NotImplementedError("lesson 6a")
 
@@ -55,6 +56,10 @@ def encode(text, tokens, special):
 # %%
 if __name__ == "__main__":
     letters, is_shakespeare = text()
+    name_of_text = (
+        "Tiny Shakespeare" if is_shakespeare else "a generated play (data.py prepares the real one)"
+    )
+    print(f"the text is {name_of_text}, {len(letters):,} characters")
     cut = int(0.9 * len(letters))
     train, val = letters[:cut], letters[cut:]
     learned = BPETokenizer.train([train], 1024).tokens
@@ -129,7 +134,8 @@ def compare(runs, text, body):
 # tokens has 262,144. Byte pairs buy a better guess per byte for more rows, so both numbers belong together.
 #
 # More is not better for ever. Each token comes up more rarely than a letter, so less is known about it.
-# With 1,024 tokens the loss per token climbs to 4.50, and bits per byte hardly move.
+# With 1,024 tokens the loss per token climbs to 4.50 on Tiny Shakespeare, and bits per byte hardly move. (The
+# generated play repeats itself so often that they still fall.)
 
 
 # %%
@@ -150,6 +156,7 @@ if __name__ == "__main__":
         loss = loss_of_pairs(tokenizer.encode(train), ids, V)
         runs[name] = dict(loss=loss, tokens=len(ids), vocab_size=V, n_embd=V)
     rows = yours_or_ours(compare, "6c")(runs, val, 0)
+    print(f"on {name_of_text}:")
     for name, bits, parameters in rows:
         print(f"{name:11} {runs[name]['loss']:.2f} nats per token, {bits:.2f} bits per byte, {parameters:,}")
     bits = {name: value for name, value, _ in rows}
@@ -164,7 +171,8 @@ if __name__ == "__main__":
     claim(262_144, sizes["512 tokens"], tol=0)
     claim(4.50, runs["1024 tokens"]["loss"], tol=0.005, when=is_shakespeare)
     claim(1024, len(learned), tol=0)
-    assert not is_shakespeare or abs(bits["1024 tokens"] - bits["512 tokens"]) < 0.02
+    fall = bits["512 tokens"] - bits["1024 tokens"]
+    assert abs(fall) < 0.02 if is_shakespeare else fall > 0.1
 
     def draw(axes):
         V = [run["vocab_size"] for run in runs.values()]
@@ -180,5 +188,7 @@ if __name__ == "__main__":
 #
 # `BPETokenizer.encode_slowly` in tokenizer.py is 6a for plain text, and its docstring says why oldest first
 # equals all merges in the order of training. `BPETokenizer.encode` gives the same ids by tiktoken, compiled
-# code that is given our tokens and our pattern. `decode` there also says which id is not in the
-# vocabulary. `evaluate` in evaluate.py tells bits per byte for any tokenizer, from the bytes of each token.
+# code that is given our tokens and our pattern. What users type may quote `<|end|>` and must not end a
+# document, so it cuts such names up like any text, unless it is called with `allow_special=True`. `decode`
+# there also says which id is not in the vocabulary. `evaluate` in evaluate.py tells bits per byte for any
+# tokenizer, from the bytes of each token.

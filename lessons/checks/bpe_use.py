@@ -190,12 +190,7 @@ def reference_compare(runs, text, body):
 
 def inputs_compare(seed):
     rng = random.Random(seed)
-    losses = {
-        "letters": (2.3, 71, 65),
-        "many": (4.4, 24, 900),
-        "few": (3.3, 42, 300),
-        "bytes": (2.6, 90, 256),
-    }
+    losses = dict(letters=(2.3, 71, 65), many=(4.4, 24, 900), few=(3.3, 42, 300), bytes=(2.6, 90, 256))
     runs = {}
     for name, (loss, tokens, V) in losses.items():
         runs[name] = dict(loss=loss + rng.random() / 9, tokens=tokens, vocab_size=V, n_embd=48)
@@ -267,6 +262,9 @@ exercises = {
                 "Yours joins what it meets first from the left. Which of the possible tokens is the oldest?"),
             "leftmost pair again": (partial(twin_encode, pick=lambda ages: ages[0]),
                 "Yours always joins the leftmost pair that is a token. Which pair was merged first?"),
+            "leftmost pair, names cut": (
+                lambda text, tokens, special: twin_encode(text, tokens, {}, pick=lambda ages: ages[0]),
+                "Two things: the leftmost pair is joined, not the oldest, and a special name is cut up."),
             "youngest first": (partial(twin_encode, pick=max),
                 "Yours joins the pair of the largest id first. Which one did training make first?"),
             "one merge a word": (partial(twin_encode, rounds=lambda parts: 1),
@@ -277,6 +275,12 @@ exercises = {
                 "A word that is no token falls back to bytes here, though parts of it are tokens."),
             "letters, not bytes": (as_letters,
                 "A letter outside ASCII is not among the first 256 tokens. What is it made of?"),
+            "letters, by index": (partial(as_letters, id_of=lambda x, rank: [*rank].index(x.encode())),
+                "One letter outside ASCII is several bytes, and so several of the first 256 tokens."),
+            "list of letters": (partial(by_word, ids_of=lambda word, rank: [rank[x] for x in word]),
+                "list(word) makes letters, and each token is bytes. With what does a word begin?"),
+            "list of letters, by index": (partial(by_word, ids_of=lambda w, r: [[*r].index(x) for x in w]),
+                "list(word) makes letters, and `tokens` holds bytes. Which bytes has the word?"),
             "code points": (partial(as_letters, id_of=lambda letter, rank: ord(letter)),
                 "ord() of a letter is no id: the ids below 256 are bytes of UTF-8."),
             "special token cut up": (lambda text, tokens, special: reference_encode(text, tokens, {}),
@@ -349,6 +353,8 @@ exercises = {
                 "In bits, but per token. What do all tokens of the text cost together?"),
             "nats per byte": (partial(compared, bits=lambda loss, n, text: loss * n / len(text.encode())),
                 "Yours is 0.693 times ours: the loss comes in nats, and bits are asked for."),
+            "times ln 2": (partial(compared, bits=lambda x, n, t: x * n * math.log(2) / len(t.encode())),
+                "Yours is 0.48 times ours. A nat is 1.44 bits: are there more bits than nats, or fewer?"),
             "bits per character": (partial(compared, bits=lambda x, n, t: x * n / math.log(2) / len(t)),
                 "Per character. How many bytes has a letter that is not English?"),
             "upside down": (partial(compared, bits=lambda x, n, t: x * len(t.encode()) / math.log(2) / n),
