@@ -27,7 +27,7 @@ from model import GPT, GPTConfig
 
 predict_1 = None  # updates in one epoch of 1,003,854 ids, with 12 windows of 64 in each
 predict_2 = None  # a gradient of length 5 is clipped at 2: each entry is multiplied by
-predict_3 = None  # saved after 5 updates without the optimizer, resumed: first update that differs
+predict_3 = None  # saved after 5 updates, resumed without the optimizer: first to differ, counted from 1
 
 # %% [markdown]
 # ## A text, prepared

@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from checkpoint import check_plain
 from evaluate import evaluate
+from lessons.observe import leaves
 
 V, T = 11, 7  # letters and length of the toy texts
 
@@ -31,9 +32,9 @@ class Small(nn.Module):
 
 
 def changed(function, *swaps):
-    """A function with a mistake: places of its source as they are, and as they are then."""
+    """A function with a mistake: a place of its source as it is, as it is then, the next place ..."""
     source, names = inspect.getsource(function), dict(globals())
-    for before, after in swaps:
+    for before, after in zip(swaps[::2], swaps[1::2], strict=True):
         assert before in source, before
         source = source.replace(before, after)
     exec(source, names)
@@ -62,9 +63,9 @@ def twin_estimate(model, splits):
         for name, batches in splits.items():
             nats, targets = 0.0, 0
             for x, y in batches:
-                nats += F.cross_entropy(model(x).mT, y, ignore_index=-1, reduction="sum").item()
-                targets += (y != -1).sum().item()
-            losses[name] = nats / targets
+                nats += F.cross_entropy(model(x).mT, y, ignore_index=-1, reduction="sum")
+                targets += (y != -1).sum()
+            losses[name] = (nats / targets).item()
     model.train(was_training)
     return losses
 
@@ -80,6 +81,12 @@ def inputs_estimate(seed):
     return [(model, {"train": [batch(5), batch(3)], "val": [batch(6), batch(2)]}) for model in models]
 
 
+def as_floats(losses):
+    """A loss may come as a tensor, too: it is a number all the same."""
+    is_dict = isinstance(losses, dict)
+    return {name: x.item() if leaves(x) else x for name, x in losses.items()} if is_dict else losses
+
+
 def two_estimates(estimate, model, splits):
     """What two calls in a row return, and what they do to the model on the way."""
     passes = []
@@ -88,8 +95,9 @@ def two_estimates(estimate, model, splits):
         first, second = estimate(model, splits), estimate(model, splits)
         on = torch.is_grad_enabled()
     return {
-        "first call": first,
-        "second call": second,
+        "first call": as_floats(first),
+        "second call": as_floats(second),
+        "a graph is held": any(loss.requires_grad for loss in leaves(first)),
         "dropout was on": any(training for training, _ in passes),
         "a graph was built": any(graph for _, graph in passes),
         "in train mode afterwards": model.training,
@@ -97,30 +105,27 @@ def two_estimates(estimate, model, splits):
     }
 
 
-MODE, COUNT = "model.train(was_training)", "(y != -1).sum().item()"
+MODE, COUNT = "model.train(was_training)", "(y != -1).sum()"
 NOT_ESTIMATES = mistakes(twin_estimate, {
-    "no eval": (("model.eval()", "pass"),
-        "Two calls in a row differ: dropout is on. In which mode should a model be judged?"),
-    "left in eval": ((MODE, "pass"),
-        "The losses are right, but dropout stays off from here on. In which mode was the model?"),
-    "always back to train": ((MODE, "model.train()"),
-        "It came in eval mode and leaves in train mode. How did it stand before?"),
-    "train data for both": (("in batches", 'in splits["train"]'),
+    "no eval": ("model.eval()", "pass", "Dropout is on: two calls differ. In which mode is a model judged?"),
+    "left in eval": (MODE, "pass", "The losses are right, but dropout stays off. How was the mode before?"),
+    "always back to train": (MODE, "model.train()", "It came in eval mode, and leaves in train mode: why?"),
+    "train data for both": ("in batches", 'in splits["train"]',
         "The gap between train and val is exactly 0. Which batches did each of them see?"),
-    "graph built": (("no_grad", "enable_grad"),
-        "The losses are right, but each pass builds a graph for a backward that never comes."),
-    "graph handed out": (("no_grad", "enable_grad"), ('"sum").item()', '"sum")'),
+    "graph built": ("no_grad", "enable_grad", "Losses are right, but each pass builds a graph for nothing."),
+    "graph handed out": ("no_grad", "enable_grad", ".item()", "",
         "Your losses hold on to the graphs of all passes, and memory grows. A number is enough."),
-    "gradients off for good": (("eval()", "eval(), torch.set_grad_enabled(False)"),
+    "gradients off for good": ("eval()", "eval(), torch.set_grad_enabled(False)",
         "After your call no gradient is computed any more, not in training either."),
-    "one batch": (("in batches", "in batches[:1]"),
-        "The first batch alone is a guess with a wide spread. What about the others?"),
-    "mean of batch means": (('"sum"', '"mean"'), (COUNT, "1"),
+    "one batch": ("in batches", "in batches[:1]", "The first batch alone is a guess. What about the others?"),
+    "as nanoGPT has it": ('"sum"', '"mean"', COUNT, "1", MODE, "model.train()",
+        "Two things: short batches count as much as long ones, and what came in eval mode leaves in train."),
+    "weighted by all positions": ('"sum")', '"mean") * y.numel()', COUNT, "y.numel()",
+        "A batch's mean is over its scored targets. How many are they, where some y are -1?"),
+    "mean of batch means": ('"sum"', '"mean"', COUNT, "1",
         "A batch of few targets counts as much as one of many. How often should you divide?"),
-    "all positions counted": ((COUNT, "y.numel()"),
-        "Your losses are too low. What does -1 in y say, and what do you divide by?"),
-    "-1 taken for a letter": (("ignore_index=-1, ", ""),
-        "y is -1 where nothing is scored. Which argument of the loss leaves a target out?"),
+    "all positions counted": (COUNT, "y.numel()", "Your losses are too low. Is y = -1 counted, too?"),
+    "-1 taken for a letter": ("ignore_index=-1, ", "", "y = -1 is no letter. How does a loss leave it out?"),
 })  # fmt: skip
 
 
@@ -169,31 +174,27 @@ def length_of(tensors):
     return torch.cat([t.flatten() for t in tensors if t is not None]).norm().item()
 
 
-LONG, ANY, CLIP = "if 0 < limit < norm:", "if 0 < limit:", "grad.mul_(limit / norm)"
+STEP, ANY = "    optimizer.step()\n", "if 0 < limit:"
+LONG, CLIP = "if 0 < limit < norm:", "grad.mul_(limit / norm)"
 NORM = "math.sqrt(sum(g * g for grad in grads for g in grad.flatten().tolist()))"
 NOT_STEPS = mistakes(twin_step, {
-    "always rescales": ((LONG, ANY),
-        "A gradient shorter than the limit has become longer. When is there anything to do?"),
-    "each tensor by itself": ((LONG, ANY), (CLIP, "grad.mul_((limit / grad.norm()).clamp(max=1))"),
+    "always rescales": (LONG, ANY, "What was shorter than the limit got longer. When is there work to do?"),
+    "each tensor by itself": (LONG, ANY, CLIP, "grad.mul_((limit / grad.norm()).clamp(max=1))",
         "Each tensor got a factor of its own, so the step points elsewhere. What has one length here?"),
-    "by value": ((LONG, ANY), (CLIP, "grad.clamp_(-limit, limit)"),
+    "by value": (LONG, ANY, CLIP, "grad.clamp_(-limit, limit)",
         "Entries are cut off one by one, so the step points elsewhere. What is to be shortened?"),
-    "squared length": ((NORM, NORM.removeprefix("math.sqrt")),
+    "squared length": (NORM, NORM.removeprefix("math.sqrt"),
         "You say {length:.2f} for a gradient of length {right:.2f}. What is left to do with the squares?"),
-    "lengths added up": ((NORM, "sum(grad.norm().item() for grad in grads)"),
+    "lengths added up": (NORM, "sum(grad.norm().item() for grad in grads)",
         "You say {length:.2f} for a length of {right:.2f}. Do lengths add up, or their squares?"),
-    "after the step": (("    optimizer.step()\n", ""), (LONG, "optimizer.step()\n    " + LONG),
-        "The step was made with the whole gradient. What happens first, the step or the clipping?"),
-    "no step": (("    optimizer.step()\n", ""),
-        "The weights stand where they stood: the gradient was shortened, and then?"),
-    "factor upside down": (("limit / norm", "norm / limit"),
-        "Long gradients have become longer still. Which way does the ratio go?"),
-    "length after clipping": (("return norm", "return min(norm, limit or norm)"),
+    "after the step": (STEP, "", LONG, "optimizer.step()\n    " + LONG,
+        "The step was made with the whole gradient: clipped after it, or never put back into .grad?"),
+    "no step": (STEP, "", "The weights stand where they stood: the gradient was shortened, and then?"),
+    "factor upside down": ("limit / norm", "norm / limit", "Long gradients grow. Which way is the ratio?"),
+    "length after clipping": ("return norm", "return min(norm, limit or norm)",
         "The step is right. Told should be how long it was before: that shows when it explodes."),
-    "0 stops everything": ((LONG, "if limit < norm:"),
-        "With a limit of 0 the weights no longer move. What does 0 say here?"),
-    "frozen parameters": (("if p.grad is not None", "if True"),
-        "A parameter that is not trained has no gradient: its .grad is None."),
+    "0 stops everything": (LONG, "if limit < norm:", "With limit 0 no weight moves. What does 0 say here?"),
+    "frozen parameters": ("if p.grad is not None", "if True", "What is not trained has None as its .grad."),
 })  # fmt: skip
 
 
@@ -241,9 +242,14 @@ class Run:
         self.model, self.seed = Small(dropout), seed % 1000
         groups = [{"params": part.parameters()} for part in (self.model.wte, self.model.head)]
         self.optimizer = torch.optim.AdamW(groups, lr=0.5, fused=True)
-        self.weights, self.rates, self.steps, self.masks = [], [], {}, set()
+        self.loaded, self.weights, self.rates, self.steps, self.masks = [], [], [], {}, set()
+        self.optimizer.register_step_pre_hook(lambda *_: self.loaded.extend(self.parts()))
         self.optimizer.register_step_post_hook(self.after_update)
         self.model.drop.register_forward_hook(lambda _, __, out: self.masks.add((out == 0).numpy().tobytes()))
+
+    def parts(self):  # weights, and the optimizer's averages: a long vector of each
+        states = self.model.state_dict(), self.optimizer.state_dict()
+        return [torch.cat([torch.zeros(1), *(x.flatten() for x in leaves(state))]) for state in states]
 
     def after_update(self, optimizer, args, kwargs):
         self.weights.append(torch.cat([p.detach().flatten() for p in self.model.parameters()]))
@@ -275,125 +281,119 @@ def two_runs(go_on, dropout, cut, last, seed):
     seed_all(seed)
     whole.train(go_on, last)
     seed_all(seed)
-    saved, made, masks = first.train(go_on, cut), len(first.weights), {*first.masks}
+    saved, made, masks, kept = first.train(go_on, cut), len(first.weights), {*first.masks}, first.parts()
     first.train(reference_go_on, 1)  # what was saved must not notice
     seed_all(seed + 3)
     second.train(go_on, last, from_file(saved))
     pairs = list(zip(second.weights, whole.weights[cut:], strict=False))
+    parts = zip(second.loaded or second.parts(), kept, first.parts(), strict=False)
+    found = ["as saved" if x.equal(was) else "trained on since" if x.equal(later) else "not loaded"
+             for x, was, later in parts]  # fmt: skip
     return {
-        "updates": [made, len(second.weights)],
-        "batches": list(second.steps),
-        "learning rates": second.rates,
-        "as in the unbroken run": [torch.equal(a, b) for a, b in pairs],
-        "dropout masks": len(whole.masks),
+        "updates before and after the save": [made, len(second.weights)],
+        "batches after the save": " ".join(map(str, second.steps)),
+        "rates after the save": ", ".join(" ".join(map("{:.4f}".format, rates)) for rates in second.rates),
+        "weights after loading": found[0],
+        "averages after loading": found[1],
+        "as in the unbroken run": "".join("=" if torch.equal(a, b) else "x" for a, b in pairs),
+        "dropout masks": sum(map(any, whole.masks)),
         "masks drawn again": len(masks & second.masks) if min(second.steps, default=0) == cut else 0,
-        "unbroken minus resumed": None if dropout else [(a - b).abs().max().item() for a, b in pairs],
-        "weights": None if dropout else whole.weights[-1],  # masks may be drawn in another way than ours
+        "unbroken minus resumed": None if dropout else sum((a - b).abs().max().item() for a, b in pairs),
+        "weights at the end": None if dropout else whole.weights[-1:],  # masks may be drawn in another way
     }
 
 
 def seen_of(value, dropout, cut, last, seed):
-    equal, batches = value["as in the unbroken run"], value["batches"] or [-1]
-    first = cut + 1 + equal.index(False) if False in equal else 0
-    told = dict(first=first, made=value["updates"][1], left=last - cut, asked=batches[0])
-    return told | dict(masks=value["dropout masks"])
+    first = cut + 1 + value["as in the unbroken run"].find("x")
+    asked, made = value["batches after the save"].split(" ")[0], value["updates before and after the save"][1]
+    return dict(first=first, made=made, left=last - cut, asked=asked)
 
 
-def same_as_unbroken(go_on, *args):
-    seen = seen_of(two_runs(go_on, *args), *args)
-    if seen["made"] != seen["left"]:
-        return "the resumed run made {made} updates, {left} were left to make".format(**seen)
-    return "the resumed run leaves the unbroken one at update {first}".format(**seen) * bool(seen["first"])
+def what_is_lost(go_on, dropout, *args):
+    """The first cause, of a run without dropout; masks only if there is none."""
+    value, right = (two_runs(f, 0.0, *args) for f in (go_on, reference_go_on))
+    for key in [*right][:5]:
+        if value[key] != right[key]:
+            return f"{key}: {value[key]} (right: {right[key]})"
+    told = "without dropout, too, {}: what else lies in an update?"
+    if "x" not in value["as in the unbroken run"]:
+        value, told = two_runs(go_on, dropout, *args), "with dropout alone {}: what draws its masks?"
+    first = seen_of(value, dropout, *args)["first"]
+    return told.format(f"the resumed run leaves the unbroken one at update {first}") * (first > args[0])
 
 
 SEED, RANGE, START = "seed_all(step)", "range(start, last)", 'start = saved["step"]'
 NOT_RESUMED = mistakes(reference_go_on, {
-    "optimizer not saved": (('optimizer.load_state_dict(saved["optimizer"])', "pass"),
+    "optimizer not saved": ('optimizer.load_state_dict(saved["optimizer"])', "pass",
         "From update {first} on the weights differ. What does the optimizer remember between updates?"),
-    "weights not saved": (('model.load_state_dict(saved["model"])', "pass"),
+    "weights not saved": ('model.load_state_dict(saved["model"])', "pass",
         "The resumed run goes on from fresh weights. What did the first half leave behind?"),
-    "step not saved": ((START, "pass"),
+    "step not saved": (START, "pass",
         "{made} updates after the save, where {left} were left: the schedule begins anew. What is missing?"),
-    "first batches again": ((RANGE, "range(last - start)"),
-        "The first batch after the save is number {asked}: read already, at a rate long past."),
-    "that many more": ((RANGE, "range(start, start + last)"),
-        "{made} updates after the save, where {left} were left. Where does `last` count from?"),
-    "last update again": (('"step": last', '"step": last - 1'),
+    "first batches again": ("batch(step)", "batch(step - start)",
+        "The first batch after the save is number {asked}: read already, though the rate goes on."),
+    "that many more": (RANGE, "range(start, start + last)",
+        "{made} updates after the save, {left} were left. Where does `last` count from?"),
+    "last update again": ('"step": last', '"step": last - 1',
         "The first batch after the save is number {asked}: its update is in the weights already."),
-    "random state lost": ((SEED, "pass"),
+    "one update left out": ('"step": last', '"step": last + 1',
+        "The first batch after the save is number {asked}. Which comes next?"),
+    "random state lost": (SEED, "pass",
         "From update {first} on other dropout masks are drawn. What decides which, and is it in the file?"),
-    "seeded once per call": ((SEED, "seed_all(step - start)"),
+    "seeded once per call": (SEED, "seed_all(step - start)",
         "After the save dropout draws the masks of the first updates again. What should a mask depend on?"),
-    "same mask each update": ((SEED, "seed_all(1)"),
-        "It resumes well, but each update drops the same units: different masks in the run: {masks}."),
-    "references, not copies": (("copy.deepcopy", "dict"),
+    "same mask each update": (SEED, "seed_all(1)", "All updates drop the same units. Should masks not vary?"),
+    "eval mode": ("start = 0", "start = 0; model.eval()", "Nothing is ever dropped. Which mode is that?"),
+    "references, not copies": ("copy.deepcopy", "dict",
         "Training went on after your return, and what you had saved moved with it. Is it a copy?"),
-    "weights by reference": (("copy.deepcopy", ""), ('": optimizer.st', '": copy.deepcopy(optimizer).st'),
-        "Training went on after your return, and the weights you had saved moved with it."),
-    "averages by reference": (("copy.deepcopy", ""), ('": model.st', '": copy.deepcopy(model).st'),
-        "Training went on after your return, and the optimizer's averages that you had saved moved with it."),
-    "rate set once": (("lr_at(step)", "lr_at(start)"),
+    "rate set once": ("lr_at(step)", "lr_at(start)",
         "The learning rate stays what it was at the first update of a call. Whose step belongs in lr_at?"),
-    "gradients pile up": (("optimizer.zero_grad()", "pass"),
-        "Each update still holds the gradients of those before it."),
+    "first group only": ("param_groups", "param_groups[:1]", "One group has its rate. What of the others?"),
+    "rate never set": ("lr_at(step)", 'group["lr"]', "The rate is the optimizer's own. Who asks lr_at?"),
+    "gradients pile up": ("optimizer.zero_grad()", "pass", "Each update holds the gradients before it, too."),
 })  # fmt: skip
 
 
 exercises = {
-    "15a": dict(
-        name="estimate_loss", reference=reference_estimate, project=evaluate, slow=twin_estimate,
+    "15a": dict(name="estimate_loss", reference=reference_estimate, project=evaluate, slow=twin_estimate,
         inputs=inputs_estimate, call=two_estimates, properties=[calls_agree], wrong=NOT_ESTIMATES,
-        also={"tensors": (changed(twin_estimate, ('"sum").item()', '"sum")')),
-                          "Yours are tensors; .item() gives floats.")},
+        survivors={"losses[name] = (nats / targets).item() => losses[name] = nats / targets": "as_floats"},
         hints=[
             "What does the model do in training that it should not do while it is judged? Who undoes that?",
             "model.training tells the mode, torch.no_grad() spares the graph, ignore_index is for -1 in y.",
-            "remember the mode; eval; per split: add nats, count targets, divide once; back to the mode",
-        ],
-    ),
-    "15b": dict(
-        name="clipped_step", reference=reference_step, project=clip_grad_norm_, slow=twin_step,
+            "remember the mode; eval; per split: add nats, count targets, divide once; back to the mode"]),
+    "15b": dict(name="clipped_step", reference=reference_step, project=clip_grad_norm_, slow=twin_step,
         inputs=inputs_step, call=one_update, gradients=False, properties=[only_shorter],
         numbers=lambda value, gradients, limit: dict(value, right=length_of(gradients)), wrong=NOT_STEPS,
         forbidden=("get_total_norm", "clip_grads_with_norm_", "clip_grad_value_"),
-        also={"a tensor": (changed(twin_step, ("return norm", "return torch.tensor(norm)")),
-                           "Yours is a tensor; .item() gives the float.")},
+        also={"tensor": (changed(twin_step, "return norm", "return torch.tensor(norm)"), "It is a tensor.")},
         hints=[
             "How long is a vector that is cut into several tensors?",
             "One length over all gradients; one factor for all of them, never above 1; then the optimizer.",
-            "norm = root of the sum of all squares; if norm > limit > 0: gradients times limit / norm; step",
-        ],
-    ),
-    "15c": dict(
-        name="go_on", reference=reference_go_on, inputs=inputs_go_on, call=two_runs, gradients=False,
+            "norm: root of the sum of all squares; if norm > limit > 0: gradients times limit / norm; step"]),
+    "15c": dict(name="go_on", reference=reference_go_on, inputs=inputs_go_on, call=two_runs, gradients=False,
         twin="the loop of train.py is no function; the lesson kills and resumes train.py itself",
-        numbers=seen_of, properties=[same_as_unbroken], wrong=NOT_RESUMED,
+        numbers=seen_of, properties=[what_is_lost], wrong=NOT_RESUMED,
         hints=[
             "To go on tomorrow from a file alone: which numbers of today would you need in it?",
             "Both have state_dict(), which refers to living tensors. And what draws the masks of dropout?",
-            "load both and the step, if saved; per update: rate, seed of the step, loss, step; deep copies",
-        ],
-    ),
+            "load both and the step, if saved; per update: rate, seed of the step, loss, step; deep copies"]),
 }  # fmt: skip
 
 predictions = {
-    "15.1": dict(
-        ask="updates in one epoch of 1,003,854 ids, with 12 windows of 64 in each", answer=1307.0, tol=1.0,
-        wrong={15685.0: "15,685 is the number of windows; 12 of them make an update: 1,307.",
-               83654.0: "83,654 would be windows of one id; they have 64: 1,307.",
-               1003854.0: "So many ids there are; an update reads 12 x 64 of them: 1,307."},
-    ),
-    "15.2": dict(
-        ask="a gradient of length 5 is clipped at 2: each entry is multiplied by", answer=0.4, tol=0.01,
-        wrong={0.08: "0.08 is 2 over the squared length; over the length it is 0.4.",
-               2.5: "2.5 makes it longer; the other way round it is 0.4.",
-               2.0: "2 is how long it is afterwards; the factor is 2 / 5 = 0.4."},
-    ),
-    "15.3": dict(
-        ask="saved after 5 updates without the optimizer, resumed: first update that differs",
-        answer=6.0, tol=0.4,
-        wrong={5.0: "The fifth was made before the save; the sixth is the first without its averages.",
-               7.0: "The sixth already needs the averages of those before it.",
-               1.0: "The first five were made before the save; it is the sixth."},
-    ),
+    "15.1": dict(ask="updates in one epoch of 1,003,854 ids, with 12 windows of 64 in each",
+        answer=1307.0, tol=1.0, wrong={
+            15685.0: "15,685 is the number of windows; 12 of them make an update: 1,307.",
+            83654.0: "83,654 would be windows of one id; they have 64: 1,307.",
+            1003854.0: "So many ids there are; an update reads 12 x 64 of them: 1,307."}),
+    "15.2": dict(ask="a gradient of length 5 is clipped at 2: each entry is multiplied by",
+        answer=0.4, tol=0.01, wrong={
+            0.08: "0.08 is 2 over the squared length; over the length it is 0.4.",
+            2.5: "2.5 makes it longer; the other way round it is 0.4.",
+            2.0: "2 is how long it is afterwards; the factor is 2 / 5 = 0.4."}),
+    "15.3": dict(ask="saved after 5 updates, resumed without the optimizer: first to differ, counted from 1",
+        answer=6.0, tol=0.4, wrong={
+            5.0: "The fifth was made before the save; the sixth is the first without its averages.",
+            7.0: "The sixth already needs the averages of those before it.",
+            1.0: "The first five were made before the save; it is the sixth."}),
 }  # fmt: skip

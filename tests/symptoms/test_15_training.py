@@ -92,13 +92,13 @@ def test_clipped_after_the_step_has_no_effect():
 def test_the_first_update_that_differs(mistake, first, batches):
     value = CHECKS.two_runs(wrong("15c", mistake), *TEN)
     assert CHECKS.seen_of(value, *TEN)["first"] == first
-    assert value["batches"] == batches
+    assert value["batches after the save"] == " ".join(map(str, batches))
     assert first == CHECKS.predictions["15.3"]["answer"]
 
 
 def test_resumed_and_unbroken_are_equal_bit_for_bit():
     value = CHECKS.two_runs(CHECKS.reference_go_on, *TEN)
-    assert value["as in the unbroken run"] == [True] * 5
+    assert value["as in the unbroken run"] == "=" * 5
 
 
 def test_references_make_the_best_equal_to_the_last():
