@@ -204,6 +204,20 @@ def test_without_fork_each_exercise_has_a_fresh_process(work, monkeypatch):
     assert [one["status"] for one in found] == [grader.WRONG, grader.FAILED, grader.MISSING]
 
 
+def test_what_an_optimizer_imports_is_imported_before_the_fork(shell):
+    """Else each check of lesson 15 takes a second longer."""
+    program = """
+import sys
+from lessons import course, observe, worker
+for lesson, name in ((9, "9a"), (15, "15b")):
+    exercise = course.checks(lesson).exercises[name]
+    worker.warm_up(course.checks(lesson))
+    before = {*sys.modules}
+    observe.observations(exercise, exercise["reference"])
+    print("torch._dynamo" in before, len({*sys.modules} - before) < 50)"""
+    assert shell("-c", program).stdout == "False True\nTrue True\n"
+
+
 # ---- the command
 @pytest.mark.slow
 def test_from_start_to_all_right(command, work):
