@@ -81,8 +81,7 @@ def inputs_estimate(seed):
     return [(model, {"train": [batch(5), batch(3)], "val": [batch(6), batch(2)]}) for model in models]
 
 
-def as_floats(losses):
-    """A loss may come as a tensor, too: it is a number all the same."""
+def as_floats(losses):  # a loss may come as a tensor, too
     is_dict = isinstance(losses, dict)
     return {name: x.item() if leaves(x) else x for name, x in losses.items()} if is_dict else losses
 
@@ -241,10 +240,10 @@ class Run:
         seed_all(seed)
         self.model, self.seed = Small(dropout), seed % 1000
         groups = [{"params": part.parameters()} for part in (self.model.wte, self.model.head)]
-        self.optimizer = torch.optim.AdamW(groups, lr=0.5, fused=True)
+        optimizer = self.optimizer = torch.optim.AdamW(groups, lr=0.5, fused=True)
         self.loaded, self.weights, self.rates, self.steps, self.masks = [], [], [], {}, set()
-        self.optimizer.register_step_pre_hook(lambda *_: self.loaded.extend(self.parts()))
-        self.optimizer.register_step_post_hook(self.after_update)
+        optimizer.register_step_pre_hook(lambda *_: self.loaded.extend([] if self.loaded else self.parts()))
+        optimizer.register_step_post_hook(self.after_update)
         self.model.drop.register_forward_hook(lambda _, __, out: self.masks.add((out == 0).numpy().tobytes()))
 
     def parts(self):  # weights, and the optimizer's averages: a long vector of each
@@ -286,7 +285,7 @@ def two_runs(go_on, dropout, cut, last, seed):
     seed_all(seed + 3)
     second.train(go_on, last, from_file(saved))
     pairs = list(zip(second.weights, whole.weights[cut:], strict=False))
-    parts = zip(second.loaded or second.parts(), kept, first.parts(), strict=False)
+    parts = zip(second.loaded or second.parts(), kept, first.parts(), strict=True)
     found = ["as saved" if x.equal(was) else "trained on since" if x.equal(later) else "not loaded"
              for x, was, later in parts]  # fmt: skip
     return {
@@ -299,7 +298,7 @@ def two_runs(go_on, dropout, cut, last, seed):
         "dropout masks": sum(map(any, whole.masks)),
         "masks drawn again": len(masks & second.masks) if min(second.steps, default=0) == cut else 0,
         "unbroken minus resumed": None if dropout else sum((a - b).abs().max().item() for a, b in pairs),
-        "weights at the end": None if dropout else whole.weights[-1:],  # masks may be drawn in another way
+        "weights at the end": None if dropout else whole.parts()[0],  # masks may be drawn in another way
     }
 
 
