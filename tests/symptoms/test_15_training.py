@@ -96,6 +96,23 @@ def test_the_first_update_that_differs(mistake, first, batches):
     assert first == CHECKS.predictions["15.3"]["answer"]
 
 
+@pytest.mark.parametrize(
+    ("mistake", "cause", "swap"),
+    [
+        ("optimizer not saved", "averages after loading", ('load_state_dict(saved["optimizer"])', "state")),
+        ("references, not copies", "weights after loading", ("copy.deepcopy", "dict")),
+        ("first group only", "rates after the save", ("param_groups", "param_groups[:1]")),
+    ],
+)
+def test_a_mistake_is_named_however_the_masks_are_drawn(mistake, cause, swap):
+    """By its name where only the seeds are others; by its cause where the masks are wrong, too."""
+    exercise, ours = CHECKS.exercises["15c"], CHECKS.reference_go_on
+    seeded = CHECKS.changed(ours, "seed_all(step)", "seed_all(1337 + step)", *swap)
+    assert grader.judge(exercise, seeded)["mistake"] == mistake
+    twice = CHECKS.changed(ours, "seed_all(step)", "seed_all(step - start)", *swap)
+    assert grader.judge(exercise, twice)["line"].startswith(cause)
+
+
 def test_resumed_and_unbroken_are_equal_bit_for_bit():
     value = CHECKS.two_runs(CHECKS.reference_go_on, *TEN)
     assert value["as in the unbroken run"] == "=" * 5
