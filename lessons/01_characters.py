@@ -62,15 +62,15 @@ if __name__ == "__main__":
     encode = lambda string: [code[character] for character in string]  # noqa: E731
     decode = lambda ids: "".join(vocabulary[i] for i in ids)  # noqa: E731
     ids = torch.tensor(encode(letters))
-    print(f"{len(vocabulary)} characters: {''.join(vocabulary)!r}")
+    print(f"{len(vocabulary)} characters: {decode(range(len(vocabulary)))!r}")
     print(f"{letters[:12]!r} is {ids[:12].tolist()}")
     assert decode(ids[:1000].tolist()) == letters[:1000], "there and back"
     claim(1_115_394, len(letters), tol=0, when=is_shakespeare)
     claim(65, len(vocabulary), tol=0, when=is_shakespeare)
-    signs = [c for c in vocabulary if not c.isalpha() and not c.isspace()]
+    signs = [c for c in code if not c.isalpha() and not c.isspace()]
     claim(10, len(signs) - 1, tol=0, when=is_shakespeare)
     assert "3" in signs or not is_shakespeare
-    claim(26, sum(c.isupper() for c in vocabulary), tol=0, when=is_shakespeare)
+    claim(26, sum(c.isupper() for c in code), tol=0, when=is_shakespeare)
 
 # %% [markdown]
 # ## 1b. Hold back the end
@@ -87,7 +87,7 @@ def split(ids, fraction):
     """The beginning of the ids to train on, and the rest, to validate.
 
     ids: (n,) int64; fraction: float between 0 and 1 -> (train, val), both int64; train has fraction * n ids,
-    without what is behind the point.
+    rounded down to a whole number.
     """
     raise NotImplementedError("lesson 1b")
 
@@ -135,7 +135,8 @@ if __name__ == "__main__":
 # that it would have seen. The simplest way is to make the batch a **pure function** of the seed of the run
 # and the step. Nothing has to be saved then, and nothing that is drawn elsewhere, for dropout or samples,
 # can shift it. Both numbers count on their own: with a sum of the two, seed 1 at step 2 would get the batch
-# of seed 2 at step 1.
+# of seed 2 at step 1. A generator of torch is seeded by one number; NumPy's take a list of them, as in
+# `np.random.default_rng([3, 1, 4])`. `torch.from_numpy` turns what they draw into a tensor.
 
 
 # %%

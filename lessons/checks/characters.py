@@ -1,5 +1,6 @@
 """What the grader knows about lesson 1: characters and their ids, a split, windows, and where they start."""
 
+import contextlib
 import random
 
 import numpy as np
@@ -41,8 +42,10 @@ def both_ways(vocab, text):
     if not isinstance(found, (list, tuple)) or len(found) != 2:
         raise TypeError(f"{type(found).__name__} is returned, where a pair (vocabulary, code) is asked for")
     vocabulary, code = found
-    ids = [int(code[character]) for character in text]
-    return {"ids": ids, "decoded": "".join(vocabulary[i] for i in ids), "V": len(vocabulary)}
+    ids, decoded = [int(code[character]) for character in text], ""  # which it stays if an id has no place
+    with contextlib.suppress(IndexError, KeyError):
+        decoded = "".join(vocabulary[i] for i in ids)
+    return {"ids": ids, "decoded": decoded, "V": len(vocabulary)}
 
 
 def with_order(vocabulary):
@@ -75,7 +78,7 @@ def reference_split(ids, fraction):
 
 def inputs_split(seed):
     g = torch.Generator().manual_seed(seed)
-    return [(torch.randint(65, (n,), generator=g), f) for n, f in ((1013, 0.8), (57, 0.9), (13, 0.7))]
+    return [(torch.randint(65, (n,), generator=g), f) for n, f in ((1013, 0.8), (57, 0.9), (13, 0.6))]
 
 
 def a_pair(function, *args):
@@ -246,9 +249,8 @@ def no_batch_twice(starts, n, B, T, seed, step):
 
 
 exercises = {
-    "1a": dict(
-        name="vocab", reference=reference_vocab, project=CharTokenizer, slow=twin_vocab, inputs=inputs_vocab,
-        call=both_ways,
+    "1a": dict(name="vocab", reference=reference_vocab, project=CharTokenizer, slow=twin_vocab,
+        inputs=inputs_vocab, call=both_ways,
         wrong={
             "set not sorted": (lambda text: with_order([*{*text}]),
                 "A set has no order: in another process your ids differ, and a saved model prints garbage."),
@@ -264,6 +266,8 @@ exercises = {
                 "The decoded text is as long, with other letters. Is id 0 the same one in both tables?"),
             "code points": (lambda text: ({ord(c): c for c in text}, {c: ord(c) for c in text}),
                 "That is a row of the table for every letter of the world. How many does this text use?"),
+            "code points as ids": (lambda text: (sorted({*text}), {c: ord(c) for c in text}),
+                "Your ids are code points, 'A' is 65 in any text. At which place of the list does it stand?"),
             "lower case": (lambda text: with_order(sorted({*text.lower()})),
                 "Capitals are characters of their own: the text has to come back as it was."),
             "words": (lambda text: with_order(sorted({*text.split()})),
@@ -274,11 +278,8 @@ exercises = {
         properties=[comes_back, ids_without_gaps], hints=[
             "Two programs read the same text. How can both give each character the same id?",
             "A set holds each character once; sorted brings it into an order; enumerate counts it through.",
-            "vocabulary = the different characters, sorted; code[character] = its place in that list.",
-        ],
-    ),
-    "1b": dict(
-        name="split", reference=reference_split,
+            "vocabulary = the different characters, sorted; code[character] = its place in that list."]),
+    "1b": dict(name="split", reference=reference_split,
         twin="data.py counts characters on their way into files; a test holds both against each other",
         inputs=inputs_split, call=a_pair,
         wrong={
@@ -300,17 +301,20 @@ exercises = {
                 "Your val is the beginning of the text; here, as in the project, the end is held back."),
             "every so many held back": (every_fifth,
                 "Each id of val stands between two of train. A text is held back in one piece."),
+            "parts swapped": (lambda ids, fraction: reference_split(ids, fraction)[::-1],
+                "Both parts are right, in the other order: which is returned first?"),
+            "a fraction of an id": (lambda ids, fraction: ids[: fraction * len(ids)],
+                "fraction * n is no whole number: what makes it one?"),
+            "rounded to nearest": (lambda ids, fraction: reference_split(ids, fraction + 0.5 / len(ids)),
+                "Of 13 ids, 0.6 are 7.8: train gets 7. Rounded down, not to the nearest."),
             "rounded up": (cut(lambda n, k: k + 1, lambda n, k: k + 1),
-                "Your train part is longer by one id: of a fraction of an id nothing is left."),
+                "Your train part is longer by one id: fraction * n is rounded down."),
         },
         properties=[in_one_piece], hints=[
             "If a letter of val stands between two that were learned, is it new to the model?",
             "One place in the ids is enough: what lies before it, what lies behind it.",
-            "n_train = fraction * n without what is behind the point; ids up to there, and ids from there.",
-        ],
-    ),
-    "1c": dict(
-        name="windows", reference=reference_windows, project=Windows, slow=twin_windows,
+            "n_train = fraction * n, rounded down to a whole number; ids up to there, and ids from there."]),
+    "1c": dict(name="windows", reference=reference_windows, project=Windows, slow=twin_windows,
         inputs=inputs_windows, call=a_pair,
         wrong={
             "y = x": (x_and(lambda ids, places: ids[places]),
@@ -327,6 +331,8 @@ exercises = {
                 "Your x lies after y: such a model guesses the letter before."),
             "next window": (next_window,
                 "The targets are no other stretch of text: each is the letter after its own."),
+            "one target per window": (x_and(lambda ids, places: ids[places[:, -1] + 1]),
+                "Each place of a window asks what comes next, not only the last: T targets in a row."),
             "float ids": (both(lambda part: part.float()),
                 "An embedding looks up rows by whole numbers. Where did yours get their fraction?"),
             "time first": (both(lambda part: part.mT),
@@ -339,11 +345,8 @@ exercises = {
         picture=one_row, hints=[
             "If x is R O M E, what should the model have guessed at each of the four places?",
             "Each window takes T + 1 ids in a row: x is all but the last of them, y is all but the first.",
-            "for each start s: ids s up to s + T are a row of x, ids s + 1 up to s + T + 1 one of y; stack.",
-        ],
-    ),
-    "1d": dict(
-        name="starts", reference=reference_starts,
+            "for each start s: ids s up to s + T are a row of x, s + 1 up to s + T + 1 one of y; stack."]),
+    "1d": dict(name="starts", reference=reference_starts,
         twin="the project takes each window once an epoch, here a start may come again",
         inputs=inputs_starts, call=facts_of_starts,
         wrong={
@@ -381,9 +384,7 @@ exercises = {
         properties=[no_batch_twice], hints=[
             "A run stops at step 500 and goes on tomorrow. What must its next batch hang on, and what not?",
             "A generator made in the function, from both numbers. Which is the last start with all targets?",
-            "n - T starts are there: 0 ... n - T - 1. Seed a new generator by [seed, step], draw B of them.",
-        ],
-    ),
+            "n - T starts are there: 0 ... n - T - 1. A new generator from [seed, step] draws B of them."]),
 }  # fmt: skip
 
 predictions = {
