@@ -10,6 +10,7 @@ import math
 import os
 import re
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from config import ROOT
 LESSONS = ROOT / "lessons"
 SEEDS = (1, 2)  # of the inputs that a student sees; `grade` draws others
 told: set[str] = set()  # exercises of which it was said that they are not written yet
+# float(loss) is as right as loss.item(); torch warns of the first, with a path inside torch
+warnings.filterwarnings("ignore", "Converting a tensor with requires_grad=True to a scalar", UserWarning)
 
 
 def work() -> Path:

@@ -144,6 +144,14 @@ def test_whatever_a_file_does_it_costs_one_line(what, top, body, line, status, w
     assert everything_in(work.folder) == before
 
 
+def test_a_loss_made_a_float_is_right_without_a_warning(warm, work):
+    loss = "loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())"
+    body = f"{loss}\nopt.zero_grad()\nloss.backward()\nopt.step()\nreturn float(loss)"
+    path = work(planted(4, "4a", "", body))
+    found = warm.check(dict(lesson=4, exercise="4a", file=str(path), seeds=[1, 2], limit=9))
+    assert (found["line"], found["output"]) == ("right", [])
+
+
 @pytest.mark.slow
 def test_whatever_a_file_does_in_three_lessons(command, work, tmp_path):
     """A class in which each student has one accident, in the first exercise of a lesson, all else right."""
