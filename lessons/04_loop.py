@@ -12,6 +12,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 
 from lessons.course import claim, encoded, save_plot, yours_or_ours
 
@@ -39,6 +40,11 @@ if __name__ == "__main__":
     pairs, alone = counts / counts.sum(1, keepdim=True), counts.sum(0) / counts.sum()
     counted = -(counts * pairs.clamp(min=1e-99).log()).sum().item() / (len(ids) - 1)
     unigram = -(alone * alone.clamp(min=1e-99).log()).sum().item()
+    print(
+        "Tiny Shakespeare"
+        if is_shakespeare
+        else "a generated play: the text tells Tiny Shakespeare's numbers"
+    )
     print(f"{V} letters; alone they cost {unigram:.3f} nats, in counted pairs {counted:.3f}")
     claim(3.309, unigram, tol=0.001, when=is_shakespeare)
     claim(2.452, counted, tol=0.001, when=is_shakespeare)
@@ -74,6 +80,9 @@ def batch(ids, generator, B=64, T=32):
 # by a small factor called the **learning rate**; and `opt.zero_grad()`, because `backward` does not replace
 # what lies in `.grad`, it adds to it. In which order?
 #
+# The loss is that of lesson 3; torch has it as `F.cross_entropy(rows, targets)`, for rows (N, V) of logits
+# and (N,) targets: so the axes B and T are joined to one before.
+#
 # Return the loss as a Python float. A loss that is still a tensor keeps alive the graph of all that it was
 # computed by, for as long as you keep the loss.
 
@@ -100,7 +109,7 @@ def train_step(model, opt, x, y):
 # %%
 def loss_of(table):
     """Nats per letter of a (V, V) table of logits on the whole training text."""
-    return -(counts * torch.log_softmax(table.double(), 1)).sum().item() / (len(ids) - 1)
+    return -(counts * F.log_softmax(table.double(), 1)).sum().item() / (len(ids) - 1)
 
 
 if __name__ == "__main__":
@@ -128,7 +137,8 @@ if __name__ == "__main__":
 # Now the whole loop is yours: model, optimizer, learning rate, batches, number of steps. It has to end
 # within 0.02 of the counted table, on all of the text, in a few seconds. Any optimizer of `torch.optim`
 # will do. Rare rows make SGD slow; `torch.optim.Adam` gives each number a pace of its own, and lesson 16
-# opens it up. To print the loss every now and then is the one instrument you have.
+# opens it up. A table that was counted is not accepted: the check looks whether a gradient was computed. To
+# print the loss every now and then is the one instrument you have.
 
 
 # %%

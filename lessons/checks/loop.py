@@ -1,9 +1,12 @@
 """What the grader knows about lesson 4: one training step, and a loop that ends where counting does."""
 
 import math
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
+from torch.autograd import Variable
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from lessons.course import encoded
 
@@ -60,7 +63,7 @@ def first_loss(train_step, table, x, y, lr, momentum):
     """The first loss is told before any weight has moved."""
     found = three_steps(train_step, table, x, y, lr, momentum)["losses"][0]
     right = F.cross_entropy(table[x[0]].flatten(0, 1), y[0].flatten()).item()
-    return "" if abs(found - right) < 1e-3 else f"the first batch has a loss of {right:.3f}, not {found:.3f}"
+    return "" if abs(found - right) < 1e-3 else f"the first loss is {found:.3f}, where {right:.3f} is right"
 
 
 def loss_falls(train_step, table, x, y, lr, momentum):
@@ -114,35 +117,33 @@ last_only = stepping(lambda model, x, y: loss_on(model, x[:, -1:], y[:, -1:]))
 no_graph_left = stepping(told=lambda loss: loss.detach())
 
 wrong_steps = {
-    "no zero_grad": (
-        never_cleared,
-        "Step 1 is right, step 2 also has the gradient of step 1. Who clears it?",
-    ),
+    "no zero_grad": (never_cleared,
+        "Step 1 is right, step 2 also has the gradient of step 1. Who clears it?"),
     "cleared before the step": (cleared_too_soon, "Nothing moves, no gradient is left. Who took it away?"),
     "no step": (no_step, "The gradients are there and no weight moved. Who was to use them?"),
     "step before backward": (a_batch_late, "Step 1 moves nothing, later ones are a batch late. Why?"),
-    "the tensor returned": (
-        tensor_returned,
-        "A list of these keeps every graph alive. Which number is in it?",
-    ),
+    "the tensor returned": (tensor_returned,
+        "A list of these keeps every graph alive. Which number is in it?"),
     "x for y": (x_for_y, "Your model learns to say what it has just read. What is it to guess?"),
-    "x and y swapped": (
-        swapped,
-        "Your model learns which letter came before. Which of the two does it read?",
-    ),
-    "loss after the step": (
-        told_after,
-        "The weights are right; the loss told is that of weights already moved.",
-    ),
+    "x and y swapped": (swapped,
+        "Your model learns which letter came before. Which of the two does it read?"),
+    "loss after the step": (told_after,
+        "The weights are right; the loss told is that of weights already moved."),
     "sum, not mean": (summed, "Loss and step grow with the size of the batch. Per what is a loss told?"),
+    "softmax first": (stepping(lambda model, x, y: loss_on(lambda x: torch.softmax(model(x), -1), x, y)),
+        "cross_entropy takes logits and does softmax itself. What did it get from you?"),
+    "not flattened": (stepping(lambda model, x, y: F.cross_entropy(model(x), y)),
+        "cross_entropy wants (N, V) and (N,). What is N here?"),
+    "bits, not nats": (stepping(lambda model, x, y: loss_on(model, x, y) / math.log(2)),
+        "Loss and gradient are 1 / ln 2 times the right ones: these are bits, asked for are nats."),
+    "told in bits": (stepping(told=lambda loss: loss.item() / math.log(2)),
+        "The weights are right; the loss is told in bits, asked for are nats."),
     "last letter only": (last_only, "Each of the T places has a target of its own, not only the last one."),
-    "viewed, not transposed": (
-        stepping(viewed),
-        "(B, T, V) was reshaped, not turned: whose logits are these?",
-    ),
+    "viewed, not transposed": (stepping(viewed),
+        "(B, T, V) was reshaped, not turned: whose logits are these?"),
     "a rate of its own": (rate_of_its_own, "The loss is right, the update is not that of opt. Whose is it?"),
     "without a graph": (without_graph, "Backward needs what forward recorded. What stops the recording?"),
-}
+}  # fmt: skip
 
 
 # ---- 4b: any loop that ends at the counting answer is right, however it got there
@@ -157,6 +158,15 @@ def reference_learn(ids, V):
 
 
 def twin_learn(ids, V):
+    """From a table of zeros one gradient tells the counts: of the sum, it is n(a) / V - n(a, b)."""
+    x, y = ids[:-1], ids[1:]
+    table = torch.zeros(V, V, requires_grad=True)
+    F.cross_entropy(table[x], y, reduction="sum").backward()
+    counts = (x == torch.arange(V)[:, None]).sum(1, keepdim=True) / V - table.grad
+    return counts.clamp(min=1e-3).log()
+
+
+def counted(ids, V):
     counts = torch.zeros(V, V)
     counts.index_put_((ids[:-1], ids[1:]), torch.ones_like(ids[1:]).float(), accumulate=True)
     return counts.log().clamp(min=-V)  # for a pair that never came: e to the -V is as good as never
@@ -168,12 +178,36 @@ def inputs_learn(seed):
     return [(ids[1000 * seed % (len(ids) - 40_000) :][:40_000].clone(), len(vocabulary))]
 
 
+def watched(learn, ids, V):
+    """What learn returns, how many backward passes ran, and for each step of an optimizer which one it was
+    and the table after it."""
+    engine, passes, steps = Variable._execution_engine, [], []  # backward and grad both go through it
+
+    def run_backward(*args, **options):
+        passes.append(1)
+        return engine.run_backward(*args, **options)
+
+    def note(opt, *_):
+        steps.append((opt, opt.param_groups[0]["params"][0].detach().clone()))
+
+    hook = register_optimizer_step_post_hook(note)
+    Variable._execution_engine = SimpleNamespace(run_backward=run_backward)
+    try:
+        return learn(ids, V), len(passes), steps
+    finally:
+        hook.remove()
+        Variable._execution_engine = engine
+
+
 def where_it_ends(learn, ids, V):
     """The kind of the table and, in words, where it has ended: endings are compared, not weights."""
-    table = learn(ids, V)
+    table, passes, steps = watched(learn, ids, V)
     if not isinstance(table, torch.Tensor) or table.shape != (V, V):
         return dict(table=table, ends="", found=dict)
-    found = heights(table.detach(), ids, V)
+    found = heights(table.detach(), ids, V) | dict(passes=passes)
+    later = [table for _, table in steps[len(steps) // 2 :] if table.shape == (V, V)]
+    found["mean"] = heights(torch.stack(later).mean(0), ids, V)["loss"] if later else math.inf
+    found["optimizers"] = len({id(opt) for opt, _ in steps if opt.state})  # plain SGD has nothing to keep
     # (functions are not compared: the numbers are for the hints)
     return dict(table=0 * table, ends=ending(table, found), found=lambda: found)
 
@@ -191,15 +225,15 @@ def heights(table, ids, V):
         (shares.sum(1) * logs.diagonal().exp()).sum().item()
     )  # how often the same letter is guessed again
     alone, uniform = entropy(shares.sum(0)), math.log(V)
-    return dict(
-        loss=loss, backwards=backwards, repeats=repeats, counted=counted, alone=alone, uniform=uniform
-    )
+    missed = shares[table <= table.min(1, keepdim=True).values].sum().item()  # as what never came
+    return dict(loss=loss, backwards=backwards, repeats=repeats, counted=counted, alone=alone,
+                uniform=uniform, missed=missed)  # fmt: skip
 
 
 def ending(table, found):
     """Where a loop has ended, in words."""
     if found["loss"] <= found["counted"] + 0.02:
-        return "at the counting answer"
+        return "at the counting answer" if found["passes"] else "counted"
     if table.max() == table.min():
         return "where it began"
     if found["repeats"] > 0.9:
@@ -210,6 +244,12 @@ def ending(table, found):
         return "probabilities, where logits are expected"
     if table.std(0).max() < 1e-3 and found["loss"] < found["alone"] + 0.1:
         return "at the letters alone"
+    if found["optimizers"] > 10:
+        return "on its way, with many optimizers"
+    if found["passes"] >= 50 and found["missed"] > 0.03:
+        return "a part of the pairs is learned"
+    if found["passes"] >= 50 and found["mean"] < found["loss"] - 0.005:
+        return "it jumps about"
     if found["loss"] > found["uniform"]:
         return (
             "far above a uniform guess" if found["loss"] > found["uniform"] + 1.5 else "above a uniform guess"
@@ -217,20 +257,29 @@ def ending(table, found):
     return "above the letters alone" if found["loss"] > found["alone"] else "on its way"
 
 
-def learning(lr, steps, optimizer=torch.optim.Adam, rows=lambda table, x: table[x], target=lambda x, y: y):
+def learning(lr, steps, optimizer=torch.optim.Adam, rows=lambda table, x: table[x], target=lambda x, y: y,
+             place=lambda ids: torch.randint(len(ids) - 1, (500,))):  # fmt: skip
     """A `learn` with other settings, other logits, or another target."""
 
     def learn(ids, V):
         table = torch.zeros(V, V, requires_grad=True)
         opt = optimizer([table], lr=lr)
         for _ in range(steps):
-            i = torch.randint(len(ids) - 1, (500,))
+            i = place(ids)
             opt.zero_grad()
             F.cross_entropy(rows(table, ids[i]), target(ids[i], ids[i + 1])).backward()
             opt.step()
         return table.detach()
 
     return learn
+
+
+def new_optimizers(ids, V):
+    model = torch.nn.Embedding.from_pretrained(torch.zeros(V, V), freeze=False)
+    for _ in range(25):
+        i = torch.randint(len(ids) - 1, (500,))
+        reference_train_step(model, torch.optim.Adam(model.parameters(), lr=0.1), ids[i], ids[i + 1])
+    return model.weight.detach()
 
 
 def bias_only(ids, V):
@@ -246,40 +295,32 @@ too_small, too_large = (learning(lr, 12, torch.optim.SGD) for lr in (0.1, 1000))
 repeating = learning(1.0, 25, target=lambda x, y: x)
 
 wrong_loops = {
-    "rate too small": (
-        too_small,
-        "Ends at {loss:.2f}, letters alone at {alone:.2f}. What would ten times the rate do?",
-    ),
-    "rate too large": (
-        too_large,
-        "Ends at {loss:.2f}, a uniform guess at {uniform:.2f}. How far is each jump?",
-    ),
-    "random start": (
-        random_start,
-        "Ends at {loss:.2f}, above a uniform guess: did it begin with random logits, and hardly move?",
-    ),
-    "stopped early": (
-        learning(0.1, 25),
-        "Ends at {loss:.3f}, counting at {counted:.3f}. Does it still fall, jump about, or know a part only?",
-    ),
-    "bias only": (
-        bias_only,
-        "Ends at {loss:.2f}, as letters alone, and all rows are alike. Who picks the row?",
-    ),
+    "rate too small": (too_small,
+        "Ends at {loss:.2f}, letters alone at {alone:.2f}. What would ten times the rate do?"),
+    "rate too large": (too_large,
+        "Ends at {loss:.2f}, a uniform guess at {uniform:.2f}. How far is each jump?"),
+    "random start": (random_start,
+        "Ends at {loss:.2f}, above a uniform guess: did it begin with random logits, and hardly move?"),
+    "stopped early": (learning(0.1, 25),
+        "Ends at {loss:.3f}, counting at {counted:.3f}. Does it still fall, or does it see a part only?"),
+    "bias only": (bias_only,
+        "Ends at {loss:.2f}, as letters alone, and all rows are alike. Who picks the row?"),
     "trained on y=x": (repeating, "Row a says a again, and its loss fell to 0. What were its targets?"),
-    "pairs turned round": (
-        lambda ids, V: learning(0.3, 30)(ids.flip(0), V),
-        "Row a says what comes before a. Which of a pair is looked up, and which is guessed?",
-    ),
-    "probabilities returned": (
-        lambda ids, V: torch.softmax(twin_learn(ids, V), 1),
-        "Your rows sum to 1: these are probabilities. What stands before the softmax?",
-    ),
-    "the table it began with": (
-        lambda ids, V: torch.zeros(V, V),
-        "All entries are equal, as they were at first. Is this the table that the optimizer moves?",
-    ),
-}
+    "pairs turned round": (lambda ids, V: learning(0.3, 30)(ids.flip(0), V),
+        "Row a says what comes before a. Which of a pair is looked up, and which is guessed?"),
+    "probabilities returned": (lambda ids, V: torch.softmax(counted(ids, V), 1),
+        "Your rows sum to 1: these are probabilities. What stands before the softmax?"),
+    "counted, not learned": (counted,
+        "As good as it can be, but no backward pass ran: this was counted. Let a gradient find it."),
+    "an optimizer each step": (new_optimizers,
+        "{optimizers} optimizers took the steps; each begins without what the last one knew. Who makes it?"),
+    "the same batch always": (learning(0.1, 60, place=lambda ids: torch.arange(500)),
+        "Ends at {loss:.2f}: {missed:.0%} of the pairs have never come up. Is every batch another one?"),
+    "rate too large for Adam": (learning(5.0, 60),
+        "Ends at {loss:.2f}; the mean of its last tables is at {mean:.2f}: it jumps. Why so far each time?"),
+    "the table it began with": (lambda ids, V: torch.zeros(V, V),
+        "All entries are equal, as they were at first. Is this the table that the optimizer moves?"),
+}  # fmt: skip
 
 exercises = {
     "4a": dict(
@@ -305,21 +346,12 @@ exercises = {
     "4b": dict(
         name="learn",
         reference=reference_learn,
-        twin="train.py has the loop, but no table; what is counted without any loop has to be as good",
+        twin="train.py has the loop, but no table; what one gradient tells of the counts has to be as good",
         slow=twin_learn,
         inputs=inputs_learn,
         call=where_it_ends,
         gradients=False,
         needs=["4a"],
-        forbidden=(
-            "bincount",
-            "index_put_",
-            "index_add_",
-            "scatter_add_",
-            "histogram2d",
-            "unique",
-            "Counter",
-        ),
         numbers=lambda value, ids, V: value["found"](),
         wrong=wrong_loops,
         hints=[
