@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from lessons import course
+from lessons import course, grader
 
 checks = course.checks(4)
 
@@ -71,6 +72,27 @@ def test_where_a_loop_ends(mistake, low, high):
     found = {**end_of(wrong("4b", mistake)), "inf": math.inf}
     assert found[low] < found["loss"] < found[high]
     assert (found["loss"] > 3.5) == (mistake not in ("stopped early", "bias only"))
+
+
+def by_hand(ids, V):
+    """Right, without an optimizer of torch: each number moves by its gradient over its usual size."""
+    table, squares = torch.zeros(V, V, requires_grad=True), torch.zeros(V, V)
+    for step in range(200):
+        i = torch.randint(len(ids) - 1, (3000,))
+        (gradient,) = torch.autograd.grad(F.cross_entropy(table[ids[i]], ids[i + 1]), table)
+        squares = 0.95 * squares + 0.05 * gradient**2
+        with torch.no_grad():
+            table -= 0.1 * (1 - step / 200) * gradient / (squares.sqrt() + 1e-8)
+    return table
+
+
+def test_updates_by_hand_are_learning_and_counting_is_not():
+    exercise = checks.exercises["4b"]
+    found = [
+        grader.judge(exercise, learn, seeds=(1,)) for learn in (by_hand, wrong("4b", "counted, not learned"))
+    ]
+    assert [one["status"] for one in found] == [grader.RIGHT, grader.WRONG]
+    assert "no backward pass" in found[1]["line"]
 
 
 def test_the_heights_of_the_real_text():
