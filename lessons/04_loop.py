@@ -40,11 +40,7 @@ if __name__ == "__main__":
     pairs, alone = counts / counts.sum(1, keepdim=True), counts.sum(0) / counts.sum()
     counted = -(counts * pairs.clamp(min=1e-99).log()).sum().item() / (len(ids) - 1)
     unigram = -(alone * alone.clamp(min=1e-99).log()).sum().item()
-    print(
-        "Tiny Shakespeare"
-        if is_shakespeare
-        else "a generated play: the text tells Tiny Shakespeare's numbers"
-    )
+    print("Tiny Shakespeare" if is_shakespeare else "a generated play; the prose is about the real one")
     print(f"{V} letters; alone they cost {unigram:.3f} nats, in counted pairs {counted:.3f}")
     claim(3.309, unigram, tol=0.001, when=is_shakespeare)
     claim(2.452, counted, tol=0.001, when=is_shakespeare)
