@@ -13,6 +13,8 @@ else; and activations, which grow with the batch. bench.py --only=sharding compa
 runs: plan_check.py.
 """
 
+import contextlib
+import ctypes
 import dataclasses
 import math
 
@@ -169,6 +171,12 @@ def divide_batch(
         f"out of memory with {batch_size=}{lost}; what helps this model, by formula, most comes first: "
         + ", ".join(advice)
     ) from None
+
+
+def give_back() -> None:
+    """Freed memory back to the system: glibc keeps it, and then the next batch finds no room to be mapped."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # it is not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def remedies(settings: dict, vocab_size: int, W: int) -> list[tuple[str, float]]:

@@ -305,20 +305,20 @@ while True:
     if step >= max_iters or stopping:
         break
 
-    # the batches of this update, and how many targets they have in all: over micro-steps and processes
     started = time.perf_counter()
     torch.manual_seed(((seed * 1_000_003 + step) * world_size + rank) % 2**63)  # for dropout
-    batches = [
-        train_windows.batch(step, batch_size, micro_step, gradient_accumulation_steps, rank, world_size)
-        for micro_step in range(gradient_accumulation_steps)
-    ]
-    targets = sum(int((y != -1).sum()) for _, y in batches)  # -1: not scored (data.py)
-    targets, stopping = map(int, distributed.sum_over_ranks([targets, request.number], device))
-    data_seconds = time.perf_counter() - started
-
-    # forward, loss, backward
     loss_sum, before = torch.zeros((), device=device), optim.versions(optimizer)
     try:
+        # the batches of this update, and how many targets they have in all: over micro-steps and processes
+        batches = [
+            train_windows.batch(step, batch_size, micro_step, gradient_accumulation_steps, rank, world_size)
+            for micro_step in range(gradient_accumulation_steps)
+        ]
+        targets = sum(int((y != -1).sum()) for _, y in batches)  # -1: not scored (data.py)
+        targets, stopping = map(int, distributed.sum_over_ranks([targets, request.number], device))
+        data_seconds = time.perf_counter() - started
+
+        # forward, loss, backward
         for micro_step, (x, y) in enumerate(batches):
             distributed.sync_gradients(model, micro_step + 1 == len(batches))  # one exchange per update
             x, y = hardware.to_device(x, device), hardware.to_device(y, device)  # (B, T)
@@ -342,7 +342,7 @@ while True:
         torch.nn.utils.clip_grads_with_norm_(raw_model.parameters(), grad_clip or math.inf, norm)
         updating = True  # between here and step += 1 the weights are of no step: do not save them
         scaler.step(optimizer)
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, OSError) as error:  # OSError: no room to read a batch
         whole = optim.versions(optimizer) == before
         factor = memory.divide_batch(error, batch_size, chosen, model_config.vocab_size, world_size, whole)
         batch_size, gradient_accumulation_steps = batch_size // factor, gradient_accumulation_steps * factor
@@ -350,6 +350,7 @@ while True:
         config["batch_size"] = batch_size  # a resumed run keeps it
         logits = nats = loss = None  # their memory, too
         optimizer.zero_grad(set_to_none=True)
+        memory.give_back()
         scaler, updating = hardware.loss_scaler(dtype, device, scaler.state_dict()), False
         continue  # with the same step, so with the same windows
     scaler.update()
@@ -379,12 +380,7 @@ if stopping and step < max_iters:
     out.say(f"stopped at step {step}, saved; go on: {how} train.py --init_from=resume --out_dir={out_dir}")
     sys.exit()
 print_sample()
-out.finish(
-    final_train_loss=train_loss,
-    final_val_loss=val_loss,
-    best_val_loss=best_val_loss,
-    best_step=best_step,
-    training_time=seconds,
-    parameters=sum(p.numel() for p in raw_model.parameters()),
-)
+losses = dict(final_train_loss=train_loss, final_val_loss=val_loss, best_val_loss=best_val_loss)
+n_params = sum(p.numel() for p in raw_model.parameters())
+out.finish(**losses, best_step=best_step, training_time=seconds, parameters=n_params)
 distributed.barrier()  # rank 0 has more to do at the end; the others wait, and all leave together

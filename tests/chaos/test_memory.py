@@ -1,5 +1,6 @@
 """Out of memory, injected and real: the same gradient in smaller pieces; else what helps is said."""
 
+import errno
 import functools
 import os
 import re
@@ -39,16 +40,18 @@ def too_large(monkeypatch):
     def inject(where: str, size: int) -> dict:
         state = {"updates": 0, "windows": 0, "failed": 0}
 
-        def check():
+        def check(error=ERROR):
             if state["updates"] >= 3 and state["windows"] > size:
                 state["failed"] += 1
-                raise ERROR
+                raise error
 
         move, batch = hardware.to_device, data.Windows.batch
 
-        def batch_spy(self, step, *args):
-            state["updates"] = step + 1
-            return batch(self, step, *args)
+        def batch_spy(self, step, batch_size, *args):
+            state.update(updates=step + 1, windows=batch_size)
+            if where == "reading":
+                check(OSError(errno.ENOMEM, "injected"))  # of mmap
+            return batch(self, step, batch_size, *args)
 
         def move_spy(t, device):
             state["windows"] = len(t)
@@ -78,7 +81,7 @@ def too_large(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("where", ["forward", "backward", "clip", "step"])
+@pytest.mark.parametrize("where", ["reading", "forward", "backward", "clip", "step"])
 def test_the_batch_is_divided_and_nothing_else_changes(
     train, run_script, tmp_path, too_large, capsys, where, dtype, figure
 ):
@@ -97,7 +100,7 @@ def test_the_batch_is_divided_and_nothing_else_changes(
         for name, t in weights(out / "ckpt.pt").items():
             assert (t - expected[name]).abs().max() < 0.02, name
     assert names["step"] == 6
-    figure("out of memory in forward, backward or step: batch divided twice, same weights, kept on resume")
+    figure("out of memory, injected at five places: batch divided twice, same weights, kept on resume")
     names = run_script("train.py", "--init_from=resume", "--max_iters=8")
     assert (names["batch_size"], names["gradient_accumulation_steps"]) == (2, 4)
     assert "out of memory" not in capsys.readouterr().out
