@@ -231,6 +231,7 @@ def survivors(exercise: dict, function) -> tuple[int, list[str]]:
     return count, alive
 
 
+@pytest.mark.slow
 @each_exercise
 @pytest.mark.filterwarnings("ignore")
 def test_a_change_of_the_reference_is_rejected(lesson, name):
@@ -247,6 +248,7 @@ def test_a_change_of_the_reference_is_rejected(lesson, name):
 killed_or_the_same: dict[str, tuple[int, int]] = {}
 
 
+@pytest.mark.slow
 def test_how_many_changes_are_rejected(figure):
     if killed_or_the_same:
         count, alive = (sum(column) for column in zip(*killed_or_the_same.values(), strict=True))
