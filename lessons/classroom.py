@@ -32,9 +32,7 @@ def arguments(command) -> None:
     command.add_argument("--junit", default="", help="the same as JUnit XML")
     command.add_argument("--gradescope", default="", help="results.json of Gradescope, for one student")
     command.add_argument("--lessons", default="", help="3,9 or 9b; all if not given")
-    command.add_argument(
-        "--limit", type=float, default=0.0, help="seconds an exercise may take; 0: as it says"
-    )
+    command.add_argument("--limit", type=float, default=0.0, help="seconds an exercise may take; 0: its own")
     command.add_argument("--checks", default="", help="a folder with check files that come before ours")
     command.add_argument("--seed", type=int, default=0, help="of the inputs; 0 draws a fresh one")
 
@@ -128,11 +126,8 @@ def grade(args) -> int:
     seed = args.seed or random.SystemRandom().randrange(3, 2**31)
     if args.checks:
         use_checks(Path(args.checks).resolve())
-    terms, wanted, begun = (
-        dict(seeds=[seed, seed + 1], limit=args.limit),
-        exercises(args.lessons),
-        time.monotonic(),
-    )
+    terms = dict(seeds=[seed, seed + 1], limit=args.limit)
+    wanted, begun = exercises(args.lessons), time.monotonic()
     print("This guards against accidents, not against malice: grade the code of strangers in a container.")
     print(f"seed {seed}")
     with tempfile.TemporaryDirectory() as room:
