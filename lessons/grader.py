@@ -8,14 +8,13 @@ a process: worker.py does, and the tests judge whole lists in one process.
 """
 
 import ast
-import importlib.util
 import inspect
 import re
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from lessons.course import load
 from lessons.observe import SEEDS, TOL, apart, last_line, observations
 
 WIDTH = 160  # a verdict is one line of at most so many characters
@@ -35,17 +34,6 @@ def verdict(status: str, line: str, mistake: str = "", picture: str = "", remark
 
 
 # ---- the student's file
-def load(path: Path):
-    """The student's file as a module, without its folder on the path; it is not run as a script."""
-    name = "yours"
-    sys.dont_write_bytecode = True
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
-
-
 def what_failed(error: BaseException, path: Path) -> str:
     """An exception in one line: what it means, and the last line of the student's file on its way."""
     kind, message = type(error).__name__, " ".join(str(error).split())
@@ -124,7 +112,7 @@ def find(path: Path, exercises: dict, number: str):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            module = load(path)
+            module = load(path, "yours")
     except BaseException as error:
         return None, verdict(FAILED, what_failed(error, path))
     function = getattr(module, name, None)

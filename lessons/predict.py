@@ -51,10 +51,11 @@ def asked_first(lesson: int, path: Path, state: dict) -> bool:
     return True
 
 
-def tell_predictions(keys: set[str], state: dict) -> None:
-    for key in sorted(keys):
-        question = course.checks(int(key.split(".")[0])).predictions[key]
-        print(f"{key}  {verdict_on(state['predictions'][key], question)}")
+def tell_predictions(lesson: int, state: dict, known: set[str]) -> None:
+    """Answer the guesses of a lesson, but for those that were known before."""
+    for key, question in course.checks(lesson).predictions.items():
+        if key not in known:
+            print(f"{key}  {verdict_on(state['predictions'][key], question)}")
 
 
 def verdict_on(guess: float, question: dict) -> str:

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import re
 from pathlib import Path
 
 from lessons import course
@@ -49,22 +48,21 @@ def free_name(path: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def in_order(name: str) -> tuple[int, str]:
-    """What to sort "9b" and "10.1" by: the lesson as a number, then the rest."""
-    lesson = re.match(r"\d+", name)[0]
-    return int(lesson), name.removeprefix(lesson)
+def in_order(of: dict) -> list[tuple]:
+    """The items of a dict by exercise or prediction, in the order of lessons."""
+    return sorted(of.items(), key=lambda item: (course.lesson_of(item[0]), item[0]))
 
 
 def table(state: dict) -> str:
     """Exercises with attempts and hints, and predictions beside what is right, as far as there are any."""
     lines = [f"{'':5} {'':12} attempts  hints"]
-    for name, mine in sorted(state["exercises"].items(), key=lambda item: in_order(item[0])):
+    for name, mine in in_order(state["exercises"]):
         done = "right" if mine["right"] else "not yet"
         lines.append(
             f"{name:5} {done:12} {mine['attempts']:8} {mine['hints']:6}" + "  gave up" * mine["gave_up"]
         )
-    for key, guess in sorted(state["predictions"].items(), key=lambda item: in_order(item[0])):
-        question = course.checks(in_order(key)[0]).predictions.get(key)
+    for key, guess in in_order(state["predictions"]):
+        question = course.checks(course.lesson_of(key)).predictions.get(key)
         right = f", it is {question['answer']:,.10g}" if question else ""
         lines.append(f"{key:5} predicted {guess:,.10g}{right}")
     return "\n".join(lines) if len(lines) > 1 else "nothing yet: python lessons/run.py start 1"

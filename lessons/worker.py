@@ -10,6 +10,7 @@ against malice: run strangers' code in a container.
 
 import contextlib
 import faulthandler
+import functools
 import inspect
 import json
 import os
@@ -90,6 +91,7 @@ def answer(job: dict) -> dict:
     return found or grader.judge(exercise, function, seeds, known)
 
 
+@functools.cache
 def warm_up(checks) -> None:
     """Checks with an optimizer: the first of a process makes torch import its compiler, which takes a second.
     Here that is paid once, not in each fork."""

@@ -124,7 +124,7 @@ def planted(lesson: int, name: str, top: str, body: str) -> str:
 
 
 def everything_in(folder) -> dict:
-    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from itertools import pairwise
 
 from tokenizer import BPETokenizer, find_merges
 
-split = BPETokenizer([bytes([byte]) for byte in range(256)]).split
+BYTES = [bytes([byte]) for byte in range(256)]
+split = BPETokenizer(BYTES).split
 
 
 # ---- 5a. find_merges keeps its counts to itself, and corrects them instead of counting anew.
@@ -214,7 +215,7 @@ def as_bytes(text, vocab_size):
 
 
 def tokens_of(merges):
-    tokens = [bytes([byte]) for byte in range(256)]
+    tokens = [*BYTES]
     for left, right in merges:
         tokens.append(tokens[left] + tokens[right])
     return tokens

@@ -7,6 +7,7 @@ import re
 from functools import partial
 from itertools import pairwise
 
+from lessons.checks.bpe_train import split
 from tokenizer import BPETokenizer
 
 SAMPLE = (  # what the vocabulary of the checks is learned from
@@ -29,9 +30,6 @@ def built(tokens: tuple, special: tuple) -> BPETokenizer:
 @functools.cache
 def learned() -> list[bytes]:
     return BPETokenizer.train([SAMPLE * 3], 330).tokens
-
-
-split = BPETokenizer([bytes([byte]) for byte in range(256)]).split
 
 
 # ---- 6a

@@ -1,16 +1,16 @@
 """Lesson 3: its wrong answers give the numbers that the lesson's text warns of, and the floor is a floor."""
 
 import functools
-import importlib
 import math
 import statistics
 
 import pytest
 import torch
 
+from lessons import course
 from lessons.checks import loss
 
-lesson = importlib.import_module("lessons.03_loss")
+lesson = course.load(course.lessons()[3], "lesson_3")
 CHAIN = torch.tensor(loss.CHAIN, dtype=torch.float64)
 POLISH = (
     "Litwo! Ojczyzno moja! ty jesteś jak zdrowie; ile cię trzeba cenić, ten tylko się dowie"  # A. Mickiewicz
