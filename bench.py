@@ -20,14 +20,9 @@ import numpy as np
 import torch
 
 import data
-import hardware
-import measure_text
-import plan_check
-import report
-import scaling
-from checkpoint import run_folder
 from config import ROOT, at_least, override
-from measure import (
+from lab import measure_text, plan_check, scaling
+from lab.measure import (
     CPU,
     SMALLER,
     NotMeasured,
@@ -47,7 +42,11 @@ from measure import (
     trained,
     training_rate,
 )  # fmt: skip
-from plan import Cluster, table
+from lab.plan import Cluster, table
+from machine import hardware
+from runtime import report
+from runtime.checkpoint import run_folder
+from text import prepare
 
 # -----------------------------------------------------------------------------
 only = ""  # one item, or several: throughput,memory; '' = all but laptop
@@ -90,7 +89,7 @@ COLUMNS = Row("", "ratio", "absolute", "target", "smallest..largest")
 
 def of_shakespeare(target: str) -> str:
     """A target that was set on the real text says nothing about what stands in for it without a network."""
-    return "none: a stand-in" if "stand_in_for" in data.ensure("shakespeare_char") else target
+    return "none: a stand-in" if "stand_in_for" in prepare.ensure("shakespeare_char") else target
 
 
 # ---- the items: the first line of each says what is asked for
@@ -123,7 +122,8 @@ def laptop() -> Iterator[Row]:
 def throughput() -> Iterator[Row]:
     """arch=gpt2 at the classic's shape: at least 2.0 times the tokens/s of the plain fp32 loop."""
     settings = settings_of("config/classic.py")
-    T, B, V = settings["block_size"], settings["batch_size"], data.ensure(settings["dataset"])["vocab_size"]
+    T, B = settings["block_size"], settings["batch_size"]
+    V = prepare.ensure(settings["dataset"])["vocab_size"]
     windows = data.Windows(settings["dataset"], "train", T)
 
     def ours(dtype: str) -> Callable:

@@ -12,24 +12,20 @@ only if some text is not learned), tokenizer.json and meta.json. With shard_mb: 
 import atexit
 import contextlib
 import json
-import math
-import re
 import shutil
 import tempfile
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import torch
 
-import guard
-from config import at_least, given, override
-from corpora import open_corpus, stand_in_notice
-from distributed import all_gather, barrier, start
-from formats import Source
-from token_files import SPLITS, TokenFiles, encode, packed, publish, summary
-from tokenizer import END, gpt2, load_any, train_tokenizer
-from trust import read_meta
+from config import given, override
+from machine.distributed import start
+from runtime.trust import read_meta
+from text.corpora import open_corpus
+from text.formats import Source
+from text.prepare import KNOWN, folder_of, prepare
+from text.token_files import SPLITS, TokenFiles, encode, packed
 
 # -----------------------------------------------------------------------------
 input = ""  # a file, a folder (.txt .md .py .jsonl) or a source: shakespeare | verse | python | sums
@@ -47,130 +43,6 @@ skip_bad = False  # jsonl: count bad rows and go on
 threads = 0  # that encode byte pairs; 0 = one per core, 16 at most
 shard_mb = 0.0  # a new token file after so many million characters of a split: train_000.bin; 0 = one file
 # -----------------------------------------------------------------------------
-
-DATASETS = Path(__file__).resolve().parent / "datasets"
-KNOWN = {
-    "shakespeare_char": {"source": "shakespeare", "tokenizer": "char"},
-    "shakespeare_bpe": {"source": "shakespeare", "tokenizer": "bpe", "vocab_size": 1024},
-    "verse": {"source": "verse", "tokenizer": "char"},
-    "python": {"source": "python", "tokenizer": "bpe", "vocab_size": 4096},
-    "sums": {"source": "sums", "tokenizer": "char", "format": "jsonl"},
-}
-
-
-def prepare(
-    name: str, source: str, tokenizer: str = "char", vocab_size: int = 0, format: str = "text",
-    val_ratio: float = 0.1, test_ratio: float = 0.0, val_input: str = "", seed: int = 1337,
-    dedup: bool = False, clean: bool = False, skip_bad: bool = False, threads: int = 0,
-    shard_mb: float = 0.0, rank: int = 0, world_size: int = 1,
-) -> dict:  # fmt: skip
-    """Make datasets/NAME and return its meta; the settings on top say what the arguments are.
-
-    Three passes, none of which holds the text in memory: count and hash; train the tokenizer (bpe) on the
-    training split only; encode. Of several processes each reads all text and writes its own shards, and rank
-    0 does the rest. Whatever interrupts this, an older dataset of that name stays as it was.
-    """
-    if not re.fullmatch(r"\w[\w.-]*", name) or name == "downloads":
-        raise ValueError(f"--name={name} is no name for a dataset; expected letters, digits and _ - .")
-    if source.endswith(".jsonl") and format == "text" and rank == 0:
-        print("NOTE: JSONL is read as plain text, braces and all; --format=jsonl reads its rows")
-    if format not in ("text", "lines", "jsonl"):
-        raise ValueError(f"--format={format} is unknown; expected text, lines or jsonl")
-    if min(val_ratio, test_ratio) < 0 or val_ratio + test_ratio >= 1:
-        raise ValueError(f"{val_ratio=} and {test_ratio=} leave nothing to train on; try 0.1 and 0.0")
-    if vocab_size and tokenizer != "bpe":
-        raise ValueError(f"--vocab_size={vocab_size} is for --tokenizer=bpe, not {tokenizer}; leave it out")
-    at_least(0, dict(seed=seed, threads=threads, shard_mb=shard_mb), "seed threads shard_mb")
-    if world_size > 1 and not shard_mb:
-        raise ValueError(f"{world_size} processes cannot write one file; set --shard_mb=100, or start one")
-    corpora = [open_corpus(path, seed + i) for i, path in enumerate((source, val_input)) if path]
-    if "stand_in_for" in corpora[0].info:
-        if rank == 0:
-            print(stand_in_notice(corpora[0].info))
-        source = f"{corpora[0].name}, in place of {source}"
-    sources = [Source(corpus, format, clean, dedup, skip_bad) for corpus in corpora]
-    alphabet = set() if tokenizer == "char" else None
-    totals = [each.count(alphabet) for each in sources]
-    hashes = [each.sha256.hexdigest() for each in sources]
-    ratios = {"val": 0 if val_input else val_ratio, "test": test_ratio}
-    shares = {split: math.ceil(round(totals[0] * ratio, 6)) for split, ratio in ratios.items() if ratio}
-    if sum(shares.values()) >= totals[0]:
-        raise ValueError(f"{source} is too short to be split: {totals[0]} characters or samples in all")
-    sources[0].shares = {"train": totals[0] - sum(shares.values()), **shares}
-    sources[-1].shares = {"val": totals[1]} if val_input else sources[0].shares
-
-    end = format != "text" or any(corpus.many for corpus in corpora)  # the end token closes each document
-    temporary = None
-    with contextlib.ExitStack() as at_end:
-        if rank == 0:
-            at_end.enter_context(guard.alone(DATASETS / f".{name}.lock"))
-            made = make_tokenizer(tokenizer, vocab_size, end, sources[0].parts(seed), alphabet)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=DATASETS))
-            at_end.callback(shutil.rmtree, temporary, ignore_errors=True)
-            made.save(temporary / "tokenizer.json")
-        if world_size > 1:  # the others wait here for the tokenizer, and have to read the text of rank 0
-            temporary, hashes = all_gather((temporary, hashes))[0]
-            at_end.callback(shutil.rmtree, temporary, ignore_errors=True)
-        text_tokenizer = load_any(str(temporary))
-
-        def parts():
-            for each in sources:
-                yield from each.parts(seed)
-            if [each.sha256.hexdigest() for each in sources] != hashes:
-                raise ValueError(f"{source} was changed while it was read; prepare it again")
-
-        how = (end, format == "jsonl", threads, shard_mb, rank, world_size)
-        meta = {
-            **corpora[0].info,
-            **dict(name=name, source=source, val_input=val_input, sha256=hashes[0], seed=seed, format=format),
-            "dropped": dict(sum((each.dropped for each in sources), Counter())),
-            "tokenizer": json.loads(text_tokenizer.to_json())["type"],
-            "tokenizer_hash": text_tokenizer.hash,
-            "vocab_size": text_tokenizer.vocab_size,
-            **encode(parts(), text_tokenizer, temporary, *how),
-        }
-        if rank == 0:
-            (temporary / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
-            publish(temporary, DATASETS / name, meta)
-            print(summary(meta))
-        if world_size > 1:
-            barrier()  # who leaves, done or failed, removes the temporary folder
-    return meta
-
-
-def make_tokenizer(kind: str, vocab_size: int, end: bool, parts, alphabet: set[str] | None):
-    """The tokenizer that the setting asks for (kind); byte pairs learn from the training split of parts."""
-    special = [END] if end or kind == "bpe" else []  # bpe: so that samples can be added in fine-tuning
-    if kind == "char":  # of all splits: an alphabet is no statistic, and val is unwritable without it
-        return train_tokenizer("char", sorted(alphabet), 0, special)
-    if kind == "bpe":
-        texts = (text for split, segments, _ in parts if split == "train" for text, _ in segments)
-        return train_tokenizer("bpe", texts, vocab_size or 1024, special)
-    return gpt2() if kind == "gpt2" else load_any(kind)
-
-
-def folder_of(name: str | Path) -> Path:
-    """The folder of a prepared dataset, by its name or path; ValueError with the command that makes it."""
-    for folder in (DATASETS / name, Path(name)):
-        if (folder / "meta.json").is_file():
-            return folder
-    command = f"--name={name}" if name in KNOWN else f"--input=FILE --name={Path(name).name or 'NAME'}"
-    raise ValueError(f"dataset {str(name)!r} is not prepared; run: python data.py {command}")
-
-
-def ensure(name: str) -> dict:
-    """The meta of a dataset; a KNOWN one is prepared first. ValueError with the command for any other."""
-    if name in KNOWN and not (DATASETS / name / "meta.json").is_file():
-        with guard.alone(DATASETS / f".{name}.lock"):
-            if not (DATASETS / name / "meta.json").is_file():  # not even by the one for whom we have waited
-                prepare(name, **KNOWN[name])
-    return read_meta(folder_of(name))
-
-
-def floor_per_token(meta: dict, split: str) -> float:
-    """Nats per token of a split that no model can beat on average; 0.0 where the entropy is not known."""
-    per_char = 0.0 if meta["dropped"] else meta.get("nats_per_char", 0.0)
-    return per_char * meta["splits"][split]["characters"] / meta["splits"][split]["tokens"]
 
 
 class Windows:

@@ -15,15 +15,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import checkpoint
-import curve
-import distributed
-import hardware
 from config import at_least, is_out_of_memory, override
-from data import Windows, folder_of, windows_of_text
-from guard import first_not_finite
+from data import Windows, windows_of_text
+from machine import distributed, hardware
+from runtime import checkpoint, curve
+from runtime.guard import first_not_finite
+from runtime.trust import check_types
+from text.prepare import folder_of
 from tokenizer import load_any
-from trust import check_types
 
 # -----------------------------------------------------------------------------
 out_dir = "out-shakespeare-char"  # folder of the run

@@ -3,7 +3,7 @@
 import torch
 from torch.optim.adamw import adamw
 
-from distributed import own_part, whole
+from machine.distributed import own_part, whole
 
 
 def newton_schulz(matrices: torch.Tensor, precision: torch.dtype) -> torch.Tensor:

@@ -16,7 +16,7 @@ import warnings
 
 import torch
 
-from distributed import own_part
+from machine.distributed import own_part
 from muon import Muon
 
 # What each optimizer remembers of a parameter, in tensors of its shape.

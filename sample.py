@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-import checkpoint
-import hardware
 from config import adopt, at_least, given, override
-from trust import check_types
+from machine import hardware
+from runtime import checkpoint
+from runtime.trust import check_types
 
 # -----------------------------------------------------------------------------
 out_dir = "out-shakespeare-char"  # folder of the run

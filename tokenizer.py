@@ -34,7 +34,8 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parent
+from config import ROOT
+
 END = "<|endoftext|>"  # the special token that ends a document, named as in GPT-2
 
 # GPT-2's pattern, for training and encoding: English endings; letters, digits or signs, each after at most

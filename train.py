@@ -16,19 +16,17 @@ import time
 import torch
 import torch.nn.functional as F
 
-import checkpoint
 import data
-import distributed
-import guard
-import hardware
-import memory
 import optim
-import report
 import tokenizer
 from config import adopt, at_least, given, override, typed
 from evaluate import evaluate, spread
+from machine import distributed, hardware
 from model import GPT, GPTConfig
+from runtime import checkpoint, guard, memory, report
 from sample import prompt_ids, read_start, stream_text
+from text import prepare
+from text.corpora import stand_in_notice
 
 # -----------------------------------------------------------------------------
 # the run
@@ -206,10 +204,10 @@ torch.manual_seed(seed)
 
 # ---- the data: prepared by rank 0 if it is not there yet
 if rank == 0:
-    data.ensure(dataset)
+    prepare.ensure(dataset)
 distributed.barrier()
-meta = data.ensure(dataset)
-text_tokenizer = tokenizer.load_any(data.folder_of(dataset))
+meta = prepare.ensure(dataset)
+text_tokenizer = tokenizer.load_any(prepare.folder_of(dataset))
 train_windows = data.Windows(dataset, "train", block_size, seed, pack)
 val_windows = data.Windows(dataset, "val", block_size, seed, pack)
 
@@ -266,10 +264,12 @@ if offload == "disk":
 prompt = prompt_ids(text_tokenizer, read_start(start), unknown="error" if "start" in given else "skip")
 sampling = {name: config[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
 next(stream_text(raw_model, text_tokenizer, prompt, **sampling), "")
-floor = data.floor_per_token(meta, "val")
+floor = prepare.floor_per_token(meta, "val")
 out = report.Report(folder, config, step if resume else -1, rank == 0, raw_model, device, floor)
 if out.write:
     text_tokenizer.save(folder / "tokenizer.json")
+if "stand_in_for" in meta:
+    out.say(stand_in_notice(meta))
 out.start(meta, optimizer, train_windows, val_windows, dtype)
 out.length(max_iters, batch_size, gradient_accumulation_steps, world_size, train_windows)
 for warning in filter(None, [schedule_warning, *(f"changed since the checkpoint: {c}" for c in changes)]):

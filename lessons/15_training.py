@@ -21,9 +21,10 @@ import torch.nn.functional as F
 
 import data
 from config import ROOT
-from curve import evaluations, read_rows
 from lessons.course import claim, save_plot, text, yours_or_ours
 from model import GPT, GPTConfig
+from runtime.curve import evaluations, read_rows
+from text import prepare
 
 predict_1 = None  # updates in one epoch of 1,003,854 ids, with 12 windows of 64 in each
 predict_2 = None  # a gradient of length 5 is clipped at 2: each entry is multiplied by
@@ -32,16 +33,15 @@ predict_3 = None  # saved after 5 updates, resumed without the optimizer: first 
 # %% [markdown]
 # ## A text, prepared
 #
-# `data.prepare` is what `python data.py --input=... --name=...` runs; here it writes to a temporary folder.
-# `data.Windows` cuts the tokens into windows, and a batch is a function of seed and step: who asks for that
-# of a certain step gets the same one, today or after a crash. This lesson lives on that.
+# `prepare` is what `python data.py` runs; here into a temporary folder. `data.Windows` cuts the tokens
+# into windows. A batch is a function of seed and step: the same today and after a crash.
 
 # %%
 if __name__ == "__main__":
     temporary = tempfile.TemporaryDirectory()
-    folder, data.DATASETS = Path(temporary.name), Path(temporary.name)
+    folder, prepare.DATASETS = Path(temporary.name), Path(temporary.name)
     (folder / "play.txt").write_text(text()[0][:60_000], encoding="utf-8")
-    V = data.prepare("play", str(folder / "play.txt"))["vocab_size"]
+    V = prepare.prepare("play", str(folder / "play.txt"))["vocab_size"]
     train_windows, val_windows = (data.Windows("play", split, 32) for split in ("train", "val"))
 
     def gpt():

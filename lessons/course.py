@@ -91,8 +91,8 @@ def text() -> tuple[str, bool]:
     That is used if `python data.py --input=... --name=shakespeare_char` has prepared it; if not, 300,000
     characters of the generated play are made in a tenth of a second, so every lesson runs without network.
     """
-    import corpora  # here: tests and run.py read the list of lessons without them
     import tokenizer
+    from text import corpora  # here: tests and run.py read the list of lessons without them
 
     folder = ROOT / "datasets" / "shakespeare_char"
     if (folder / "meta.json").is_file():
@@ -140,7 +140,7 @@ def yours_or_ours(yours, exercise: str):
 
 def save_plot(name: str, draw) -> None:
     """Save draw(axes) as work/NAME.png; in a notebook it is shown, too."""
-    import curve  # here: matplotlib takes half a second
+    from runtime import curve  # here: matplotlib takes half a second
 
     pyplot = curve.open_pyplot()
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")

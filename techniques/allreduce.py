@@ -16,8 +16,8 @@ import time
 import torch
 import torch.distributed as dist
 
-import distributed
 from config import start_script
+from machine import distributed
 
 SIZES = (2**20, 2**24, 2**26)  # bytes
 TURNS = 5

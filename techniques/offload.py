@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from distributed import local
+from machine.distributed import local
 from optim import init_state, named_state
 
 

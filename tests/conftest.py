@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import corpora
-import data
-import distributed
+from machine import distributed
+from text import corpora, prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = (
@@ -65,15 +64,15 @@ def datasets(tmp_path_factory) -> Path:
     text = "".join(text for text, _ in corpora.open_corpus("verse", size=60_000).chunks())
     (folder / "small.txt").write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "DATASETS", folder)
-        data.prepare("small", str(folder / "small.txt"))
+        patch.setattr(prepare, "DATASETS", folder)
+        prepare.prepare("small", str(folder / "small.txt"))
     return folder
 
 
 @pytest.fixture
 def run_script(datasets, tmp_path, monkeypatch):
     """run("train.py", "--flag=1") runs a script in this process, in tmp_path/out; returns its globals."""
-    monkeypatch.setattr(data, "DATASETS", datasets)
+    monkeypatch.setattr(prepare, "DATASETS", datasets)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 

@@ -13,17 +13,18 @@ import torch.nn.functional as F
 import bench
 import config
 import data
-import measure
-import report
-import scaling
 from conftest import ROOT, TINY
-from measure import CPU, NotMeasured, Row, Run, settings_of
+from lab import measure, scaling
+from lab.measure import CPU, NotMeasured, Row, Run, settings_of
+from runtime import report
+from runtime.trust import read_meta
+from text import prepare
 
 
 @pytest.fixture
 def tiny(datasets, monkeypatch):
     """As with --quick, but on the small text of the tests and one turn."""
-    monkeypatch.setattr(data, "DATASETS", datasets)
+    monkeypatch.setattr(prepare, "DATASETS", datasets)
     monkeypatch.setattr(measure, "SMALLER", {**bench.QUICK, "dataset": str(datasets / "small")})
     monkeypatch.setattr(bench, "SMALLER", measure.SMALLER)
     for name in ("rounds", "blocks", "seeds"):
@@ -131,7 +132,7 @@ def test_training_by_the_clock_ends_the_schedule_in_time(tiny, monkeypatch):
     assert 0.6 <= time.perf_counter() - began < 6
     assert steps == sorted(steps) and steps[0] == 0 and 70_000 <= steps[-1] < 100_000
     assert 1 < loss < 3.5  # from ln(V), which is about 4
-    model = Run(settings, data.read_meta(data.folder_of(settings["dataset"]))["vocab_size"]).model
+    model = Run(settings, read_meta(prepare.folder_of(settings["dataset"]))["vocab_size"]).model
     weights = sum(p.numel() for p in model.parameters()) - model.wte.weight.numel()
     assert flops == 6 * weights * len(steps) * 4 * 32
 
@@ -139,7 +140,7 @@ def test_training_by_the_clock_ends_the_schedule_in_time(tiny, monkeypatch):
 def test_the_baseline_trains_too(tiny):
     settings = settings_of("config/classic.py", learning_rate=1e-2)
     windows = data.Windows(settings["dataset"], "train", 32)
-    model = Run(settings, data.read_meta(windows.path.parent)["vocab_size"]).model
+    model = Run(settings, read_meta(windows.path.parent)["vocab_size"]).model
     x, y = windows.batch(0, 16)
     losses = []
     update = bench.plain_loop(settings, windows, model)
@@ -240,13 +241,13 @@ def test_quality_items_compare_the_runs_they_name(monkeypatch):
         "config/fast.py": (9, 1.8), "config/classic.py": (100, 1.9), "config/shakespeare_char.py": (95, 1.53),
     }  # fmt: skip
     monkeypatch.setattr(bench, "time_and_loss", lambda file, *flags: lambda turn: runs[file])
-    monkeypatch.setattr(data, "ensure", lambda name: {})
+    monkeypatch.setattr(prepare, "ensure", lambda name: {})
     first, second = bench.time_to_loss()
     assert (first.ratio, first.absolute) == ("0.09000", "9.000 / 100.0 s")
     assert (second.ratio, second.target) == ("0.9474", "<= 1")
     first, second = bench.equal_time()
     assert (first.ratio, second.absolute, second.target) == ("0.9500", "1.530 nats", "<= 1.54")
-    monkeypatch.setattr(data, "ensure", lambda name: {"stand_in_for": "shakespeare"})
+    monkeypatch.setattr(prepare, "ensure", lambda name: {"stand_in_for": "shakespeare"})
     assert [row.target for row in bench.equal_time()] == ["<= 1", "none: a stand-in"]
 
 
@@ -259,7 +260,7 @@ def test_laptop_finds_when_the_loss_was_reached(monkeypatch, losses, reached):
     rows.insert(1, dict(step=1, seconds=50.0, loss=1.0))
     result = dict(training_time=321.0, final_val_loss=losses[-1])
     monkeypatch.setattr(bench, "trained", lambda *arguments: (result, rows))
-    monkeypatch.setattr(data, "ensure", lambda name: {})
+    monkeypatch.setattr(prepare, "ensure", lambda name: {})
     assert [row.absolute for row in bench.laptop()] == [reached, "321.0 s", f"{losses[-1]:.3f} nats"]
 
 

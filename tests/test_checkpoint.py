@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoint
 import data
 import evaluate
 from conftest import ROOT
 from model import GPT, GPTConfig
+from runtime import checkpoint
+from text import prepare
 from tokenizer import CharTokenizer, load
 
 TINY_CONFIG = dict(vocab_size=5, block_size=8, n_layer=1, n_head=1, n_embd=8)
@@ -155,7 +156,8 @@ def test_killed_in_the_middle_of_a_save_the_old_file_loads(tmp_path):
     path = tmp_path / "ckpt.pt"
     checkpoint.save(path, small_checkpoint(step=1))
     code = (
-        "import os, pathlib, signal, sys, checkpoint\n"
+        "import os, pathlib, signal, sys\n"
+        "from runtime import checkpoint\n"
         "path = pathlib.Path(sys.argv[1])\n"
         "state = checkpoint.load(path)\n"
         "synced = []\n"
@@ -299,7 +301,7 @@ def test_init_from_finds_files_and_folders(tmp_path, monkeypatch):
 def test_another_tokenizer_is_refused_with_both_hashes(train, tmp_path, datasets):
     (datasets / "other.txt").write_text("other letters: äöü\n" * 400, encoding="utf-8")
     if not (datasets / "other").is_dir():
-        data.prepare("other", str(datasets / "other.txt"))
+        prepare.prepare("other", str(datasets / "other.txt"))
     ours, theirs = (load(datasets / name / "tokenizer.json").hash[:12] for name in ("small", "other"))
     train("--max_iters=2")
     for source in ("resume", str(tmp_path / "out")):

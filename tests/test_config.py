@@ -204,7 +204,7 @@ def test_a_config_loads_and_builds_with_the_parameters_in_its_header(monkeypatch
     assert f"config/{name}" in header
     vocab_size = {"base.py": 50257, "shakespeare_bpe.py": 1024, "python_code.py": 4096}.get(name, 65)
     if name == "verse.py":
-        import corpora
+        from text import corpora
 
         vocab_size = len(set("".join(text for text, _ in corpora.open_corpus("verse", size=20_000).chunks())))
     if name == "finetune.py":  # its shape is its base's

@@ -16,8 +16,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-import corpora
-from corpora import NAMES, PLACES, RULES, cut, open_corpus, verse_entropy, verse_scenes
+from text import corpora
+from text.corpora import NAMES, PLACES, RULES, cut, open_corpus, verse_entropy, verse_scenes
 
 MARKS = ",.;:!?"
 SPECIAL = {"NEW0", "NEW1", "NEW2", "TURN0", "TURN1", "TURN2", "NAME1", "NAME2", "PLACE", "HERE", "/", "//"}

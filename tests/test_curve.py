@@ -8,11 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import corpora
-import curve
 import data
 from conftest import ROOT, TINY
-from report import read_rows
+from runtime import curve
+from runtime.report import read_rows
+from runtime.trust import read_meta
+from text import corpora, prepare
 
 TEXT = 20_000  # characters, of which a run of 200 updates reads each six times: enough to learn val by heart
 SETTINGS = """
@@ -29,9 +30,9 @@ def texts(tmp_path_factory):
     for name, part in (("plain", text[:cut]), ("leak", text), ("val", text[cut:])):
         (folder / f"{name}.txt").write_text(part, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "DATASETS", folder)
+        patch.setattr(prepare, "DATASETS", folder)
         for name in ("plain", "leak"):
-            data.prepare(name, str(folder / f"{name}.txt"), val_input=str(folder / "val.txt"))
+            prepare.prepare(name, str(folder / f"{name}.txt"), val_input=str(folder / "val.txt"))
     return folder
 
 
@@ -63,8 +64,8 @@ def expected(run, measured, tmp_path, monkeypatch, capsys):
         for seed in range(1, 6):
             run(seed)
             folders.append(str((tmp_path / "out").rename(tmp_path / f"out-{seed}")))
-        monkeypatch.setattr("sys.argv", ["curve.py", *folders])
-        runpy.run_path(str(ROOT / "curve.py"), run_name="__main__")
+        monkeypatch.setattr("sys.argv", ["runtime/curve.py", *folders])
+        runpy.run_path(str(ROOT / "runtime/curve.py"), run_name="__main__")
         line = capsys.readouterr().out
         assert line.startswith("expected = {'val': '")
         measured.update(ast.literal_eval(line.removeprefix("expected = ")))
@@ -130,7 +131,7 @@ def test_the_shipped_bands_hold_for_another_seed(shell, tmp_path):
     """config/tiny.py on the real text, where it is prepared."""
     if not (ROOT / "datasets/shakespeare_char").exists():
         pytest.skip("Tiny Shakespeare is not prepared")
-    meta = data.read_meta(ROOT / "datasets/shakespeare_char")
+    meta = read_meta(ROOT / "datasets/shakespeare_char")
     if "stand_in_for" in meta:
         pytest.skip("a stand-in for Tiny Shakespeare is prepared")
     done = shell("train.py", "config/tiny.py", "--seed=11", "--device=cpu", f"--out_dir={tmp_path}")
@@ -146,7 +147,7 @@ def test_bands_are_widened_by_their_width_and_at_least_by_two_hundredths():
 @pytest.mark.parametrize("folders, words", [([], "two runs or more"), (["a", "b"], "a holds no run")])
 def test_bands_of_nothing_are_refused(monkeypatch, folders, words):
     monkeypatch.setattr("sys.excepthook", None)  # main() puts its own there
-    monkeypatch.setattr("sys.argv", ["curve.py", *folders])
+    monkeypatch.setattr("sys.argv", ["runtime/curve.py", *folders])
     with pytest.raises(ValueError, match=words):
         curve.main()
 
@@ -178,7 +179,7 @@ def short(run_script, tmp_path, capsys):
 
 
 def test_another_text_and_a_shorter_run_are_not_judged(short, run_script, datasets, capsys):
-    val = data.read_meta(datasets / "small")["splits"]["val"]["sha256"]
+    val = read_meta(datasets / "small")["splits"]["val"]["sha256"]
     for text, judged in ((val[:12], True), ("0123", False)):
         assert ("normal" in short({"val": text, 20: (0, 1)})) == judged
         run_script("train.py", "--init_from=resume", "--max_iters=30")

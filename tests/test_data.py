@@ -19,10 +19,9 @@ import torch
 import torch.nn.functional as F
 
 import data
-import formats
-import token_files
 import tokenizer
-from corpora import Corpus, open_corpus
+from text import formats, prepare, token_files
+from text.corpora import Corpus, open_corpus
 
 ROOT = Path(__file__).resolve().parent.parent
 on_linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
@@ -30,7 +29,7 @@ on_linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="re
 
 @pytest.fixture(autouse=True)
 def own_datasets(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "DATASETS", tmp_path / "datasets")
+    monkeypatch.setattr(prepare, "DATASETS", tmp_path / "datasets")
     return tmp_path / "datasets"
 
 
@@ -44,17 +43,17 @@ def write_rows(path, rows):
 
 
 def read_ids(name, split="train"):
-    folder = data.folder_of(name)
+    folder = prepare.folder_of(name)
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     return np.fromfile(folder / f"{split}.bin", dtype=meta["dtype"])
 
 
 def read_mask(name, split="train"):
-    return np.fromfile(data.folder_of(name) / f"{split}_mask.bin", dtype=np.uint8)
+    return np.fromfile(prepare.folder_of(name) / f"{split}_mask.bin", dtype=np.uint8)
 
 
 def decode(name, split="train"):
-    return tokenizer.load_any(str(data.folder_of(name))).decode(read_ids(name, split))
+    return tokenizer.load_any(str(prepare.folder_of(name))).decode(read_ids(name, split))
 
 
 def samples(name, split="train"):
@@ -114,11 +113,11 @@ def error_of(call, *arguments, **settings):
 def test_text_file(tmp_path):
     """D1: what lies in the folder, and what meta.json says of it."""
     text = "To be, or not to be?\n" * 50
-    meta = data.prepare("mine", write(tmp_path / "a.txt", text))
-    folder = data.DATASETS / "mine"
+    meta = prepare.prepare("mine", write(tmp_path / "a.txt", text))
+    folder = prepare.DATASETS / "mine"
     assert sorted(os.listdir(folder)) == ["meta.json", "tokenizer.json", "train.bin", "val.bin"]
-    assert os.listdir(data.DATASETS) == ["mine"]  # nothing temporary is left
-    assert json.loads((folder / "meta.json").read_text(encoding="utf-8")) == meta == data.ensure("mine")
+    assert os.listdir(prepare.DATASETS) == ["mine"]  # nothing temporary is left
+    assert json.loads((folder / "meta.json").read_text(encoding="utf-8")) == meta == prepare.ensure("mine")
     assert meta["sha256"] == hashlib.sha256(text.encode()).hexdigest()
     assert meta["splits"]["val"]["sha256"] == hashlib.sha256((folder / "val.bin").read_bytes()).hexdigest()
     assert (meta["vocab_size"], meta["dtype"], meta["masked"]) == (len(set(text)), "uint16", False)
@@ -130,13 +129,13 @@ def test_text_file(tmp_path):
 
 def test_split_is_contiguous(tmp_path):
     """D5, mistake 7: 10,000 tokens give 9,000 and 1,000, the tail is val, and no window reaches across."""
-    data.prepare("mine", write(tmp_path / "a.txt", "a" * 9000 + "b" * 1000))
+    prepare.prepare("mine", write(tmp_path / "a.txt", "a" * 9000 + "b" * 1000))
     assert decode("mine") == "a" * 9000 and decode("mine", "val") == "b" * 1000
     windows = data.Windows("mine", "train", 32)
     for step in range(100):
         x, y = windows.batch(step, 8)
         assert set(x.unique().tolist()) == {0} and set(y.unique().tolist()) <= {-1, 0}
-    data.prepare("three", write(tmp_path / "a.txt", "a" * 80 + "b" * 10 + "c" * 10), test_ratio=0.1)
+    prepare.prepare("three", write(tmp_path / "a.txt", "a" * 80 + "b" * 10 + "c" * 10), test_ratio=0.1)
     assert [decode("three", split) for split in ("train", "val", "test")] == ["a" * 80, "b" * 10, "c" * 10]
 
 
@@ -144,14 +143,14 @@ def test_lines(tmp_path):
     """D2: 100 lines are 100 samples, each closed by the end token; no padding in any window."""
     lines = [f"line {i} ist für ü{i * i}" for i in range(100)]
     for newline in ("\n", "\r\n"):
-        meta = data.prepare(
+        meta = prepare.prepare(
             "mine", write(tmp_path / "a.txt", newline.join(lines)), format="lines", val_ratio=0
         )
         assert samples("mine") == lines
         assert meta["splits"]["train"]["documents"] == 100 and meta["splits"]["train"]["learned"] == len(
             read_ids("mine")
         )
-        assert not (data.DATASETS / "mine" / "train_mask.bin").exists()
+        assert not (prepare.DATASETS / "mine" / "train_mask.bin").exists()
     windows = data.Windows("mine", "train", 64)
     targets = scored([windows.window_batch(range(windows.n_windows))])
     assert len(targets) == len(read_ids("mine")) - 1 and (targets == meta["end_id"]).sum() == 100
@@ -162,24 +161,24 @@ def test_seeded_samples(tmp_path):
     path = write(tmp_path / "a.txt", "".join(f"line {i}\n" for i in range(1000)))
     settings = dict(format="lines", val_ratio=0.1, test_ratio=0.1)
     for name, seed in (("a", 42), ("b", 42), ("c", 43)):
-        data.prepare(name, path, seed=seed, **settings)
+        prepare.prepare(name, path, seed=seed, **settings)
     found = {name: [samples(name, split) for split in ("train", "val", "test")] for name in "abc"}
     assert [len(split) for split in found["a"]] == [800, 100, 100]
     assert sorted(sum(found["a"], [])) == sorted(f"line {i}" for i in range(1000))
     for file in ("train.bin", "val.bin", "test.bin"):
-        bytes_of = [(data.DATASETS / name / file).read_bytes() for name in "abc"]
+        bytes_of = [(prepare.DATASETS / name / file).read_bytes() for name in "abc"]
         assert bytes_of[0] == bytes_of[1] != bytes_of[2]
 
 
 def test_val_input(tmp_path):
     """D7: a validation file of its own; train holds all of the input."""
     train, val = write(tmp_path / "a.txt", "abcd" * 100), write(tmp_path / "b.txt", "dcbaX" * 20)
-    meta = data.prepare("mine", train, val_input=val)
+    meta = prepare.prepare("mine", train, val_input=val)
     assert decode("mine") == "abcd" * 100 and decode("mine", "val") == "dcbaX" * 20
     assert list(meta["splits"]) == ["train", "val"] and meta["val_input"] == val
     rows, more = [{"text": f"t{i}"} for i in range(20)], [{"text": f"v{i}"} for i in range(5)]
     files = write_rows(tmp_path / "a.jsonl", rows), write_rows(tmp_path / "b.jsonl", more)
-    data.prepare("rows", files[0], format="jsonl", val_input=files[1], test_ratio=0.1)
+    prepare.prepare("rows", files[0], format="jsonl", val_input=files[1], test_ratio=0.1)
     assert samples("rows", "val") == [row["text"] for row in more]
     assert len(samples("rows")) == 18 and len(samples("rows", "test")) == 2
 
@@ -199,17 +198,17 @@ def test_three_kinds_of_rows(tmp_path):
         ),
     }  # fmt: skip
     for name, (rows, texts) in kinds.items():
-        data.prepare(name, write_rows(tmp_path / f"{name}.jsonl", rows), format="jsonl", val_ratio=0)
+        prepare.prepare(name, write_rows(tmp_path / f"{name}.jsonl", rows), format="jsonl", val_ratio=0)
         assert samples(name) == texts
-        data.prepare(
+        prepare.prepare(
             "list", write(tmp_path / "l.json", json.dumps(rows, indent=2)), format="jsonl", val_ratio=0
         )
         assert samples("list") == texts
-        assert (data.DATASETS / name / "train_mask.bin").exists() == (name != "text")
+        assert (prepare.DATASETS / name / "train_mask.bin").exists() == (name != "text")
         for pack in (True, False):
             windows = data.Windows(name, "train", 48, pack=pack)
             x, y = windows.window_batch(range(windows.n_windows))
-            end = tokenizer.load_any(str(data.DATASETS / name)).end_id
+            end = tokenizer.load_any(str(prepare.DATASETS / name)).end_id
             assert (y == end).sum() == 100 and windows.n_dropped == 0  # every row's end token is scored
 
 
@@ -218,7 +217,7 @@ def test_folder_of_documents(tmp_path):
     (tmp_path / "texts").mkdir()
     for name in ("a", "b", "c"):
         write(tmp_path / "texts" / f"{name}.txt", f"this is {name}\n" * 4)
-    meta = data.prepare("mine", str(tmp_path / "texts"), val_ratio=0)
+    meta = prepare.prepare("mine", str(tmp_path / "texts"), val_ratio=0)
     assert samples("mine") == [f"this is {name}\n" * 4 for name in "abc"]
     assert meta["splits"]["train"]["documents"] == 3
 
@@ -233,7 +232,7 @@ def test_mask_by_hand(tmp_path):
         {"prompt": "", "response": "x"},
     ]
     path = write_rows(tmp_path / "a.jsonl", rows)
-    data.prepare("chars", path, format="jsonl", val_ratio=0)
+    prepare.prepare("chars", path, format="jsonl", val_ratio=0)
     text = (
         "2+2=4!E"
         + "system: Be\nuser: a?\nassistant: bE\nuser: c\nassistant: ddE".replace("bE", "b")
@@ -257,8 +256,8 @@ def test_mask_by_hand(tmp_path):
 
     pieces = [("2+2=", 0), ("4!", 1), ("", 2), ("system: Be\nuser: a?\nassistant: ", 0), ("b", 1)]
     pieces += [("\nuser: c\nassistant: ", 0), ("dd", 1), ("", 2), ("all", 1), ("", 2), ("x", 1), ("", 2)]
-    data.prepare("pairs", path, "bpe", 300, format="jsonl", val_ratio=0)
-    bpe = tokenizer.load_any(str(data.DATASETS / "pairs"))
+    prepare.prepare("pairs", path, "bpe", 300, format="jsonl", val_ratio=0)
+    bpe = tokenizer.load_any(str(prepare.DATASETS / "pairs"))
     ids, mask = [], []
     for text, learned in pieces:
         new = [bpe.end_id] if learned == 2 else bpe.encode(text).tolist()
@@ -270,7 +269,7 @@ def test_mask_by_hand(tmp_path):
 def test_masked_loss_by_hand(tmp_path):
     """D3: the loss of a 2-row batch is the hand-made sum; what stands on a prompt changes nothing."""
     rows = [{"prompt": "abc", "response": "de"}, {"prompt": "b", "response": "cab"}]
-    data.prepare("mine", write_rows(tmp_path / "a.jsonl", rows), format="jsonl", val_ratio=0)
+    prepare.prepare("mine", write_rows(tmp_path / "a.jsonl", rows), format="jsonl", val_ratio=0)
     windows = data.Windows("mine", "train", 8, pack=False)
     x, y = windows.window_batch([0, 1])
     letters = {c: i for i, c in enumerate("abcde")} | {"E": 5}
@@ -287,21 +286,21 @@ def test_masked_loss_by_hand(tmp_path):
     assert abs(loss(y) - expected) < 1e-6
     ids = read_ids("mine")
     ids[1] = letters["e"]  # the label of a prompt's second letter
-    ids.tofile(data.DATASETS / "mine" / "train.bin")
+    ids.tofile(prepare.DATASETS / "mine" / "train.bin")
     assert loss(windows.window_batch([0, 1])[1]) == loss(y)
 
 
 def test_dedup(tmp_path):
     """D13: repeats go, the first stays, order is kept, blank lines are no repeats, and the count is told."""
     text = "one\ntwo\n\none\nthree\n\ntwo\nfour\none"
-    meta = data.prepare("text", write(tmp_path / "a.txt", text), dedup=True, val_ratio=0)
+    meta = prepare.prepare("text", write(tmp_path / "a.txt", text), dedup=True, val_ratio=0)
     assert decode("text") == "one\ntwo\n\nthree\n\nfour" and meta["dropped"] == {"repeats": 3}
     for newline in ("\n", "\r\n"):
         path = write(tmp_path / "a.txt", text.replace("\n", newline) + newline)
-        meta = data.prepare("lines", path, format="lines", dedup=True, val_ratio=0)
+        meta = prepare.prepare("lines", path, format="lines", dedup=True, val_ratio=0)
         assert samples("lines") == ["one", "two", "three", "four"] and meta["dropped"] == {"repeats": 3}
     rows = [{"prompt": "a", "response": r} for r in "xyxzx"] + [{"text": "ax"}]
-    meta = data.prepare(
+    meta = prepare.prepare(
         "rows", write_rows(tmp_path / "a.jsonl", rows), format="jsonl", dedup=True, val_ratio=0
     )
     assert samples("rows") == ["ax", "ay", "az", "ax"] and meta["dropped"] == {"repeats": 2}
@@ -314,7 +313,7 @@ def test_dedup_of_many_chunks(tmp_path):
     (tmp_path / "texts").mkdir()
     write(tmp_path / "texts" / "a.txt", "\n".join(lines[:40_000]))
     write(tmp_path / "texts" / "b.txt", "\r\n".join(lines[40_000:]))
-    meta = data.prepare("mine", str(tmp_path / "texts"), dedup=True, val_ratio=0)
+    meta = prepare.prepare("mine", str(tmp_path / "texts"), dedup=True, val_ratio=0)
     documents = samples("mine")
     first = list(dict.fromkeys(lines[:40_000]))
     assert documents[0] == "\n".join(first)
@@ -327,20 +326,20 @@ def test_dedup_of_many_chunks(tmp_path):
 def test_clean(tmp_path, capsys):
     """D14: control characters, runs of blanks and short lines go, with counts; twice is the same as once."""
     dirty = "\n\na\x00bc  d\t\te\r\n\r\n\r\nx\n \n\ufefffine  line\nif a:\n    go()\n\n\n\n"
-    meta = data.prepare("once", write(tmp_path / "a.txt", dirty), clean=True, val_ratio=0)
+    meta = prepare.prepare("once", write(tmp_path / "a.txt", dirty), clean=True, val_ratio=0)
     once = decode("once")
     assert once == "abc d e\n\nfine line\nif a:\n go()\n"
     counts = {"control characters": 5, "runs of blanks": 4, "short lines": 1, "blank lines": 6}
     assert meta["dropped"] == counts and "4 runs of blanks" in capsys.readouterr().out
-    data.prepare("twice", write(tmp_path / "b.txt", once), clean=True, val_ratio=0)
-    assert decode("twice") == once and data.ensure("twice")["dropped"] == {}
+    prepare.prepare("twice", write(tmp_path / "b.txt", once), clean=True, val_ratio=0)
+    assert decode("twice") == once and prepare.ensure("twice")["dropped"] == {}
     rows = [
         {"prompt": "2+2  =\t", "response": "4"},
         {"text": "a\x01"},
         {"prompt": "good", "response": "\x00"},
     ]
     path = write_rows(tmp_path / "a.jsonl", rows)
-    meta = data.prepare("rows", path, format="jsonl", clean=True, val_ratio=0)
+    meta = prepare.prepare("rows", path, format="jsonl", clean=True, val_ratio=0)
     assert samples("rows") == ["2+2 =\t4"] and meta["dropped"]["short samples"] == 2
 
 
@@ -349,9 +348,9 @@ def test_clean_is_idempotent_on_random_text(tmp_path):
     for _ in range(30):
         dirty = "".join(rng.choice(list("ab \t\n\n\r\x00é\ufeff"), 300))
         path = write(tmp_path / "a.txt", "start\n" + dirty)
-        data.prepare("once", path, clean=True, val_ratio=0)
-        data.prepare("twice", write(tmp_path / "b.txt", decode("once")), clean=True, val_ratio=0)
-        assert decode("twice") == decode("once") and data.ensure("twice")["dropped"] == {}
+        prepare.prepare("once", path, clean=True, val_ratio=0)
+        prepare.prepare("twice", write(tmp_path / "b.txt", decode("once")), clean=True, val_ratio=0)
+        assert decode("twice") == decode("once") and prepare.ensure("twice")["dropped"] == {}
 
 
 def test_skip_bad(tmp_path):
@@ -359,9 +358,9 @@ def test_skip_bad(tmp_path):
     rows = [json.dumps({"prompt": "p", "response": f"r{i}"}) for i in range(10)]
     rows[6] = '{"prompt": "p", "response": "r6"'
     path = write(tmp_path / "rows.jsonl", "\ufeff" + "\r\n".join(rows))
-    message = error_of(data.prepare, "mine", path, format="jsonl")
+    message = error_of(prepare.prepare, "mine", path, format="jsonl")
     assert "rows.jsonl line 7:" in message and "--skip_bad" in message
-    meta = data.prepare("mine", path, format="jsonl", skip_bad=True, val_ratio=0)
+    meta = prepare.prepare("mine", path, format="jsonl", skip_bad=True, val_ratio=0)
     assert samples("mine") == [f"pr{i}" for i in range(10) if i != 6] and meta["dropped"] == {"bad rows": 1}
 
 
@@ -386,9 +385,9 @@ BAD_ROWS = {
 @pytest.mark.parametrize("row", BAD_ROWS)
 def test_bad_rows(tmp_path, row):
     path = write(tmp_path / "rows.jsonl", '{"text": "good"}\n\n' + row + '\n{"text": "good too"}\n')
-    message = error_of(data.prepare, "mine", path, format="jsonl", val_ratio=0)
+    message = error_of(prepare.prepare, "mine", path, format="jsonl", val_ratio=0)
     assert "rows.jsonl line 3:" in message and BAD_ROWS[row] in message
-    data.prepare("mine", path, format="jsonl", val_ratio=0, skip_bad=True)
+    prepare.prepare("mine", path, format="jsonl", val_ratio=0, skip_bad=True)
     assert samples("mine") == ["good", "good too"]
 
 
@@ -396,12 +395,12 @@ def test_files_of_a_folder_are_named(tmp_path):
     (tmp_path / "rows").mkdir()
     write(tmp_path / "rows" / "a.jsonl", '{"text": "aaa"}\n' * 3)
     write(tmp_path / "rows" / "b.jsonl", '{"text": "bbb"}\n{"oops"}\n')
-    assert "b.jsonl line 2:" in error_of(data.prepare, "mine", str(tmp_path / "rows"), format="jsonl")
+    assert "b.jsonl line 2:" in error_of(prepare.prepare, "mine", str(tmp_path / "rows"), format="jsonl")
     write(tmp_path / "rows" / "b.jsonl", '[{"text": "bbb"},\n {"oops": 1}]')
-    assert "b.jsonl row 2:" in error_of(data.prepare, "mine", str(tmp_path / "rows"), format="jsonl")
+    assert "b.jsonl row 2:" in error_of(prepare.prepare, "mine", str(tmp_path / "rows"), format="jsonl")
     write(tmp_path / "rows" / "b.jsonl", '[{"text": "bbb"},\n {"oops"]')
     for skip_bad in (False, True):
-        message = error_of(data.prepare, "mine", str(tmp_path / "rows"), format="jsonl", skip_bad=skip_bad)
+        message = error_of(prepare.prepare, "mine", str(tmp_path / "rows"), format="jsonl", skip_bad=skip_bad)
         assert "b.jsonl line 2:" in message
 
 
@@ -431,24 +430,31 @@ def test_errors(tmp_path):
         (dict(source=good, seed=-1), "-1"),
     ]
     for settings, expected in cases:
-        assert expected in error_of(data.prepare, **{"name": "mine", **settings}), settings
-        assert not data.DATASETS.exists() or os.listdir(data.DATASETS) == []
+        assert expected in error_of(prepare.prepare, **{"name": "mine", **settings}), settings
+        assert not prepare.DATASETS.exists() or os.listdir(prepare.DATASETS) == []
 
 
 def test_reused_tokenizer(tmp_path):
     """--tokenizer=PATH: the original's ids; characters it lacks and no end token are errors."""
-    data.prepare("first", write(tmp_path / "a.txt", "hello world " * 20), "bpe", 270)
-    data.prepare(
-        "second", write(tmp_path / "b.txt", "low hell " * 20), str(data.DATASETS / "first"), val_ratio=0
+    prepare.prepare("first", write(tmp_path / "a.txt", "hello world " * 20), "bpe", 270)
+    prepare.prepare(
+        "second", write(tmp_path / "b.txt", "low hell " * 20), str(prepare.DATASETS / "first"), val_ratio=0
     )
-    bpe = tokenizer.load_any(str(data.DATASETS / "first"))
+    bpe = tokenizer.load_any(str(prepare.DATASETS / "first"))
     assert read_ids("second").tolist() == bpe.encode("low hell " * 20).tolist()
-    assert data.ensure("second")["tokenizer_hash"] == data.ensure("first")["tokenizer_hash"] == bpe.hash
-    data.prepare("chars", write(tmp_path / "c.txt", "abc" * 20))
-    message = error_of(data.prepare, "x", write(tmp_path / "d.txt", "abz" * 9), str(data.DATASETS / "chars"))
+    assert prepare.ensure("second")["tokenizer_hash"] == prepare.ensure("first")["tokenizer_hash"] == bpe.hash
+    prepare.prepare("chars", write(tmp_path / "c.txt", "abc" * 20))
+    message = error_of(
+        prepare.prepare, "x", write(tmp_path / "d.txt", "abz" * 9), str(prepare.DATASETS / "chars")
+    )
     assert "'z'" in message
     message = error_of(
-        data.prepare, "x", str(tmp_path / "c.txt"), str(data.DATASETS / "chars"), format="lines", val_ratio=0
+        prepare.prepare,
+        "x",
+        str(tmp_path / "c.txt"),
+        str(prepare.DATASETS / "chars"),
+        format="lines",
+        val_ratio=0,
     )
     assert "end token" in message
 
@@ -457,25 +463,25 @@ def test_val_text_leaves_merges_alone(tmp_path):
     """T2: byte pairs are counted on the training split only; the alphabet of characters is not a count."""
     train = "the cat sat on the mat and the rat sat too. " * 45
     for name, val in (("a", "zebra zebra zebra " * 13), ("b", "quick quick quick " * 13)):
-        data.prepare(name, write(tmp_path / f"{name}.txt", train + val[:220]), "bpe", 300)
+        prepare.prepare(name, write(tmp_path / f"{name}.txt", train + val[:220]), "bpe", 300)
     assert decode("a") == decode("b") == train
-    assert data.ensure("a")["tokenizer_hash"] == data.ensure("b")["tokenizer_hash"]
+    assert prepare.ensure("a")["tokenizer_hash"] == prepare.ensure("b")["tokenizer_hash"]
     lines = {name: [f"the cat sat {name * 5} {i}" for i in range(100)] for name in "ab"}
     labels = np.repeat([0, 1], [90, 10])
     np.random.default_rng(7).shuffle(labels)  # as documented: the seed draws which samples are val
     lines["b"] = [lines["a"][i] if labels[i] == 0 else lines["b"][i] for i in range(100)]
     for name in "ab":
         path = write(tmp_path / f"{name}.txt", "\n".join(lines[name]))
-        data.prepare(name, path, "bpe", 300, format="lines", seed=7)
+        prepare.prepare(name, path, "bpe", 300, format="lines", seed=7)
     assert samples("a") == samples("b") and samples("a", "val") != samples("b", "val")
-    assert data.ensure("a")["tokenizer_hash"] == data.ensure("b")["tokenizer_hash"]
+    assert prepare.ensure("a")["tokenizer_hash"] == prepare.ensure("b")["tokenizer_hash"]
 
 
 def test_dtype(tmp_path):
     """uint16 up to 65,536 different tokens, uint32 above; the text survives both."""
     for n, dtype in ((65_536, "uint16"), (65_537, "uint32")):
         text = "".join(chr(i) for i in range(0x10000, 0x10000 + n))
-        meta = data.prepare("mine", write(tmp_path / "a.txt", text))
+        meta = prepare.prepare("mine", write(tmp_path / "a.txt", text))
         assert (meta["dtype"], meta["vocab_size"]) == (dtype, n)
         assert decode("mine") + decode("mine", "val") == text
         x, _ = data.Windows("mine", "val", 16).batch(0, 4)
@@ -486,36 +492,36 @@ def test_dtype(tmp_path):
 def test_ensure(tmp_path, monkeypatch):
     """D19: prepared once; the second time nothing is touched. Unknown names give the command."""
     known = {"tiny": {"source": write(tmp_path / "a.txt", "some text " * 20), "tokenizer": "char"}}
-    monkeypatch.setattr(data, "KNOWN", known)
-    meta = data.ensure("tiny")
-    path = data.DATASETS / "tiny" / "train.bin"
+    monkeypatch.setattr(prepare, "KNOWN", known)
+    meta = prepare.ensure("tiny")
+    path = prepare.DATASETS / "tiny" / "train.bin"
     before = path.stat().st_mtime_ns
     time.sleep(0.01)
-    assert data.ensure("tiny") == meta and path.stat().st_mtime_ns == before
-    message = error_of(data.ensure, "other")
+    assert prepare.ensure("tiny") == meta and path.stat().st_mtime_ns == before
+    message = error_of(prepare.ensure, "other")
     assert "'other'" in message and "python data.py --input=FILE --name=other" in message
     assert "python data.py --name=tiny" in error_of(
         data.Windows, shutil.move(path.parent, tmp_path / "x") and "tiny", "val", 4
     )
-    assert data.ensure(str(tmp_path / "x")) == meta  # a path is as good as a name
+    assert prepare.ensure(str(tmp_path / "x")) == meta  # a path is as good as a name
     assert data.Windows(tmp_path / "x", "val", 4).n_tokens == 20
     monkeypatch.chdir(tmp_path)
-    assert data.folder_of("x") == Path("x")
+    assert prepare.folder_of("x") == Path("x")
     (tmp_path / "x" / "meta.json").write_text("{", encoding="utf-8")
-    assert "damaged" in error_of(data.ensure, "x")
+    assert "damaged" in error_of(prepare.ensure, "x")
 
 
 def test_known_datasets():
-    assert set(data.KNOWN) == {"shakespeare_char", "shakespeare_bpe", "verse", "python", "sums"}
-    for settings in data.KNOWN.values():
+    assert set(prepare.KNOWN) == {"shakespeare_char", "shakespeare_bpe", "verse", "python", "sums"}
+    for settings in prepare.KNOWN.values():
         assert isinstance(open_corpus(settings["source"]), Corpus) or settings["source"] == "shakespeare"
 
 
 def test_interruption_leaves_the_old_dataset(tmp_path, monkeypatch):
     """An exception or Ctrl-C while encoding: the old files stay, byte for byte, and nothing temporary."""
     path = write(tmp_path / "a.txt", "old text " * 50)
-    data.prepare("mine", path, test_ratio=0.1)
-    folder = data.DATASETS / "mine"
+    prepare.prepare("mine", path, test_ratio=0.1)
+    folder = prepare.DATASETS / "mine"
     old = {file.name: file.read_bytes() for file in folder.iterdir()}
     write(tmp_path / "a.txt", "something new " * 50)
     for stop in (KeyboardInterrupt, MemoryError):
@@ -525,9 +531,9 @@ def test_interruption_leaves_the_old_dataset(tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch, pytest.raises(stop):
             patch.setattr(tokenizer.CharTokenizer, "save", stopped)
-            data.prepare("mine", path)
+            prepare.prepare("mine", path)
         assert {file.name: file.read_bytes() for file in folder.iterdir()} == old
-        assert os.listdir(data.DATASETS) == ["mine"]
+        assert os.listdir(prepare.DATASETS) == ["mine"]
 
     moves = []
 
@@ -539,9 +545,9 @@ def test_interruption_leaves_the_old_dataset(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(os, "replace", half)
-        data.prepare("mine", path)
-    assert "not prepared" in error_of(data.ensure, "mine")  # never half of one and half of another
-    data.prepare("mine", path)
+        prepare.prepare("mine", path)
+    assert "not prepared" in error_of(prepare.ensure, "mine")  # never half of one and half of another
+    prepare.prepare("mine", path)
     assert sorted(os.listdir(folder)) == [
         "meta.json",
         "tokenizer.json",
@@ -551,9 +557,9 @@ def test_interruption_leaves_the_old_dataset(tmp_path, monkeypatch):
 
 
 KILLED = """
-import os, signal, sys
-import data, pathlib, token_files
-data.DATASETS = pathlib.Path(sys.argv[1])
+import os, pathlib, signal, sys
+from text import prepare, token_files
+prepare.DATASETS = pathlib.Path(sys.argv[1])
 class Killer:
     def __init__(self, parts): self.parts = parts
     def __iter__(self):
@@ -561,22 +567,24 @@ class Killer:
             yield part
             os.kill(os.getpid(), signal.SIGKILL)
 encode = token_files.encode
-data.encode = lambda parts, *rest, **more: encode(Killer(parts), *rest, **more)
-data.prepare("mine", sys.argv[2])
+prepare.encode = lambda parts, *rest, **more: encode(Killer(parts), *rest, **more)
+prepare.prepare("mine", sys.argv[2])
 """
 
 
 def test_killed_preparation(tmp_path):
     """kill -9 in the middle of encoding: the old dataset is the dataset, and preparing again works."""
     path = write(tmp_path / "a.txt", "old text " * 50)
-    data.prepare("mine", path)
-    old = {file.name: file.read_bytes() for file in (data.DATASETS / "mine").iterdir()}
+    prepare.prepare("mine", path)
+    old = {file.name: file.read_bytes() for file in (prepare.DATASETS / "mine").iterdir()}
     write(tmp_path / "a.txt", "something new " * 50)
-    run = subprocess.run([sys.executable, "-c", KILLED, data.DATASETS, path], cwd=ROOT, capture_output=True)
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED, prepare.DATASETS, path], cwd=ROOT, capture_output=True
+    )
     assert run.returncode == -signal.SIGKILL, run.stderr.decode()
-    assert {file.name: file.read_bytes() for file in (data.DATASETS / "mine").iterdir()} == old
-    assert data.ensure("mine")["sha256"] and data.Windows("mine", "train", 8).n_tokens == 405
-    data.prepare("mine", path)
+    assert {file.name: file.read_bytes() for file in (prepare.DATASETS / "mine").iterdir()} == old
+    assert prepare.ensure("mine")["sha256"] and data.Windows("mine", "train", 8).n_tokens == 405
+    prepare.prepare("mine", path)
     assert decode("mine").startswith("something new")
 
 
@@ -596,11 +604,11 @@ def test_any_number_of_threads_makes_the_same_files(tmp_path):
     }
     for name, (source, settings) in cases.items():
         if settings["tokenizer"] == "TEXT":
-            settings["tokenizer"] = str(data.DATASETS / "text")
+            settings["tokenizer"] = str(prepare.DATASETS / "text")
         made = []
         for threads in (1, 2, 5):
-            data.prepare(name, source, **settings, threads=threads)
-            made.append({file.name: file.read_bytes() for file in (data.DATASETS / name).iterdir()})
+            prepare.prepare(name, source, **settings, threads=threads)
+            made.append({file.name: file.read_bytes() for file in (prepare.DATASETS / name).iterdir()})
         assert made[0] == made[1] == made[2] and len(made[0]) >= 4
     assert decode("text") + decode("text", "val") == text
 
@@ -659,16 +667,17 @@ def test_an_error_in_a_thread_is_one_line(tmp_path, monkeypatch, threads):
 
     monkeypatch.setattr(tokenizer.BPETokenizer, "encode", wrong)
     with pytest.raises(ValueError, match="line 100000 is wrong") as caught:
-        data.prepare("mine", source, "bpe", 260, threads=threads)
+        prepare.prepare("mine", source, "bpe", 260, threads=threads)
     assert caught.traceback[-1].name == "wrong"
-    assert threading.active_count() == before and os.listdir(data.DATASETS) == []
+    assert threading.active_count() == before and os.listdir(prepare.DATASETS) == []
 
 
 STOPPED = """
 import pathlib, signal, sys, threading, time
-import data, tokenizer
+import tokenizer
+from text import prepare
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell started in the background
-data.DATASETS = pathlib.Path(sys.argv[1])
+prepare.DATASETS = pathlib.Path(sys.argv[1])
 encode = tokenizer.BPETokenizer.encode
 def slow(self, text):
     if threading.current_thread() is not threading.main_thread():
@@ -676,7 +685,7 @@ def slow(self, text):
     time.sleep(0.5)
     return encode(self, text)
 tokenizer.BPETokenizer.encode = slow
-data.prepare("mine", sys.argv[2], sys.argv[3], threads=2)
+prepare.prepare("mine", sys.argv[2], sys.argv[3], threads=2)
 """
 
 
@@ -684,13 +693,13 @@ def test_ctrl_c_ends_all_threads(tmp_path):
     """Ctrl-C while threads encode: the process ends within seconds and leaves nothing."""
     source = write(tmp_path / "a.txt", "".join(f"line {i}\n" for i in range(1_000_000)))  # 12 s of encoding
     tokenizer.BPETokenizer.train(["a text"], 256).save(tmp_path / "t.json")
-    command = [sys.executable, "-c", STOPPED, data.DATASETS, source, tmp_path / "t.json"]
+    command = [sys.executable, "-c", STOPPED, prepare.DATASETS, source, tmp_path / "t.json"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "encoding\n"
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)  # on a busy machine; else 2 seconds
     assert err.splitlines()[-1] == "KeyboardInterrupt"
-    assert process.returncode == -signal.SIGINT and os.listdir(data.DATASETS) == []
+    assert process.returncode == -signal.SIGINT and os.listdir(prepare.DATASETS) == []
 
 
 def test_changed_while_read(tmp_path, monkeypatch):
@@ -704,13 +713,13 @@ def test_changed_while_read(tmp_path, monkeypatch):
         return total
 
     monkeypatch.setattr(formats.Source, "count", then_grow)
-    assert "changed" in error_of(data.prepare, "mine", str(path))
-    assert os.listdir(data.DATASETS) == []
+    assert "changed" in error_of(prepare.prepare, "mine", str(path))
+    assert os.listdir(prepare.DATASETS) == []
 
 
 def test_truncated_token_file(tmp_path):
-    data.prepare("mine", write(tmp_path / "a.txt", "some text " * 50))
-    path = data.DATASETS / "mine" / "train.bin"
+    prepare.prepare("mine", write(tmp_path / "a.txt", "some text " * 50))
+    path = prepare.DATASETS / "mine" / "train.bin"
     path.write_bytes(path.read_bytes()[:-3])
     assert "train.bin" in error_of(data.Windows, "mine", "train", 8)
     path.unlink()
@@ -925,7 +934,7 @@ def test_mask_reaches_the_batch(tmp_path):
 
 
 def test_missing_split(tmp_path):
-    data.prepare("mine", write(tmp_path / "a.txt", "some text " * 50), val_ratio=0)
+    prepare.prepare("mine", write(tmp_path / "a.txt", "some text " * 50), val_ratio=0)
     assert "--val_ratio=0.1" in error_of(data.Windows, "mine", "val", 8)
 
 
@@ -944,9 +953,9 @@ def test_windows_of_text(tmp_path):
 
 def test_floor():
     meta = {"nats_per_char": 0.5, "dropped": {}, "splits": {"val": {"characters": 300, "tokens": 100}}}
-    assert data.floor_per_token(meta, "val") == 1.5
-    assert data.floor_per_token(meta | {"dropped": {"repeats": 1}}, "val") == 0.0
-    assert data.floor_per_token({"dropped": {}, "splits": meta["splits"]}, "val") == 0.0
+    assert prepare.floor_per_token(meta, "val") == 1.5
+    assert prepare.floor_per_token(meta | {"dropped": {"repeats": 1}}, "val") == 0.0
+    assert prepare.floor_per_token({"dropped": {}, "splits": meta["splits"]}, "val") == 0.0
 
 
 # ---- the script
@@ -954,10 +963,10 @@ def project(tmp_path):
     """A copy of what the script needs, so that it writes its datasets/ there."""
     folder = tmp_path / "project"
     (folder / "config").mkdir(parents=True)
-    for room in "data token_files formats corpora distributed guard hardware tokenizer trust".split():
-        file = f"{room}.py"
+    for file in ("data.py", "tokenizer.py", "config/__init__.py"):
         shutil.copy(ROOT / file, folder / file)
-    shutil.copy(ROOT / "config/__init__.py", folder / "config")
+    for room in ("machine", "runtime", "text"):
+        shutil.copytree(ROOT / room, folder / room)
     return folder
 
 
@@ -1007,7 +1016,7 @@ def test_prepare_in_little_memory(tmp_path):
     path = big_file(tmp_path / "big.txt", 50)
     tracemalloc.start()
     try:
-        data.prepare("mine", path)
+        prepare.prepare("mine", path)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -1029,11 +1038,11 @@ def test_memory_stays_flat_while_reading(tmp_path):
 
 PREPARE = """
 import json, pathlib, sys, time
-import data
 from tests.test_data import memory
-data.DATASETS = pathlib.Path(sys.argv[1])
+from text import prepare
+prepare.DATASETS = pathlib.Path(sys.argv[1])
 idle, start = memory("VmHWM"), time.time()
-data.prepare("mine", sys.argv[2], **json.loads(sys.argv[3]))
+prepare.prepare("mine", sys.argv[2], **json.loads(sys.argv[3]))
 print(json.dumps([time.time() - start, memory("VmHWM") - idle]))
 """
 

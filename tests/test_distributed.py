@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoint
-import corpora
 import data
-import distributed
 import evaluate
-import hardware
 from conftest import ROOT, TINY
+from machine import distributed, hardware
+from runtime import checkpoint
+from text import corpora, prepare
 
 # What torchrun starts in place of train.py: the same, and notes on what this process has seen and done.
 DRIVER = """
@@ -27,18 +26,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-import data, distributed
+import data
+from machine import distributed
+from text import prepare
 
 folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
 (folder / f"pid-{rank}").write_text(str(os.getpid()))
-data.DATASETS = folder / "datasets"
-data.KNOWN["fresh"] = {"source": str(folder / "text.txt"), "tokenizer": "char"}
+prepare.DATASETS = folder / "datasets"
+prepare.KNOWN["fresh"] = {"source": str(folder / "text.txt"), "tokenizer": "char"}
 seen = {"prepared": 0, "reductions": 0, "batches": []}
-prepare, wrap, batch = data.prepare, distributed.wrap, data.Windows.batch
+plain_prepare, wrap, batch = prepare.prepare, distributed.wrap, data.Windows.batch
 
 def count_prepare(*args, **kwargs):
     seen["prepared"] += 1
-    return prepare(*args, **kwargs)
+    return plain_prepare(*args, **kwargs)
 
 def count_reductions(model, world_size, strategy):
     model = wrap(model, world_size, strategy)
@@ -58,7 +59,7 @@ def break_down(loss):
         raise KeyError("injected")
     return loss
 
-data.prepare, distributed.wrap, data.Windows.batch = count_prepare, count_reductions, note_batch
+prepare.prepare, distributed.wrap, data.Windows.batch = count_prepare, count_reductions, note_batch
 if os.environ.get("BROKEN_RANK") == str(rank):
     torch.amp.GradScaler.scale = lambda self, loss: break_down(loss)
 sys.argv = ["train.py", "--dataset=fresh", f"--out_dir={folder / f'out-{rank}'}", *sys.argv[2:]]
@@ -202,7 +203,7 @@ def test_evaluation_is_the_same_with_one_and_two(together, seen):
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_read_disjoint_parts_whose_union_is_the_batch(datasets, monkeypatch, world_size):
     """Also over the end of an epoch, which does not come at the end of a batch."""
-    monkeypatch.setattr(data, "DATASETS", datasets)
+    monkeypatch.setattr(prepare, "DATASETS", datasets)
     windows = data.Windows("small", "train", 32)
     per_step = 5 * 2 * world_size
     assert windows.n_windows % per_step
@@ -279,7 +280,7 @@ GLOO_IN_PYTHON = """
 import time
 import torch
 import torch.distributed as dist
-import distributed
+from machine import distributed
 distributed.start("cpu", "gloo", strategy="fsdp")
 wrapped = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 3))
 wrapped(torch.ones(5, 2)).sum().backward()

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoint
 import config
-import corpora
 import data
 from conftest import ROOT, TINY
+from runtime import checkpoint
+from text import corpora, prepare
 
 # What is wrong, the command, words of the message, files that are changed before. A file's new content is
 # bytes or text; None deletes it, a number keeps so much of it, and a function changes the checkpoint in it.
@@ -116,8 +116,8 @@ CASES = [
     ("averages in the cloud", "train.py --offload=s3", "expected cpu, disk, or nothing"),
     ("a global batch below zero", "train.py --global_batch_size=-1", "expected 0 or more"),
     ("a checkpoint of another kind", "train.py --checkpoint_format=zip", "expected file or sharded"),
-    ("no folder to consolidate", "checkpoint.py", "python checkpoint.py consolidate FOLDER"),
-    ("nothing to consolidate", "checkpoint.py consolidate out-none", "nothing to do"),
+    ("no folder to consolidate", "runtime/checkpoint.py", "python -m runtime.checkpoint consolidate FOLDER"),
+    ("nothing to consolidate", "runtime/checkpoint.py consolidate out-none", "nothing to do"),
     ("a table that points out of its folder", "evaluate.py", "best_000001 cannot be read (ValueError)",
      {"out/best_000001/run.json": '{"param_groups": []}', "out/best_000001/tensors.json": OUTSIDE}),
     ("a package that is not installed", "train.py --wandb_log", "pip install wandb"),
@@ -221,7 +221,7 @@ BASE = {
     "sample.py": ["--device=cpu", "--dtype=float32", "--max_new_tokens=5", "--out_dir={here}/out"],
     "evaluate.py": ["--device=cpu", "--dtype=float32", "--out_dir={here}/out"],
     "data.py": [],
-    "checkpoint.py": [],
+    "runtime/checkpoint.py": [],
 }
 # These also run in processes of their own. (None of them needs a prepared dataset: those lie in the project.)
 AS_A_PROCESS = [
@@ -242,21 +242,13 @@ def command_of(case: tuple, here: Path) -> tuple[str, list[str]]:
 def run(monkeypatch, here: Path, script: str, arguments: list[str]) -> None:
     """Run a script in this process, as if the project's datasets and runs were those of `here`."""
     monkeypatch.chdir(here)
-    monkeypatch.setattr(data, "DATASETS", here / "datasets")
+    monkeypatch.setattr(prepare, "DATASETS", here / "datasets")
     monkeypatch.setattr(corpora, "DOWNLOADS", here / "downloads")
     monkeypatch.setattr(checkpoint, "ROOT", here)
     monkeypatch.setattr(sys, "argv", [script, *arguments])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setitem(sys.modules, "wandb", None)  # not installed
-    path = str(ROOT / script)
-    if script != "data.py":
-        runpy.run_path(path, run_name="__main__")
-        return
-    source = (ROOT / script).read_text(encoding="utf-8")  # as a script it has a DATASETS of its own
-    place = 'Path(__file__).resolve().parent / "datasets"'
-    assert source.count(place) == 1
-    source = source.replace(place, f"Path({str(here)!r}) / 'datasets'")
-    exec(compile(source, path, "exec"), {"__name__": "__main__", "__file__": path})
+    runpy.run_path(str(ROOT / script), run_name="__main__")
 
 
 @pytest.fixture(scope="module")
@@ -266,9 +258,9 @@ def made(datasets, tmp_path_factory) -> Path:
     rows = '{"prompt": "2 + 2 = ", "response": "4"}\n' * 40
     (here / "pairs.jsonl").write_text(rows, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "DATASETS", here / "datasets")
-        data.prepare("small", str(datasets / "small.txt"))
-        data.prepare("pairs", str(here / "pairs.jsonl"), format="jsonl")
+        patch.setattr(prepare, "DATASETS", here / "datasets")
+        prepare.prepare("small", str(datasets / "small.txt"))
+        prepare.prepare("pairs", str(here / "pairs.jsonl"), format="jsonl")
         script, arguments = command_of(("", "train.py --max_iters=2"), here)
         run(patch, here, script, arguments)
     return here
@@ -285,7 +277,7 @@ def here(made, tmp_path, run_script) -> Path:
     return tmp_path
 
 
-def prepare(here: Path, files: dict) -> None:
+def change_files(here: Path, files: dict) -> None:
     """Give files other contents, as the table says."""
     for name, content in files.items():
         path = here / name
@@ -334,7 +326,7 @@ def check(case: tuple, here: Path, before: dict, code: int, out: str, err: str) 
 
 @pytest.mark.parametrize("case", CASES, ids=[case[0] for case in CASES])
 def test_bad_input(here, monkeypatch, capsys, case, figure):
-    prepare(here, *case[3:] or [{}])
+    change_files(here, *case[3:] or [{}])
     before = snapshot(here)
     capsys.readouterr()
     code = 0
@@ -351,7 +343,7 @@ def test_bad_input_in_processes_of_their_own(made, tmp_path_factory, shell):
         (case,) = (case for case in CASES if case[0] == name)
         here = tmp_path_factory.mktemp("process") / "copy"
         shutil.copytree(made, here)
-        prepare(here, *case[3:] or [{}])
+        change_files(here, *case[3:] or [{}])
         before = snapshot(here)
         script, arguments = command_of(case, here)
         return case, here, before, shell(str(ROOT / script), *arguments, cwd=here)

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoint
 import data
-import distributed
 import evaluate
 import tokenizer
+from machine import distributed
 from model import GPT, GPTConfig
+from runtime import checkpoint
+from runtime.trust import read_meta
 from test_data import dataset_of, samples_of
+from text import prepare
 
 CPU = torch.device("cpu")
 T = 32
@@ -51,27 +53,27 @@ def prepared(tmp_path_factory) -> Path:
     text = "".join(random.Random(0).choices("abcdefgh (+,):\n", k=50_000))
     (folder / "letters.txt").write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "DATASETS", folder)
-        data.prepare("letters", str(folder / "letters.txt"), val_ratio=0.2)
+        patch.setattr(prepare, "DATASETS", folder)
+        prepare.prepare("letters", str(folder / "letters.txt"), val_ratio=0.2)
     return folder
 
 
 @pytest.fixture
 def letters(prepared, run_script, monkeypatch) -> Path:
     """The folder of the dataset `letters`, which scripts find by its name."""
-    monkeypatch.setattr(data, "DATASETS", prepared)
+    monkeypatch.setattr(prepare, "DATASETS", prepared)
     return prepared / "letters"
 
 
 def run_on(folder: Path, dataset: Path | str, **more) -> GPT:
     """Save an untrained model as a run on a dataset; return it."""
-    meta = json.loads((data.folder_of(dataset) / "meta.json").read_text(encoding="utf-8"))
+    meta = json.loads((prepare.folder_of(dataset) / "meta.json").read_text(encoding="utf-8"))
     model = random_model(meta["vocab_size"])
     folder.mkdir()
     state = {
         "model": model.state_dict(),
         "model_config": vars(model.config),
-        "tokenizer": (data.folder_of(dataset) / "tokenizer.json").read_text(encoding="utf-8"),
+        "tokenizer": (prepare.folder_of(dataset) / "tokenizer.json").read_text(encoding="utf-8"),
         "dataset": meta,
         "config": {"dataset": str(dataset), "pack": True},
         **dict(step=5, tokens=0, seconds=0.0),
@@ -109,7 +111,7 @@ def printed(text: str) -> dict:
 
 def test_equals_a_hand_written_loss_for_every_batch_size(letters):
     windows = data.Windows("letters", "val", T)
-    model = random_model(data.read_meta(letters)["vocab_size"]).eval()
+    model = random_model(read_meta(letters)["vocab_size"]).eval()
     by_hand = losses_by_hand(model, np.fromfile(letters / "val.bin", windows.dtype))
     assert len(by_hand) == windows.n_tokens - 1 == 9_999  # each token but the first, once
     assert len(by_hand) % T and windows.n_windows % 7  # the last window and the last batch are uneven
@@ -149,7 +151,7 @@ def test_masked_samples_by_hand(tmp_path, pack):
 
 def test_by_position_and_standard_error_by_hand(letters):
     windows = data.Windows("letters", "val", T)
-    model = random_model(data.read_meta(letters)["vocab_size"]).eval()
+    model = random_model(read_meta(letters)["vocab_size"]).eval()
     by_hand = np.array(losses_by_hand(model, np.fromfile(letters / "val.bin", windows.dtype)))
     found = everything(model, windows)
     of_windows = [by_hand[i : i + T] for i in range(0, len(by_hand), T)]
@@ -165,7 +167,7 @@ def test_by_position_and_standard_error_by_hand(letters):
 
 
 def test_a_uniform_model_scores_the_logarithm_of_the_vocabulary(letters):
-    meta = data.read_meta(letters)
+    meta = read_meta(letters)
     windows, V = data.Windows("letters", "val", T), meta["vocab_size"]
     token_bytes = tokenizer.load(letters / "tokenizer.json").token_bytes()
     found = everything(Uniform(V), windows, token_bytes=token_bytes)
@@ -179,10 +181,10 @@ def test_a_uniform_model_scores_the_logarithm_of_the_vocabulary(letters):
 
 
 def test_bits_per_byte_of_byte_pairs_and_characters_beyond_ascii(tmp_path, datasets, monkeypatch):
-    monkeypatch.setattr(data, "DATASETS", tmp_path)
+    monkeypatch.setattr(prepare, "DATASETS", tmp_path)
     text = "안녕하세요 äöü 👩‍👩‍👧 hello hello\n" * 60
     (tmp_path / "many.txt").write_text(text, encoding="utf-8")
-    meta = data.prepare("many", str(tmp_path / "many.txt"), tokenizer="bpe", vocab_size=300)
+    meta = prepare.prepare("many", str(tmp_path / "many.txt"), tokenizer="bpe", vocab_size=300)
     windows = data.Windows("many", "train", T)
     bpe = tokenizer.load(tmp_path / "many/tokenizer.json")
     found = everything(Uniform(meta["vocab_size"]), windows, token_bytes=bpe.token_bytes())
@@ -193,10 +195,10 @@ def test_bits_per_byte_of_byte_pairs_and_characters_beyond_ascii(tmp_path, datas
 
 
 def test_special_tokens_are_scored_but_have_no_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "DATASETS", tmp_path)
+    monkeypatch.setattr(prepare, "DATASETS", tmp_path)
     lines = [f"line {i} of many\n" for i in range(60)]
     (tmp_path / "lines.txt").write_text("".join(lines), encoding="utf-8")
-    meta = data.prepare("lines", str(tmp_path / "lines.txt"), format="lines")
+    meta = prepare.prepare("lines", str(tmp_path / "lines.txt"), format="lines")
     windows = data.Windows("lines", "train", T)
     text_tokenizer = tokenizer.load(tmp_path / "lines/tokenizer.json")
     found = everything(Uniform(meta["vocab_size"]), windows, token_bytes=text_tokenizer.token_bytes())
@@ -212,7 +214,7 @@ def test_special_tokens_are_scored_but_have_no_bytes(tmp_path, monkeypatch):
 def test_ranks_share_the_windows_and_agree(letters, monkeypatch):
     """Each rank's sums, added: the same as one process, with batches that do not divide by the ranks."""
     windows = data.Windows("letters", "val", T)
-    model = random_model(data.read_meta(letters)["vocab_size"])
+    model = random_model(read_meta(letters)["vocab_size"])
     alone = everything(model, windows, batch_size=1)
     for world_size, batch_size in ((1, 0), (1, 64), (2, 1), (2, 7), (2, 0), (3, 7)):
         sums = []
@@ -236,7 +238,7 @@ def test_ranks_share_the_windows_and_agree(letters, monkeypatch):
 
 def test_the_model_is_left_as_it_was_and_dropout_is_off(letters):
     windows = data.Windows("letters", "val", T)
-    V = data.read_meta(letters)["vocab_size"]
+    V = read_meta(letters)["vocab_size"]
     model = GPT(
         GPTConfig(vocab_size=V, block_size=T, n_layer=1, n_head=1, n_embd=16, dropout=0.5, zero_init=0)
     )
@@ -268,13 +270,13 @@ def test_text_without_any_target_is_an_error(letters):
 
 def test_a_loss_that_is_no_number_is_an_error_that_names_the_first_bad_weight(letters):
     windows = data.Windows("letters", "val", T)
-    model = random_model(data.read_meta(letters)["vocab_size"])
+    model = random_model(read_meta(letters)["vocab_size"])
     model.blocks[0].mlp.up.weight.data[3, 5] = math.nan
     with pytest.raises(
         ValueError, match=r"loss on .*val.bin is nan: not finite: blocks.0.mlp.up.weight \(1 of"
     ):
         everything(model, windows)
-    model = random_model(data.read_meta(letters)["vocab_size"])
+    model = random_model(read_meta(letters)["vocab_size"])
     model.head.weight.data.fill_(3e38)
     model.config.logit_cap = 0.0
     with pytest.raises(ValueError, match="the weights are finite, the logits are not; .*learning_rate"):
@@ -321,16 +323,16 @@ def test_any_text_file(letters, run_script, tmp_path, capsys):
 
 def test_a_dataset_by_its_path(letters, run_script, tmp_path, monkeypatch, capsys):
     run_on(tmp_path / "out", letters)  # as train.py --dataset=/a/folder/somewhere saves it
-    monkeypatch.setattr(data, "DATASETS", tmp_path)
+    monkeypatch.setattr(prepare, "DATASETS", tmp_path)
     run_script("evaluate.py", "--device=cpu")
     assert "val split of letters: loss" in capsys.readouterr().out
 
 
 def test_a_dataset_that_has_another_tokenizer_by_now_is_refused(letters, run_script, tmp_path, monkeypatch):
     run_on(tmp_path / "out", "letters")
-    monkeypatch.setattr(data, "DATASETS", tmp_path)
+    monkeypatch.setattr(prepare, "DATASETS", tmp_path)
     (tmp_path / "other.txt").write_text("a text of other letters\n" * 100, encoding="utf-8")
-    other = data.prepare("letters", str(tmp_path / "other.txt"))["tokenizer_hash"][:12]
+    other = prepare.prepare("letters", str(tmp_path / "other.txt"))["tokenizer_hash"][:12]
     ours = tokenizer.load(letters / "tokenizer.json").hash[:12]
     with pytest.raises(ValueError, match=f"has the tokenizer {ours} .* the dataset has {other}"):
         run_script("evaluate.py", "--device=cpu")

@@ -24,11 +24,12 @@ import torch
 import evaluate
 import model
 from conftest import ROOT
-from data import Windows, folder_of
+from data import Windows
 from lessons import course, grader, notebook, predict
 from lessons.observe import SEEDS, apart, difference, observations
 from mutants import mutants
 from test_house import LAYERS
+from text.prepare import folder_of
 from tokenizer import load_any
 
 LESSONS = list(course.lessons())
@@ -284,7 +285,7 @@ def test_the_reference_is_the_projects_or_a_twin_with_a_reason(lesson, name, mon
 
 
 def test_perplexity_and_bits_per_byte_are_those_of_evaluate(datasets, monkeypatch):
-    monkeypatch.setattr("data.DATASETS", datasets)
+    monkeypatch.setattr("text.prepare.DATASETS", datasets)
     windows = Windows("small", "val", 16)
     tokenizer = load_any(folder_of("small"))
     shape = dict(block_size=16, n_layer=1, n_head=2, n_embd=16)

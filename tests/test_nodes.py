@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import distributed
 from conftest import ROOT, TINY
+from machine import distributed
 from test_distributed import rows
 
 # Started by torchrun in place of train.py: the same on the test's data, and in the first start a pause after
@@ -24,12 +24,13 @@ from test_distributed import rows
 DRIVER = """
 import os, runpy, sys, time
 from pathlib import Path
-import data, report
+from runtime import report
+from text import prepare
 
 folder = Path(sys.argv[1])
 pause = 0 if (folder / "out/ckpt.pt").exists() else float(os.environ["PAUSE"])
 (folder / f"pid-{os.environ['RANK']}").write_text(str(os.getpid()))
-data.DATASETS = folder / "datasets"
+prepare.DATASETS = folder / "datasets"
 report.plot_loss = lambda *args: None
 count_update = report.Report.count_update
 

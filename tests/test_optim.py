@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 import muon
 import optim
-from checkpoint import check_plain
 from model import GPT, GPTConfig
+from runtime.checkpoint import check_plain
 
 SETTINGS = dict(
     optimizer="muon",

@@ -8,13 +8,11 @@ import pytest
 import torch
 
 import bench
-import distributed
-import hardware
-import memory
-import plan
-import plan_check
-from measure import CPU, settings_of
+from lab import plan, plan_check
+from lab.measure import CPU, settings_of
+from machine import distributed, hardware
 from model import GPT, rope_tables
+from runtime import memory
 from techniques import allreduce
 
 # 476 parameters: wte 10 x 4, wpe 8 x 4, final norm 4, and two blocks of 200 (norms 4 + 4, q k v o 4 x 16,
@@ -227,7 +225,8 @@ def test_one_process_has_nobody_to_talk_to():
 STEPS = """
 import json, sys
 import torch
-import measure, report
+from lab import measure
+from runtime import report
 torch.set_num_threads(1)
 settings, vocab_size = json.loads(sys.argv[1]), int(sys.argv[2])
 small = {**settings, "n_layer": 1, "n_head": 1, "n_embd": 16, "block_size": 8}

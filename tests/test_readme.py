@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-import corpora
 import test_errors
 from conftest import ROOT
+from text import corpora
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # appended to every training and measuring command: the same work in seconds

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -15,14 +16,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import checkpoint
-import corpora
 import data
 import evaluate
 import optim
-import report
 from conftest import ROOT, TINY
 from model import GPT, GPTConfig
+from runtime import checkpoint, report
+from text import corpora
 
 ITERATION = re.compile(
     r"iter (\d+): loss (\d+\.\d{4}), time (\d+\.\d\d)ms, ([\d,]+) tok/s, lr (\S+), grad norm "
@@ -132,8 +132,9 @@ def test_memory_grows_with_the_batch(datasets, tmp_path):
     """In a process of its own, in which nothing else has needed memory before."""
     flags = ["train.py", "--dataset=small", *TINY, "--n_embd=128", "--max_iters=1", "--log_interval=1"]
     code = f"""
-import pathlib, runpy, sys, data
-data.DATASETS = pathlib.Path({str(datasets)!r})
+import pathlib, runpy, sys
+from text import prepare
+prepare.DATASETS = pathlib.Path({str(datasets)!r})
 for batch_size in (4, 256):
     sys.argv = {flags} + [f"--batch_size={{batch_size}}", f"--out_dir={tmp_path}/{{batch_size}}"]
     runpy.run_path("train.py", run_name="__main__")
@@ -392,15 +393,12 @@ def test_a_missing_package_is_noticed_before_the_first_update(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_stand_in_for_the_real_text_is_announced(tmp_path, capsys):
+def test_a_stand_in_for_the_real_text_is_announced(train, datasets, capsys):
     meta = {"stand_in_for": "shakespeare", "stand_in_reason": "no network"}
     assert "no network" in corpora.stand_in_notice(meta)
-    windows = types.SimpleNamespace(n_tokens=100, n_dropped=0)
-    out = bare_report(tmp_path)
-    out.model = torch.nn.Linear(2, 2)
-    meta |= {"name": "shakespeare_char", "source": "verse", "sha256": "0" * 64, "vocab_size": 3}
-    meta["splits"] = {"val": {"sha256": "0" * 64}}
-    out.start(
-        meta, torch.optim.SGD([{"params": out.model.parameters(), "kind": "sgd"}]), windows, windows, ""
-    )
+    shutil.copytree(datasets / "small", datasets / "stand_in")
+    path = datasets / "stand_in/meta.json"
+    meta |= json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(meta), encoding="utf-8")
+    train("--dataset=stand_in", "--max_iters=1")
     assert "no network" in capsys.readouterr().out

@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import checkpoint
-import data
 import sample
 import tokenizer
 from model import GPT, GPTConfig
+from runtime import checkpoint
+from text import prepare
 
 LETTERS = "abcdefgh ?"
 KOREAN = "안녕하세요, 반갑습니다! 👩‍👩‍👧 🏳️‍🌈 e\u0301"
@@ -117,7 +117,7 @@ def test_temperature_zero_and_top_k_one_are_the_likeliest(run, written):
 
 def test_the_dataset_and_the_working_folder_do_not_matter(train, written, tmp_path, monkeypatch):
     train("--max_iters=2")
-    monkeypatch.setattr(data, "DATASETS", tmp_path / "gone")
+    monkeypatch.setattr(prepare, "DATASETS", tmp_path / "gone")
     before = written("--start=the", "--seed=2")
     monkeypatch.chdir(tmp_path)
     assert written("--start=the", "--seed=2", "--file=ckpt.pt") == before

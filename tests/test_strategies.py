@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import checkpoint
-import data
-import distributed
-import sharded
 from conftest import ROOT, TINY
+from machine import distributed
+from runtime import checkpoint, sharded
 from techniques.offload import to_disk
+from text import prepare
 
 STRATEGIES = ("ddp", "zero1", "fsdp")
 # Started by torchrun in place of train.py: makes one run after the other in the same processes, because to
@@ -28,10 +27,12 @@ import collections, json, os, runpy, sys
 from pathlib import Path
 import torch
 import torch.distributed as dist
-import data, distributed, report
+from machine import distributed
+from runtime import report
+from text import prepare
 
 folder = Path(sys.argv[1])
-data.DATASETS = folder / "datasets"
+prepare.DATASETS = folder / "datasets"
 report.plot_loss = lambda *args: None
 join = dist.init_process_group
 dist.init_process_group = lambda *args, **kwargs: dist.is_initialized() or join(*args, **kwargs)
@@ -113,9 +114,9 @@ def folder(tmp_path_factory) -> Path:
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "sums.jsonl").write_text(lines, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "DATASETS", folder / "datasets")
-        data.prepare("plain", str(ROOT / "train.py"))
-        data.prepare("masked", str(folder / "sums.jsonl"), format="jsonl")
+        patch.setattr(prepare, "DATASETS", folder / "datasets")
+        prepare.prepare("plain", str(ROOT / "train.py"))
+        prepare.prepare("masked", str(folder / "sums.jsonl"), format="jsonl")
     return folder
 
 
@@ -190,8 +191,8 @@ SWITCHES = {
 def test_fsdp_with_every_switch_is_near_ddp(folder):
     """In 16 bits the weights of norms are rounded, too, so the losses are only near."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "DATASETS", folder / "datasets")
-        data.prepare("wide", str(ROOT / "train.py"), tokenizer="bpe", vocab_size=1500)
+        patch.setattr(prepare, "DATASETS", folder / "datasets")
+        prepare.prepare("wide", str(ROOT / "train.py"), tokenizer="bpe", vocab_size=1500)
     runs = [
         f"switch-{strategy}-{i} {MODEL} --n_layer=2 --dataset=plain --batch_size=8 --max_iters=6 "
         f"--eval_interval=6 --strategy={strategy} {flags}"
@@ -326,7 +327,7 @@ def test_shards_are_opened_by_one_process_and_made_an_ordinary_file(halves, shel
         flags = ("--max_new_tokens=5",) if script == "sample.py" else (f"--input={halves / 'driver.py'}",)
         done = shell(script, f"--out_dir={folder}", "--device=cpu", *flags)
         assert done.returncode == 0, done.stderr
-    done = shell("checkpoint.py", "consolidate", str(folder))
+    done = shell("-m", "runtime.checkpoint", "consolidate", str(folder))
     assert done.returncode == 0 and done.stdout.count("saved ") == 2, done.stderr
     ordinary = torch.load(folder / "best.pt", weights_only=True)
     for name, tensor in saved["model"].items():
@@ -335,7 +336,7 @@ def test_shards_are_opened_by_one_process_and_made_an_ordinary_file(halves, shel
     ordinary = torch.load(folder / "ckpt.pt", weights_only=True)
     assert ordinary.keys() == twin.keys() and ordinary["model"].keys() == twin["model"].keys()
     assert largest_difference(folder, halves / "half-fsdp-file") == 0.0
-    done = shell("checkpoint.py", "consolidate", str(folder))
+    done = shell("-m", "runtime.checkpoint", "consolidate", str(folder))
     assert done.returncode == 2 and "nothing to do" in done.stderr
 
 
@@ -347,10 +348,11 @@ def test_of_shards_the_newest_are_kept(train, tmp_path):
 
 KILLED = """
 import os, runpy, signal, sys
-import data, sharded
 from pathlib import Path
+from runtime import sharded
+from text import prepare
 
-data.DATASETS = Path(sys.argv[1])
+prepare.DATASETS = Path(sys.argv[1])
 write_json = sharded.write_json
 
 def killed(path, value):

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 import data
-import token_files
-from corpora import open_corpus
+from runtime.trust import read_meta
 from test_data import dataset_of, error_of, own_datasets, project, samples_of, write, write_rows
+from text import prepare, token_files
+from text.corpora import open_corpus
 
 __all__ = ["own_datasets"]  # a fixture: each test has its own datasets folder
 KINDS = ["text", "rows", "one row a sample", "unmasked rows"]
@@ -157,10 +158,10 @@ def sources(tmp_path):
 def test_shards_hold_what_one_file_holds(tmp_path):
     """Joined, they are the file; meta.json says the same but for the shards, and the hash of their hashes."""
     for name, (source, settings, shard_mb) in sources(tmp_path).items():
-        one = data.prepare(name, source, **settings)
-        whole = contents(data.DATASETS / name)
-        many = data.prepare(name, source, **settings, shard_mb=shard_mb)
-        found = contents(data.DATASETS / name)
+        one = prepare.prepare(name, source, **settings)
+        whole = contents(prepare.DATASETS / name)
+        many = prepare.prepare(name, source, **settings, shard_mb=shard_mb)
+        found = contents(prepare.DATASETS / name)
         names = {"meta.json", "tokenizer.json"}
         for split, counts in many["splits"].items():
             files = token_files.file_names(split, counts)
@@ -176,27 +177,26 @@ def test_shards_hold_what_one_file_holds(tmp_path):
                 assert b"".join(found[file] for file in masks) == whole[f"{split}_mask.bin"]
                 names |= set(masks)
             assert counts.pop("shards") and "shards" not in one["splits"][split]
-        assert (
-            len(token_files.file_names("train", data.read_meta(data.DATASETS / name)["splits"]["train"])) > 4
-        )
-        assert one == many and set(found) == names and name in os.listdir(data.DATASETS)
-    assert len(os.listdir(data.DATASETS)) == 4  # nothing temporary is left
+        counts = read_meta(prepare.DATASETS / name)["splits"]["train"]
+        assert len(token_files.file_names("train", counts)) > 4
+        assert one == many and set(found) == names and name in os.listdir(prepare.DATASETS)
+    assert len(os.listdir(prepare.DATASETS)) == 4  # nothing temporary is left
 
 
 def test_more_than_999_shards_and_back_to_one_file(tmp_path):
     """train_1000.bin comes after train_999.bin, not after train_100.bin; no older file stays."""
     lines = [f"line {i:04}" for i in range(1100)]
     settings = {"source": write(tmp_path / "a.txt", "\n".join(lines)), "format": "lines", "val_ratio": 0}
-    meta = data.prepare("mine", **settings, shard_mb=1e-6)
-    folder = data.DATASETS / "mine"
+    meta = prepare.prepare("mine", **settings, shard_mb=1e-6)
+    folder = prepare.DATASETS / "mine"
     assert meta["splits"]["train"]["shards"] == [10] * 1100
     assert (folder / "train_1099.bin").exists() and len(os.listdir(folder)) == 1102
     many = data.Windows("mine", "train", 64, pack=False).window_batch(range(1100))
-    data.prepare("mine", **settings, shard_mb=0.005)
+    prepare.prepare("mine", **settings, shard_mb=0.005)
     assert len(os.listdir(folder)) == 4
     (folder / "val_mask_003.bin").touch()  # of an interrupted one, say
     (folder / "notes.txt").touch()
-    data.prepare("mine", **settings)
+    prepare.prepare("mine", **settings)
     assert sorted(os.listdir(folder)) == ["meta.json", "notes.txt", "tokenizer.json", "train.bin"]
     one = data.Windows("mine", "train", 64, pack=False).window_batch(range(1100))
     assert torch.equal(many[0], one[0]) and torch.equal(many[1], one[1])
@@ -204,10 +204,10 @@ def test_more_than_999_shards_and_back_to_one_file(tmp_path):
 
 def test_settings_that_cannot_be(tmp_path):
     source = write(tmp_path / "a.txt", "some text " * 50)
-    assert "shard_mb=-1" in error_of(data.prepare, "mine", source, shard_mb=-1)
-    message = error_of(data.prepare, "mine", source, rank=0, world_size=2)
+    assert "shard_mb=-1" in error_of(prepare.prepare, "mine", source, shard_mb=-1)
+    message = error_of(prepare.prepare, "mine", source, rank=0, world_size=2)
     assert message == "2 processes cannot write one file; set --shard_mb=100, or start one"
-    assert not data.DATASETS.exists()
+    assert not prepare.DATASETS.exists()
 
 
 # ---- several processes
@@ -229,14 +229,14 @@ def torchrun(folder, n, *flags):
 def test_several_processes_write_what_one_writes(tmp_path, kind, n):
     """Byte for byte, meta.json too; one of them speaks."""
     source, settings, shard_mb = sources(tmp_path)[kind]
-    data.prepare("mine", source, **settings, shard_mb=shard_mb)
+    prepare.prepare("mine", source, **settings, shard_mb=shard_mb)
     folder = project(tmp_path)
     flags = [f"--{key}={value}" for key, value in settings.items()]
     done = torchrun(folder, n, f"--input={source}", "--name=mine", f"--shard_mb={shard_mb}", *flags)
     assert done.returncode == 0, done.stderr
-    assert contents(folder / "datasets/mine") == contents(data.DATASETS / "mine")
+    assert contents(folder / "datasets/mine") == contents(prepare.DATASETS / "mine")
     assert os.listdir(folder / "datasets") == ["mine"]
-    words = ["settings:", "datasets/mine:", *(f"{split}:" for split in data.ensure("mine")["splits"])]
+    words = ["settings:", "datasets/mine:", *(f"{split}:" for split in prepare.ensure("mine")["splits"])]
     assert [line.split()[0] for line in done.stdout.splitlines()] == words
 
 
@@ -244,10 +244,10 @@ def test_the_older_dataset_is_whole_after_a_failure(tmp_path):
     """One rank meets a character that the tokenizer lacks: it says so, all end, and nothing has changed."""
     folder = project(tmp_path)
     source = write(tmp_path / "a.txt", "".join(f"line {i}\n" for i in range(900)))
-    data.prepare("mine", source, format="lines", val_ratio=0, shard_mb=0.002)
-    shutil.copytree(data.DATASETS, folder / "datasets")
+    prepare.prepare("mine", source, format="lines", val_ratio=0, shard_mb=0.002)
+    shutil.copytree(prepare.DATASETS, folder / "datasets")
     write(tmp_path / "a.txt", "".join(f"line {i}\n" for i in range(300, 1200)) + "5 €\n")
     flags = (f"--input={source}", "--name=mine", "--format=lines", "--val_ratio=0", "--shard_mb=0.002")
     done = torchrun(folder, 2, *flags, f"--tokenizer={folder / 'datasets/mine'}")
     assert done.returncode != 0 and "unknown characters: '€' at position 2; leave them out" in done.stderr
-    assert contents(folder / "datasets/mine") == contents(data.DATASETS / "mine")
+    assert contents(folder / "datasets/mine") == contents(prepare.DATASETS / "mine")

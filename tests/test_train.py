@@ -16,10 +16,11 @@ import torch.nn.functional as F
 
 import data
 import evaluate
-import hardware
 import model
 import optim
 from conftest import ROOT, TINY
+from machine import hardware
+from text import prepare
 
 
 def rows(out, key="loss") -> list[dict]:
@@ -142,13 +143,13 @@ def test_one_large_batch_equals_four_small_ones(train, tmp_path):
 @pytest.fixture
 def pairs(datasets, tmp_path, monkeypatch):
     """A prompt/response dataset with answers of very different length, some longer than a window."""
-    monkeypatch.setattr(data, "DATASETS", datasets)
+    monkeypatch.setattr(prepare, "DATASETS", datasets)
     if not (datasets / "pairs").is_dir():
         many = [{"prompt": "a" * (1 + i % 20), "response": "b" * (1 + i * i % 11)} for i in range(120)]
         many[5]["response"] = "b" * 400
         file = tmp_path / "pairs.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in many), encoding="utf-8")
-        data.prepare("pairs", str(file), format="jsonl")
+        prepare.prepare("pairs", str(file), format="jsonl")
     return data.Windows("pairs", "train", 32)
 
 
@@ -435,7 +436,8 @@ def test_the_run_repeats_from_its_config_json(train, tmp_path):
 def test_a_signal_saves_at_a_step_boundary_and_the_run_goes_on_exactly(train, tmp_path, datasets, number):
     flags = ("--log_interval=1", "--lr_decay_iters=3000", "--eval_interval=5000", "--dropout=0.1")
     out = tmp_path / "stopped"
-    code = f"import data, pathlib, runpy, sys; data.DATASETS = pathlib.Path({str(datasets)!r}); "
+    code = "import pathlib, runpy, sys; from text import prepare; "
+    code += f"prepare.DATASETS = pathlib.Path({str(datasets)!r}); "
     code += "sys.argv[0] = 'train.py'; runpy.run_path('train.py', run_name='__main__')"
     process = subprocess.Popen(
         [
@@ -469,8 +471,9 @@ def test_a_signal_saves_at_a_step_boundary_and_the_run_goes_on_exactly(train, tm
 
 def test_an_error_in_the_middle_saves_what_was_learned(datasets, tmp_path):
     code = f"""
-import pathlib, runpy, sys, torch, data
-data.DATASETS = pathlib.Path({str(datasets)!r})
+import pathlib, runpy, sys, torch
+from text import prepare
+prepare.DATASETS = pathlib.Path({str(datasets)!r})
 clip, calls = torch.nn.utils.clip_grads_with_norm_, []
 def broken(*args):
     calls.append(1)

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
-from checkpoint import check_plain
 from evaluate import evaluate
 from lessons.observe import leaves
+from runtime.checkpoint import check_plain
 
 V, T = 11, 7  # letters and length of the toy texts
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["config", "formats", "corpora", "tokenizer"]):
+with atheris.instrument_imports(include=["config", "text.formats", "text.corpora", "tokenizer"]):
     import test_fuzz
 
 

@@ -31,7 +31,8 @@ from matplotlib import pyplot  # noqa: F401
 
 import data
 import evaluate  # noqa: F401
-import report
+from runtime import report
+from text import prepare
 
 EARLY = ["--patience=3", "--min_delta=10"]  # stops at the third evaluation after the first
 KINDS = ("write", "fsync", "rename", "unlink", "evaluation")
@@ -139,7 +140,7 @@ def life(out: Path, flags: list[str], delay: float, kind: str, at: float) -> tup
 
 
 def main() -> None:
-    folder, data.DATASETS, n_kills, seed = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:5])
+    folder, prepare.DATASETS, n_kills, seed = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:5])
     rng, kinds = random.Random(seed), [sys.argv[5:], [*sys.argv[5:], *EARLY]]
     kills, found = Counter(), Counter()
     alone = []  # of each kind of run: its seconds, how often it writes, syncs, ...

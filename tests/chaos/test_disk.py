@@ -14,9 +14,9 @@ import sys
 import pytest
 import torch
 
-import checkpoint
 import data
 from conftest import ROOT, TINY
+from runtime import checkpoint
 from test_errors import report
 
 pytestmark = pytest.mark.slow

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-import checkpoint
 from conftest import ROOT, TINY
-from report import read_rows
+from runtime import checkpoint
+from runtime.report import read_rows
 from test_disk import one_line
 
 pytestmark = [

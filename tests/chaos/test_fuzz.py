@@ -26,18 +26,17 @@ import torch
 from hypothesis import HealthCheck, configuration, given, settings
 from hypothesis import strategies as st
 
-import checkpoint
 import config
-import corpora
-import formats
 import sample
 import tokenizer
 from conftest import ROOT
 from model import ARCHS
+from runtime import checkpoint
 from test_disk import flat
 from test_errors import report
 from test_hostile import Canary
 from test_model import tiny, uncached
+from text import corpora, formats
 
 pytestmark = pytest.mark.slow
 SCRIPTS = ("train.py", "data.py", "sample.py", "evaluate.py", "bench.py")

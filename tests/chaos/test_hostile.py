@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoint
 import tokenizer
 from conftest import ROOT
-from test_errors import check, command_of, here, made, prepare, report, run, snapshot
+from runtime import checkpoint
+from test_errors import change_files, check, command_of, here, made, report, run, snapshot
 
 __all__ = ["here", "made"]  # fixtures: two datasets and a run, copied for each case
 pytestmark = pytest.mark.slow
@@ -204,7 +204,7 @@ AS_A_PROCESS = [
 
 
 def spoil(here, files: dict) -> None:
-    """As prepare() of test_errors.py; a function changes what a JSON file holds, bytes fill a token file."""
+    """As change_files() of test_errors.py; a function changes JSON, bytes fill a token file."""
     rest = {"in.txt": TEXT}
     for name, content in files.items():
         path = here / name
@@ -216,7 +216,7 @@ def spoil(here, files: dict) -> None:
             content *= path.stat().st_size
             content = np.frombuffer(content, np.uint16)[: len(content) // 2].tobytes()
         rest[name] = content
-    prepare(here, rest)
+    change_files(here, rest)
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case[0] for case in CASES])

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import checkpoint
-import report
 from conftest import ROOT, TINY
+from runtime import checkpoint, report
 from sample import stream_text
 
 pytestmark = pytest.mark.slow

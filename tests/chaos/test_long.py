@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-import checkpoint
+from runtime import checkpoint
 
 pytestmark = [
     pytest.mark.slow,
@@ -16,9 +16,11 @@ pytestmark = [
 ]
 # train.py on the test's data. After each update: processor seconds, RSS in MB, open files, threads.
 MEASURED = """
-import json, os, pathlib, runpy, sys, time, data, report
+import json, os, pathlib, runpy, sys, time
+from runtime import report
+from text import prepare
 
-data.DATASETS, notes = pathlib.Path(sys.argv.pop(1)), pathlib.Path(sys.argv.pop(1))
+prepare.DATASETS, notes = pathlib.Path(sys.argv.pop(1)), pathlib.Path(sys.argv.pop(1))
 count_update, rows = report.Report.count_update, []
 
 def measured(self, *seconds):

@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-import checkpoint
 import data
 import evaluate
-import hardware
 import muon
 import optim
 from conftest import ROOT, TINY
+from machine import hardware
+from runtime import checkpoint
 
 pytestmark = pytest.mark.slow
 FLAGS = ("--batch_size=8", "--max_iters=6", "--eval_interval=3", "--log_interval=1")
@@ -185,7 +185,7 @@ LIMITED = """
 import pathlib, resource, runpy, sys
 import data, torch
 import torch._dynamo
-data.DATASETS = pathlib.Path(sys.argv.pop(1))
+prepare.DATASETS = pathlib.Path(sys.argv.pop(1))
 room = int(sys.argv.pop(1))
 torch.set_num_threads(1)
 size = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024

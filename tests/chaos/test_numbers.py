@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 import data
-import distributed
 import optim
 from conftest import TINY
+from machine import distributed
 
 pytestmark = pytest.mark.slow
 DTYPES = ("float32", "bfloat16", "float16")

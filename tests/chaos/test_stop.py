@@ -14,8 +14,9 @@ from conftest import ROOT, TINY
 pytestmark = pytest.mark.slow
 # train.py on the test's data; the update after the third takes a minute
 SLOW = """
-import pathlib, runpy, sys, time, data, torch
-data.DATASETS = pathlib.Path(sys.argv.pop(1))
+import pathlib, runpy, sys, time, torch
+from text import prepare
+prepare.DATASETS = pathlib.Path(sys.argv.pop(1))
 norm, calls = torch.nn.utils.get_total_norm, []
 def slow(*arguments):
     calls.append(1)

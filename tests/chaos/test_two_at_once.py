@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import checkpoint
 from conftest import ROOT, TINY
+from runtime import checkpoint
 from sample import stream_text
 
 pytestmark = [
@@ -22,8 +22,10 @@ pytestmark = [
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 # train.py on the test's data, without plots, which would take longer than all the rest
 TRAIN = """
-import pathlib, runpy, sys, data, report
-data.DATASETS = pathlib.Path(sys.argv.pop(1))
+import pathlib, runpy, sys
+from runtime import report
+from text import prepare
+prepare.DATASETS = pathlib.Path(sys.argv.pop(1))
 report.plot_loss = lambda *arguments: None
 sys.argv[0] = "train.py"
 runpy.run_path("train.py", run_name="__main__")
@@ -33,12 +35,12 @@ runpy.run_path("train.py", run_name="__main__")
 PREPARE = """
 import json, os, signal, sys, time
 from pathlib import Path
-import data
+from text import prepare
 
 folder = Path(sys.argv[1])
-data.DATASETS = folder / "datasets"
-data.KNOWN["fresh"] = {"source": str(folder / "text.txt"), "tokenizer": "char"}
-plain, dying = data.make_tokenizer, folder / "dying"
+prepare.DATASETS = folder / "datasets"
+prepare.KNOWN["fresh"] = {"source": str(folder / "text.txt"), "tokenizer": "char"}
+plain, dying = prepare.make_tokenizer, folder / "dying"
 
 def note(what):
     with open(folder / "log.txt", "a", encoding="utf-8") as file:
@@ -62,12 +64,12 @@ def both(job):
             os._exit(0 if job()["splits"]["train"]["tokens"] else 1)
     return sorted(os.waitpid(pid, 0)[1] for pid in pids)
 
-data.make_tokenizer = slowly
-codes = [both(lambda: data.ensure("fresh"))]
-data.DATASETS = folder / "others"
+prepare.make_tokenizer = slowly
+codes = [both(lambda: prepare.ensure("fresh"))]
+prepare.DATASETS = folder / "others"
 dying.touch()
-codes.append(both(lambda: data.ensure("fresh")))
-codes.append(both(lambda: data.prepare("fresh", **data.KNOWN["fresh"])))
+codes.append(both(lambda: prepare.ensure("fresh")))
+codes.append(both(lambda: prepare.prepare("fresh", **prepare.KNOWN["fresh"])))
 print(json.dumps(codes))
 """
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-import data
 from lessons.checks import characters
+from runtime.trust import read_meta
 from tokenizer import load_any
 
 exercises = characters.exercises
@@ -48,7 +48,7 @@ def test_ids_from_1_do_not_fit_into_an_embedding():
 
 # ---- 1b
 def test_a_split_is_that_of_the_project(datasets):
-    meta = data.read_meta(datasets / "small")
+    meta = read_meta(datasets / "small")
     ids = torch.arange(sum(part["tokens"] for part in meta["splits"].values()))
     train, val = characters.reference_split(ids, 0.9)
     assert (len(train), len(val)) == tuple(meta["splits"][part]["tokens"] for part in ("train", "val"))

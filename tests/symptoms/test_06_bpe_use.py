@@ -9,9 +9,10 @@ import tiktoken
 
 import evaluate
 import model
-from data import Windows, folder_of
+from data import Windows
 from lessons import course
 from lessons.checks import bpe_use
+from text.prepare import folder_of
 from tokenizer import BPETokenizer, load_any
 
 WRONG = {
@@ -105,7 +106,7 @@ def test_a_measure_per_token_picks_letters(mistake):
 
 
 def test_bits_and_parameters_are_those_of_the_project(datasets, monkeypatch):
-    monkeypatch.setattr("data.DATASETS", datasets)
+    monkeypatch.setattr("text.prepare.DATASETS", datasets)
     windows, sizes = Windows("small", "val", 16), load_any(folder_of("small")).token_bytes()
     shape = dict(arch="gpt2", vocab_size=len(sizes), block_size=16, n_layer=1, n_head=2, n_embd=16)
     network = model.GPT(model.GPTConfig(**shape))

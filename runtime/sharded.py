@@ -33,9 +33,9 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from distributed import all_gather, barrier, join
+from machine.distributed import all_gather, barrier, join
 from optim import init_state, named_state
-from trust import check_zip, or_one_line, read_json, write_json
+from runtime.trust import check_zip, or_one_line, read_json, write_json
 
 
 class Shards:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from guard import write_whole
+from runtime.guard import write_whole
 
 # The types of what is in every checkpoint, and of what only resuming needs.
 TYPES = {dict: "model_config dataset config", str: "tokenizer", int: "step tokens", float: "seconds"}

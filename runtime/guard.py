@@ -15,7 +15,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from distributed import local
+from machine.distributed import local
 
 try:
     import fcntl

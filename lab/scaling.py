@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import curve
 import data
 from evaluate import evaluate, spread
-from measure import CPU, Row, Run, alternate, measured, seconds_of, settings_of, show, sized
+from lab.measure import CPU, Row, Run, alternate, measured, seconds_of, settings_of, show, sized
+from runtime import curve
+from text import prepare
 
 RECIPE = "config/shakespeare_char.py"
 AXES = dict(block_size=(64, 128, 256, 512, 1024, 2048), n_layer=(1, 2, 4, 8, 16), n_embd=(64, 128, 256, 512))
@@ -37,7 +38,7 @@ def train_for(settings: dict, seconds: float) -> tuple[float, float]:
     third of max_iters. So every run ends its schedule in time, however fast its updates are. The loss is that
     of 65,536 tokens spread over the val split.
     """
-    meta, T, B = data.ensure(settings["dataset"]), settings["block_size"], settings["batch_size"]
+    meta, T, B = prepare.ensure(settings["dataset"]), settings["block_size"], settings["batch_size"]
     train, val = (data.Windows(settings["dataset"], split, T, settings["seed"]) for split in ("train", "val"))
     run = Run(settings, meta["vocab_size"])
     run.gradients(*train.batch(0, B))  # not counted: the first call allocates, and chooses kernels
@@ -139,7 +140,7 @@ def growth_of_loss(seconds: float, folder: Path | None) -> Iterator[Row]:
     fitted to the lower envelope, the runs that no cheaper one beats.
     """
     dataset = sized("verse", settings_of()["dataset"])
-    floor = data.floor_per_token(data.ensure(dataset), "val")
+    floor = prepare.floor_per_token(prepare.ensure(dataset), "val")
     points = {}
     for n_layer, n_embd in MODELS[: sized(None, 2)]:
         shape = dict(n_layer=n_layer, n_embd=n_embd, n_head=n_embd // 32)

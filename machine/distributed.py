@@ -30,7 +30,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from hardware import choose_device
+from machine.hardware import choose_device
 
 STRATEGIES = ("ddp", "zero1", "fsdp")
 

@@ -29,11 +29,11 @@ import torch
 import torch.nn.functional as F
 
 import data
-import hardware
 import optim
-import report
 from config import ROOT, read_config_file
+from machine import hardware
 from model import GPT, GPTConfig
+from runtime import report
 
 SMALLER = {}  # settings of train.py that beat config files in all runs; bench.py --quick fills it
 CPU = torch.device("cpu")

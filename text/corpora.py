@@ -22,10 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
+from config import ROOT
+
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 SHAKESPEARE_SIZE = 1_115_394  # characters; verse is as long unless told otherwise
-DOWNLOADS = Path(__file__).parent / "datasets" / "downloads"
+DOWNLOADS = ROOT / "datasets" / "downloads"
 SUFFIXES = (".txt", ".md", ".py", ".jsonl")  # what is read in a folder
 BLOCK = 1 << 18  # bytes read at once; a chunk has about as many characters, up to the last line break
 

@@ -15,9 +15,8 @@ from unittest import mock
 
 import tiktoken
 
-import corpora
-import data
-from measure import NotMeasured, Row, alternate, compared, seconds_of, sized
+from lab.measure import NotMeasured, Row, alternate, compared, seconds_of, sized
+from text import corpora, prepare
 from tokenizer import END, BPETokenizer
 
 
@@ -83,14 +82,14 @@ def preparing(rounds: int) -> Iterator[Row]:
     tokenizer = BPETokenizer.train(texts[:20], sized(4096, 300), (END,))
     ranks = {token: rank for rank, token in enumerate(tokenizer.tokens)}
     bare = tiktoken.Encoding("", pat_str=tokenizer.pattern, mergeable_ranks=ranks, special_tokens={})
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(data, "DATASETS", Path(folder)):
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(prepare, "DATASETS", Path(folder)):
         text_file, tokenizer_file = Path(folder, "text.txt"), Path(folder, "tokenizer.json")
         text_file.write_text("".join(texts), encoding="utf-8")
         tokenizer.save(tokenizer_file)
 
         def ours(threads: int) -> Callable:
             arguments = "prepared", str(text_file), str(tokenizer_file)
-            return lambda turn: seconds_of(lambda: data.prepare(*arguments, threads=threads))
+            return lambda turn: seconds_of(lambda: prepare.prepare(*arguments, threads=threads))
 
         def theirs(turn: int) -> float:
             return seconds_of(lambda: [bare.encode_ordinary(text) for text in texts])

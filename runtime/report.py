@@ -16,11 +16,10 @@ from pathlib import Path
 
 import torch
 
-import guard
 from config import after_bands, typed
-from corpora import stand_in_notice
-from curve import HARMLESS, bands_for, check_bands, evaluations, judge, plot_loss, read_rows
 from optim import averages_of
+from runtime import guard
+from runtime.curve import HARMLESS, bands_for, check_bands, evaluations, judge, plot_loss, read_rows
 
 try:
     import resource  # not on Windows
@@ -89,8 +88,6 @@ class Report:
 
     def start(self, meta: dict, optimizer, train, val, dtype: str) -> None:
         """What is trained on what, and the memory it takes."""
-        if "stand_in_for" in meta:
-            self.say(stand_in_notice(meta))
         self.expected = bands_for(meta, self.expected)
         threads = torch.get_num_threads()
         self.say(f"device {self.device}, dtype {dtype}, {threads} threads, torch {torch.__version__}")

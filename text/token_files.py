@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from distributed import all_gather
-from formats import CHUNK, Segments
+from machine.distributed import all_gather
+from text.formats import CHUNK, Segments
 
 SPLITS = ("train", "val", "test")
 COUNTS = ("tokens", "learned", "bytes", "characters", "documents")

@@ -2,7 +2,7 @@
 
     python bench.py --only=sharding
 
-starts this file by torchrun, on CPUs with gloo. What is counted beside the formulas of plan.py, after the
+starts this module by torchrun, on CPUs with gloo. What is counted beside the formulas of plan.py, after the
 third update: the bytes of weights, gradients and averages on each rank, and of the tensors that it handed to
 torch.distributed. Bytes depend on nothing else: NCCL on GPUs is handed the same tensors.
 """
@@ -20,14 +20,13 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import distributed
-import hardware
-import memory
 import optim
-import plan
 from config import ROOT
-from measure import NotMeasured, Row, settings_of, show
+from lab import plan
+from lab.measure import NotMeasured, Row, settings_of, show
+from machine import distributed, hardware
 from model import GPT
+from runtime import memory
 
 V = 97  # tokens: 2 and 4 ranks cannot share them equally, which parts of a tensor have to bear
 SMALL = dict(n_layer=4, n_head=4, n_embd=64, block_size=32, batch_size=2, device="cpu", dtype="float32")
@@ -134,7 +133,14 @@ def start(cases: list[dict], W: int) -> list[list[dict]]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "found.json")
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={W}"]
-        command = [sys.executable, *(launcher if W > 1 else []), "plan_check.py", json.dumps(cases), str(out)]
+        command = [
+            sys.executable,
+            *(launcher if W > 1 else []),
+            "-m",
+            "lab.plan_check",
+            json.dumps(cases),
+            str(out),
+        ]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
         if done.returncode:
             why = [line for line in done.stderr.splitlines() if "Error" in line]

@@ -1,7 +1,7 @@
 """Is my curve normal? The band in which a config expects its val losses, and loss.png, which shows both.
 
     expected = {"val": "d37d30cc0c82", 250: (1.9, 2.3)}    in a config file: val loss after 250 updates
-    python curve.py out-1 out-2 out-3 out-4 out-5          prints that line, from runs with five seeds
+    python -m runtime.curve out-1 out-2 out-3 out-4 out-5    prints that line, from runs with five seeds
 
 A band reaches from the lowest to the highest val loss of the runs, and beyond both by as much again, at least
 by 0.02. It holds for the config as it is, and for val tokens whose sha256 begins as "val" says: another text
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from config import ROOT, start_script
-from guard import whole_file
+from runtime.guard import whole_file
 
 ABOVE = "it learns less than it should: look at learning_rate, dropout, and whether y is x one token later"
 BELOW = "too good: is val text in the training text, can a position see what follows? If not, well done"
@@ -143,7 +143,7 @@ def main() -> None:
     """The line for a config file, from the folders of its runs."""
     start_script()
     if len(sys.argv) < 3:
-        raise ValueError("expected the folders of two runs or more: python curve.py out-1 out-2")
+        raise ValueError("expected the folders of two runs or more: python -m runtime.curve out-1 out-2")
     runs = [evaluations(read_rows(ROOT / folder / "metrics.jsonl")) for folder in sys.argv[1:]]
     for folder, run in zip(sys.argv[1:], runs, strict=True):
         if not run:

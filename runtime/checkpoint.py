@@ -7,7 +7,7 @@ tokenizer too. A damaged one is told from a whole one (trust.py), and a run goes
 With checkpoint_format="sharded" (large models) there are folders in place of the first two files, made by
 sharded.py: ckpt_000500/, best_000500/. All that reads a file reads a folder, too; ordinary files are made by
 
-    python checkpoint.py consolidate out-mine
+    python -m runtime.checkpoint consolidate out-mine
 """
 
 import contextlib
@@ -21,11 +21,11 @@ import torch
 
 import optim
 from config import ROOT, start_script
-from distributed import full_state
-from guard import whole_file
+from machine.distributed import full_state
 from model import GPT, GPTConfig
+from runtime.guard import whole_file
+from runtime.trust import check_run, check_zip, or_one_line, read_json
 from tokenizer import from_json
-from trust import check_run, check_zip, or_one_line, read_json
 
 PLAIN = (torch.Tensor, bool, int, float, str, type(None))
 # What every file has. Those of train.py also have what only resuming needs: the state of the optimizer, say.
@@ -65,7 +65,7 @@ class Saver:
             raise ValueError(f"checkpoint_format={checkpoint_format} is unknown; expected file or sharded")
         self.folder, self.keep, self.rank, self.shards = folder, keep, rank, None
         if checkpoint_format == "sharded":
-            from sharded import Shards
+            from runtime.sharded import Shards
 
             self.shards = Shards(folder, keep, rank == 0)
 
@@ -97,7 +97,7 @@ def restore(saved: dict, model: torch.nn.Module, optimizer: torch.optim.Optimize
     if "shards" not in saved:
         optim.load_state(optimizer, saved["optimizer"])
         return
-    from sharded import load_shards
+    from runtime.sharded import load_shards
 
     optim.check_groups(optimizer, saved["param_groups"])
     tried = set()
@@ -155,7 +155,7 @@ def read(path: Path, shards: bool) -> dict:
     weights = None
     try:
         if path.is_dir():
-            from sharded import read_shards, shapes_of
+            from runtime.sharded import read_shards, shapes_of
 
             checkpoint = read_json(path / "run.json")
             weights = shapes_of(path)
@@ -300,6 +300,8 @@ def consolidate(where: Path) -> list[Path]:
 if __name__ == "__main__":
     start_script()
     if len(sys.argv) != 3 or sys.argv[1] != "consolidate":
-        raise ValueError("expected: python checkpoint.py consolidate FOLDER (of a run, or of one checkpoint)")
+        raise ValueError(
+            "expected: python -m runtime.checkpoint consolidate FOLDER (of a run, or of one checkpoint)"
+        )
     for file in consolidate(run_folder(sys.argv[2])):
         print(f"saved {file}")

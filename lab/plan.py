@@ -8,11 +8,10 @@ Memory: memory.py. Here: what the GPUs tell each other, and how long that takes 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import memory
 import optim
-import report
-from distributed import STRATEGIES
+from machine.distributed import STRATEGIES
 from model import GPT
+from runtime import memory, report
 
 # What each rank sends for each byte of the whole tensor, on a ring: it is cut into W parts, and in each of
 # W - 1 steps every rank passes one on. To sum goes around twice: once to add up, once to tell (Patarasuk &

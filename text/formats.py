@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from corpora import Corpus
+from text.corpora import Corpus
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")  # all but tab and newline: no \r either
 BLANKS = re.compile(r"[ \t]{2,}")

@@ -1,0 +1,1 @@
+"""Measure and predict: measure, measure_text, scaling, plan, plan_check."""

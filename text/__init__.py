@@ -1,0 +1,1 @@
+"""Texts and files to ids on disk: corpora, formats, token_files, prepare."""
