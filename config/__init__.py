@@ -74,11 +74,11 @@ def override(script: dict) -> dict:
     return settings
 
 
-def start_script() -> None:
+def start_script(doc: str = "") -> None:
     """Mistakes end in one line; stdout and stderr are UTF-8; closed streams (`>&-`) become the null device.
 
-    Were they left closed, the next file to be opened, a checkpoint say, would have the number of a stream:
-    what is written to stderr would be in it.
+    If they stayed closed, the next file to be opened, a checkpoint say, would get the number of a stream,
+    and messages to stderr would land in it. doc: what -h or --help prints before it ends the script.
     """
     sys.excepthook = one_line_errors
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
@@ -89,6 +89,9 @@ def start_script() -> None:
         if isinstance(stream, io.TextIOWrapper):  # (a notebook's is none)
             stream.reconfigure(encoding="utf-8", errors="replace")  # other encodings cannot print an emoji
     atexit.register(flush_or_drop)
+    if doc and {"-h", "--help"} & {*sys.argv[1:]}:
+        print(doc.strip())
+        sys.exit(0)
 
 
 def flush_or_drop() -> None:
@@ -230,11 +233,17 @@ def check_number(value: float, where: str) -> None:
         raise ValueError(f"{where} is not finite or too large; expected a number below 2**63")
 
 
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError(message) unless the condition holds. The message is one line for people."""
+    if not condition:
+        raise ValueError(message)
+
+
 def at_least(minimum: int, settings: dict, names: str) -> None:
-    """Refuse the first of these settings (names with blanks between) that is below the minimum."""
+    """Require each of these settings (names separated by blanks) to be the minimum or more."""
     for name in names.split():
-        if settings[name] < minimum:
-            raise ValueError(f"{name}={settings[name]} makes no sense; expected {minimum} or more")
+        value = settings[name]
+        require(value >= minimum, f"{name}={value} makes no sense; expected {minimum} or more")
 
 
 def check_name(name: str, defaults: dict, where: str) -> None:
