@@ -10,10 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-
-def require(condition: bool, message: str):
-    if not condition:
-        raise ValueError(message)
+from config import require
 
 
 class Cache:

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from generate import Cache, require, stream
+from config import require
+from generate import Cache, stream
 
 # An architecture is a set of switches; what it does not name is off (0). Each can also be set alone, to any
 # value that stands here. modern: what small models learn fastest with (modded-nanogpt, nanochat; 2025).

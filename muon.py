@@ -3,7 +3,7 @@
 import torch
 from torch.optim.adamw import adamw
 
-from machine.distributed import own_part, whole
+from machine.distributed import gathered, shard_like
 
 
 def newton_schulz(matrices: torch.Tensor, precision: torch.dtype) -> torch.Tensor:
@@ -54,11 +54,11 @@ class Muon(torch.optim.Optimizer):
                 average = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - momentum)
                 # Nesterov: one more step of averaging. With fsdp all ranks gather each matrix: half of an
                 # orthogonal matrix is not the orthogonal of half a matrix.
-                ahead.append(whole(p.grad.lerp(average, momentum)))
+                ahead.append(gathered(p.grad.lerp(average, momentum)))
             updates = newton_schulz(torch.stack(ahead), self.precision)  # (N, rows, cols)
             for p, update in zip(stack, updates, strict=True):
                 p.mul_(1 - lr * group["weight_decay"])
-                p.add_(own_part(update, p), alpha=-lr * max(1.0, rows / cols) ** 0.5)
+                p.add_(shard_like(update, p), alpha=-lr * max(1.0, rows / cols) ** 0.5)
 
     def step_adamw(self, params: list[torch.Tensor], group: dict) -> None:
         for p in params:

@@ -16,22 +16,18 @@ import warnings
 
 import torch
 
-from machine.distributed import own_part
+from config import require
+from machine.distributed import shard_like
 from muon import Muon
 
 # What each optimizer remembers of a parameter, in tensors of its shape.
-AVERAGES = {
+STATE_NAMES = {
     "muon": ("momentum_buffer",),
     "adamw": ("exp_avg", "exp_avg_sq"),
     "adam": ("exp_avg", "exp_avg_sq"),
     "sgd": ("momentum_buffer",),
 }
 SCHEDULES = ("constant", "linear", "cosine", "step", "polynomial", "trapezoid")
-
-
-def expect(good: bool, config: dict, name: str, expected: str) -> None:
-    if not good:
-        raise ValueError(f"{name}={config[name]} cannot be; expected {expected}")
 
 
 # ---- the learning rate
@@ -88,31 +84,34 @@ def resolve_schedule(config: dict) -> tuple[dict, str]:
     decay_lr=False means constant (nanoGPT's spelling), min_lr=-1 a tenth of learning_rate, lr_decay_iters=-1
     max_iters; warmup_ratio is a share of lr_decay_iters.
     """
-    expect(config["lr_schedule"] in SCHEDULES, config, "lr_schedule", "one of " + ", ".join(SCHEDULES))
+    kind, lr, min_lr = config["lr_schedule"], config["learning_rate"], config["min_lr"]
+    end, warmup, ratio = config["lr_decay_iters"], config["warmup_iters"], config["warmup_ratio"]
+    require(kind in SCHEDULES, f"lr_schedule={kind} is unknown; expected one of {', '.join(SCHEDULES)}")
+    require(0 < lr < math.inf, f"learning_rate={lr} cannot be; expected a number above 0")
+    require(end == -1 or end >= 1, f"lr_decay_iters={end} cannot be; expected updates, or -1 for max_iters")
+    require(warmup >= 0, f"warmup_iters={warmup} cannot be; expected updates, or 0 for no warm-up")
+    require(0 <= ratio <= 1, f"warmup_ratio={ratio} cannot be; expected 0 to 1; warmup_iters takes updates")
+    if warmup and ratio:
+        raise ValueError(f"warmup_iters={warmup} and warmup_ratio={ratio} are both set; set one of them to 0")
+    for name in ("lr_cooldown", "lr_gamma"):
+        share = config[name]
+        require(0 < share <= 1, f"{name}={share} cannot be; expected more than 0, at most 1")
+    power, interval = config["lr_power"], config["lr_step_iters"]
+    require(power > 0, f"lr_power={power} cannot be; expected an exponent above 0")
+    require(interval >= 1, f"lr_step_iters={interval} cannot be; expected a number of updates")
+
     schedule = {name: config[name] for name in list(inspect.signature(lr_at).parameters)[1:]}  # all but step
     if not config["decay_lr"]:
         schedule["lr_schedule"] = "constant"
-    lr, min_lr, end = config["learning_rate"], config["min_lr"], config["lr_decay_iters"]
-    expect(0 < lr < math.inf, config, "learning_rate", "a number above 0")
     if schedule["lr_schedule"] != "constant":
         legal = min_lr == -1 or 0 <= min_lr <= lr
-        expect(legal, config, "min_lr", f"0 to learning_rate, which is {lr}, or -1 for a tenth of it")
+        require(legal, f"min_lr={min_lr} cannot be; expected 0 to learning_rate={lr}, or -1 for a tenth")
     if min_lr == -1:
         schedule["min_lr"] = lr / 10
-    expect(end == -1 or end >= 1, config, "lr_decay_iters", "a number of updates, or -1 for max_iters")
     if end == -1:
         end = schedule["lr_decay_iters"] = config["max_iters"]
-    warmup, ratio = config["warmup_iters"], config["warmup_ratio"]
-    expect(warmup >= 0, config, "warmup_iters", "a number of updates, or 0 for no warm-up")
-    expect(0 <= ratio <= 1, config, "warmup_ratio", "a share from 0 to 1; warmup_iters takes a number")
-    if warmup and ratio:
-        raise ValueError(f"warmup_iters={warmup} and warmup_ratio={ratio} are both set; set one of them to 0")
     if ratio:
         warmup = schedule["warmup_iters"] = round(ratio * end)
-    for name in ("lr_cooldown", "lr_gamma"):
-        expect(0 < config[name] <= 1, config, name, "more than 0, at most 1")
-    expect(config["lr_power"] > 0, config, "lr_power", "an exponent above 0")
-    expect(config["lr_step_iters"] >= 1, config, "lr_step_iters", "a number of updates")
     run = min(end, config["max_iters"])
     if not warmup or warmup < run:
         return schedule, ""
@@ -181,17 +180,18 @@ def build_optimizer(model: torch.nn.Module, config: dict, device_type: str) -> t
 
     config["dtype"] is the precision in use, not "auto": Newton-Schulz runs in bfloat16 if that is bfloat16.
     """
-    expect(config["optimizer"] in AVERAGES, config, "optimizer", "one of " + ", ".join(AVERAGES))
+    name, decay, layer_decay = config["optimizer"], config["weight_decay"], config["layer_lr_decay"]
+    require(name in STATE_NAMES, f"optimizer={name} is unknown; expected one of {', '.join(STATE_NAMES)}")
+    require(decay >= 0, f"weight_decay={decay} cannot be; expected 0 or more")
+    require(0 < layer_decay <= 1, f"layer_lr_decay={layer_decay} cannot be; expected above 0, at most 1")
     for name in ("learning_rate", "muon_lr"):
-        expect(0 < config[name] < math.inf, config, name, "a number above 0")
+        require(0 < config[name] < math.inf, f"{name}={config[name]} cannot be; expected a number above 0")
     for name in ("beta1", "beta2", "muon_momentum"):
-        expect(0 <= config[name] < 1, config, name, "0 or more, below 1")
-    expect(config["weight_decay"] >= 0, config, "weight_decay", "0 or more")
-    expect(0 < config["layer_lr_decay"] <= 1, config, "layer_lr_decay", "a factor above 0, at most 1")
+        require(0 <= config[name] < 1, f"{name}={config[name]} cannot be; expected 0 or more, below 1")
 
     freeze_parameters(model, config["freeze"])
     groups = parameter_groups(model, config)
-    expect(len(groups) > 0, config, "freeze", "something left to train")
+    require(len(groups) > 0, f"freeze={config['freeze']} cannot be; expected something left to train")
     for group in groups:
         group["lr"] = config["learning_rate"] * group["lr_scale"]
     betas, momentum = (config["beta1"], config["beta2"]), config["muon_momentum"]
@@ -226,9 +226,9 @@ def build_optimizer(model: torch.nn.Module, config: dict, device_type: str) -> t
     return optimizer
 
 
-def averages_of(group: dict) -> tuple[str, ...]:
+def state_names(group: dict) -> tuple[str, ...]:
     """What is remembered of each parameter of a group: nothing by SGD without momentum."""
-    return () if (group["kind"], group.get("momentum")) == ("sgd", 0) else AVERAGES[group["kind"]]
+    return () if (group["kind"], group.get("momentum")) == ("sgd", 0) else STATE_NAMES[group["kind"]]
 
 
 def named_state(optimizer: torch.optim.Optimizer) -> dict[str, dict]:
@@ -254,7 +254,7 @@ def init_state(optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         for name, p in zip(group["param_names"], group["params"], strict=True):
             if name in state_of and not state_of[name]:
-                state_of[name].update({average: torch.zeros_like(p) for average in averages_of(group)})
+                state_of[name].update({average: torch.zeros_like(p) for average in state_names(group)})
                 if group["kind"].startswith("adam"):
                     state_of[name]["step"] = torch.zeros((), device=p.device if group["fused"] else "cpu")
 
@@ -274,7 +274,7 @@ def load_state(optimizer: torch.optim.Optimizer, saved: dict) -> None:
         name = names[number]
         if name in state_of:
             on_device = {key: t.to(params[name].device, copy=True) for key, t in state.items()}
-            state_of[name].update({key: own_part(t, params[name]) for key, t in on_device.items()})
+            state_of[name].update({key: shard_like(t, params[name]) for key, t in on_device.items()})
 
 
 def check_groups(optimizer: torch.optim.Optimizer, saved_groups: list[dict]) -> None:

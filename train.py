@@ -337,7 +337,7 @@ while True:
         # clip, step
         scaler.unscale_(optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in raw_model.parameters() if p.grad is not None])
-        grad_norm = distributed.whole(norm).item()  # fsdp: each rank has the norm of its part
+        grad_norm = distributed.gathered(norm).item()  # fsdp: each rank has the norm of its part
         guard.stop_if_not_finite(raw_model, step + 1, loss_sum.item(), grad_norm, chosen, lr)
         torch.nn.utils.clip_grads_with_norm_(raw_model.parameters(), grad_clip or math.inf, norm)
         updating = True  # between here and step += 1 the weights are of no step: do not save them

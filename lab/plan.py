@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import optim
+from config import require
 from machine.distributed import STRATEGIES
 from model import GPT
 from runtime import memory, report
@@ -66,7 +67,7 @@ def exchanged(model: GPT, settings: dict, W: int) -> list[Message]:
         gradients = Message("gradients", "all-reduce", everything, hidden=True)
         weights = Message("weights", "broadcast", everything, hidden=False)
         return [gradients, weights] if strategy == "zero1" else [gradients]
-    filled = {name: W * memory.part(p, W) for name, p in model.named_parameters()}
+    filled = {name: W * memory.shard_numel(p, W) for name, p in model.named_parameters()}
     blocks = sum(size for name, size in filled.items() if name.startswith("blocks."))
     outside = sum(filled.values()) - blocks
     gathered = settings["gradient_accumulation_steps"] * (4 * outside + 2 * n * blocks)
@@ -75,7 +76,7 @@ def exchanged(model: GPT, settings: dict, W: int) -> list[Message]:
         Message("gradients", "reduce-scatter", 4 * (outside + blocks), hidden=True),
     ]
     if settings["optimizer"] == "muon":
-        matrices = [W * memory.part(p, W) for p in model.blocks.parameters() if p.ndim == 2]
+        matrices = [W * memory.shard_numel(p, W) for p in model.blocks.parameters() if p.ndim == 2]
         found.append(Message("matrices", "all-gather", 4 * sum(matrices), hidden=False))
     return found
 
@@ -104,8 +105,9 @@ def table(settings: dict, vocab_size: int, cluster: Cluster) -> Iterator[str]:
     settings: those of train.py; their strategy does not matter. ValueError for a shape that cannot be.
     """
     dtypes = "float32", "bfloat16", "float16"
-    for name, legal in (("optimizer", optim.AVERAGES), ("dtype", dtypes)):
-        optim.expect(settings[name] in legal, settings, name, "one of " + ", ".join(legal))
+    for name, legal in (("optimizer", optim.STATE_NAMES), ("dtype", dtypes)):
+        value = settings[name]
+        require(value in legal, f"{name}={value} is unknown; expected one of {', '.join(legal)}")
     model, W = memory.on_meta(settings, vocab_size), cluster.gpus
     tokens = settings["batch_size"] * settings["gradient_accumulation_steps"] * W * model.config.block_size
     yield (

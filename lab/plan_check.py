@@ -100,7 +100,7 @@ def three_updates(settings: dict, device: torch.device) -> dict:
 
 def local_bytes(tensors) -> int:
     """Of what lies on this rank."""
-    return sum(distributed.local(t).nbytes for t in tensors)
+    return sum(distributed.local_shard(t).nbytes for t in tensors)
 
 
 def accumulated(model: torch.nn.Module) -> int:

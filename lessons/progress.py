@@ -32,11 +32,11 @@ def load_state() -> dict:
 
 def save_state(state: dict) -> None:
     from runtime.guard import (
-        write_whole,  # here: it imports torch, and `list` and `hint` should not wait for that
+        write_atomic,  # here: it imports torch, and `list` and `hint` should not wait for that
     )
 
     state_path().parent.mkdir(parents=True, exist_ok=True)
-    write_whole(state_path(), json.dumps(state, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(state_path(), json.dumps(state, indent=1, ensure_ascii=False) + "\n")
 
 
 def record(state: dict, exercise: str) -> dict:

@@ -199,17 +199,17 @@ def sync_gradients(model: torch.nn.Module, last: bool) -> None:
         model.require_backward_grad_sync = last  # ddp, zero1
 
 
-def whole(t: torch.Tensor) -> torch.Tensor:
+def gathered(t: torch.Tensor) -> torch.Tensor:
     """The whole of a tensor that is cut into parts (all ranks must ask for it together), or itself."""
     return t.full_tensor() if hasattr(t, "full_tensor") else t
 
 
-def local(t: torch.Tensor) -> torch.Tensor:
+def local_shard(t: torch.Tensor) -> torch.Tensor:
     """What this rank has of a tensor: its part, or the whole of one that is not cut."""
     return t.to_local() if hasattr(t, "to_local") else t
 
 
-def own_part(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def shard_like(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Of a whole tensor, which every rank has, the part that this rank holds of `like`; nothing is sent."""
     if not hasattr(like, "full_tensor") or not t.ndim:
         return t
@@ -226,9 +226,10 @@ def full_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tupl
         return model.state_dict(), optimizer.state_dict() if dist.get_rank() == 0 else {}
     weights, averages = model.state_dict(), optimizer.state_dict()
     if any(hasattr(t, "full_tensor") for t in weights.values()):  # fsdp
-        weights = {name: whole(t).cpu() for name, t in weights.items()}
+        weights = {name: gathered(t).cpu() for name, t in weights.items()}
         averages["state"] = {
-            i: {name: whole(t).cpu() for name, t in state.items()} for i, state in averages["state"].items()
+            i: {name: gathered(t).cpu() for name, t in state.items()}
+            for i, state in averages["state"].items()
         }
     return weights, averages
 

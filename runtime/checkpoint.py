@@ -23,7 +23,7 @@ import optim
 from config import ROOT, start_script
 from machine.distributed import full_state
 from model import GPT, GPTConfig
-from runtime.guard import whole_file
+from runtime.guard import atomic_file
 from runtime.trust import check_run, check_zip, or_one_line, read_json
 from tokenizer import from_json
 
@@ -52,7 +52,7 @@ def save(path: Path, checkpoint: dict) -> None:
     check_plain(checkpoint, "checkpoint")
     with or_one_line(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as file:
+        with atomic_file(path) as file:
             torch.save(checkpoint, file)
 
 

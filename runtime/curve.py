@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from config import ROOT, start_script
-from runtime.guard import whole_file
+from runtime.guard import atomic_file
 
 ABOVE = "it learns less than it should: look at learning_rate, dropout, and whether y is x one token later"
 BELOW = "too good: is val text in the training text, can a position see what follows? If not, well done"
@@ -134,7 +134,7 @@ def plot_loss(rows: list[dict], floor: float, expected: dict, path: Path) -> Non
     lower.set_ylabel("learning rate")
     lower.set_xlabel("updates")
     figure.tight_layout()
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         figure.savefig(file, dpi=100, format="png")
     pyplot.close(figure)
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from machine.distributed import local
+from machine.distributed import local_shard
 
 try:
     import fcntl
@@ -83,7 +83,7 @@ def alone(path: Path, advice: str = "") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write to; at every moment either the old one or the whole new one has its name."""
     temporary = path.with_suffix(".tmp")
     try:
@@ -96,9 +96,9 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)  # is there only if something went wrong: no space left, say
 
 
-def write_whole(path: Path, text: str) -> None:
-    """A text as a whole_file."""
-    with whole_file(path) as file:
+def write_atomic(path: Path, text: str) -> None:
+    """A text as a atomic_file."""
+    with atomic_file(path) as file:
         file.write(text.encode("utf-8"))
 
 
@@ -124,7 +124,7 @@ def stop_if_not_finite(model, update: int, loss: float, grad_norm: float, settin
     if not cause:
         return
     before = [old for n, old, _ in recent if n < update and math.isfinite(old)]
-    sizes = [local(p).abs().max().item() for p in model.parameters() if local(p).numel()]
+    sizes = [local_shard(p).abs().max().item() for p in model.parameters() if local_shard(p).numel()]
     numbers = [f"losses before: {', '.join(f'{old:.4g}' for old in before[-5:])}"] if before else []
     rates = "learning_rate" + " or muon_lr" * (settings["optimizer"] == "muon")
     if before and before[-1] > min(1.2 * min(before) + 0.2, guess + 5):
@@ -166,7 +166,7 @@ def likely_cause(model, guess: float, dtype: str) -> str:
 def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """The first tensor that holds NaN or infinity, as "NAME (3 of 1,024 numbers)"; "" if none does."""
     for name, t in tensors:
-        bad = local(t).numel() - int(local(t).isfinite().sum())
+        bad = local_shard(t).numel() - int(local_shard(t).isfinite().sum())
         if bad:
-            return f"{name} ({bad:,} of {local(t).numel():,} numbers)"
+            return f"{name} ({bad:,} of {local_shard(t).numel():,} numbers)"
     return ""

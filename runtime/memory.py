@@ -37,7 +37,7 @@ def on_meta(settings: dict, vocab_size: int) -> GPT:
         return GPT(shape_of(settings, vocab_size))
 
 
-def part(p: torch.Tensor, W: int) -> int:
+def shard_numel(p: torch.Tensor, W: int) -> int:
     """The numbers of a tensor on rank 0 if it is cut by rows: 10 rows on 4 ranks are 3 + 3 + 3 + 1."""
     return math.ceil(p.size(0) / W) * (p.numel() // p.size(0))
 
@@ -51,14 +51,14 @@ def optimizer_bytes(model: GPT, settings: dict, W: int) -> int:
     """
     numbers, held = [0] * W, [0] * W
     for group in optim.parameter_groups(model, settings):
-        each = 4 * len(optim.AVERAGES[group["kind"]])
+        each = 4 * len(optim.STATE_NAMES[group["kind"]])
         for p in sorted((p for _, p in group["params"]), key=torch.numel, reverse=True):
             if settings["strategy"] == "zero1":
                 rank = numbers.index(min(numbers))
                 numbers[rank] += p.numel()
                 held[rank] += each * p.numel()
             else:
-                held[0] += each * (part(p, W) if settings["strategy"] == "fsdp" else p.numel())
+                held[0] += each * (shard_numel(p, W) if settings["strategy"] == "fsdp" else p.numel())
     return max(held)
 
 
@@ -66,7 +66,7 @@ def kept(model: GPT, settings: dict, W: int) -> dict[str, int]:
     """Bytes per rank that stay: weights, gradients (at the end of the backward pass) and optimizer."""
     P = sum(p.numel() for p in model.parameters())
     if settings["strategy"] == "fsdp":
-        P = sum(part(p, W) for p in model.parameters())
+        P = sum(shard_numel(p, W) for p in model.parameters())
     return {"weights": 4 * P, "gradients": 4 * P, "optimizer": optimizer_bytes(model, settings, W)}
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from config import after_bands, typed
-from optim import averages_of
+from optim import state_names
 from runtime import guard
 from runtime.curve import HARMLESS, bands_for, check_bands, evaluations, judge, plot_loss, read_rows
 
@@ -78,7 +78,7 @@ class Report:
         atexit.register(self.lock.close)
         guard.remove_leftovers(folder)
         (folder / "result.json").unlink(missing_ok=True)  # who has none is not done: see train.py
-        guard.write_whole(folder / "config.json", json.dumps(config, indent=2) + "\n")
+        guard.write_atomic(folder / "config.json", json.dumps(config, indent=2) + "\n")
         self.write_rows()
 
     def say(self, line: str = "") -> None:
@@ -101,7 +101,7 @@ class Report:
         parameters = sum(p.numel() for p in self.model.parameters())
         trained = [(p, group) for group in optimizer.param_groups for p in group["params"]]
         gradients = 4 * sum(p.numel() for p, _ in trained)
-        moments = 4 * sum(len(averages_of(group)) * p.numel() for p, group in trained)
+        moments = 4 * sum(len(state_names(group)) * p.numel() for p, group in trained)
         self.say(
             f"model: {parameters:,} parameters, {train.n_tokens / parameters:.2f} training tokens for each"
         )
@@ -174,7 +174,7 @@ class Report:
 
     def write_rows(self) -> None:
         """Write metrics.jsonl anew; while a run goes on, record() only appends to it."""
-        guard.write_whole(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        guard.write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def record(self, row: dict) -> None:
         """Append a row to metrics.jsonl, and send it to TensorBoard and W&B where they are on."""
@@ -200,7 +200,7 @@ class Report:
         """Write result.json, draw loss.png, and say which file holds what."""
         self.plot()
         if self.write:
-            guard.write_whole(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
+            guard.write_atomic(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
             self.lock.close()
         if self.wandb:
             self.wandb.finish()

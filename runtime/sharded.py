@@ -84,7 +84,7 @@ class Shards:
             except CheckpointException as error:  # of all ranks
                 raise next(iter(error.failures.values()))[0] from None
         for stem, keep in (("ckpt", self.keep), ("best", 1)):
-            for path in whole_folders(self.folder, stem)[:-keep] if self.main else ():
+            for path in complete_folders(self.folder, stem)[:-keep] if self.main else ():
                 (path / "tensors.json").unlink()  # first: from here on the folder is no checkpoint
                 shutil.rmtree(path)
 
@@ -99,7 +99,7 @@ class Shards:
             raise
 
 
-def whole_folders(folder: Path, stem: str) -> list[Path]:
+def complete_folders(folder: Path, stem: str) -> list[Path]:
     """The folders stem_*/ that are whole, the oldest first."""
     tables = folder.glob(f"{stem}_*/tensors.json")
     return [path.parent for path in sorted(tables, key=lambda path: path.stat().st_mtime_ns)]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from runtime.guard import write_whole
+from runtime.guard import write_atomic
 
 # The types of what is in every checkpoint, and of what only resuming needs.
 TYPES = {dict: "model_config dataset config", str: "tokenizer", int: "step tokens", float: "seconds"}
@@ -44,7 +44,7 @@ def check_zip(file) -> None:
 
 def write_json(path: Path, value: dict) -> None:
     """Write a dict and its sha256, and rename: the file is there as a whole, or not at all."""
-    write_whole(path, json.dumps({**value, "sha256": sha256_of(value)}))
+    write_atomic(path, json.dumps({**value, "sha256": sha256_of(value)}))
 
 
 def read_json(path: Path) -> dict:

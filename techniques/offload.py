@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from machine.distributed import local
+from machine.distributed import local_shard
 from optim import init_state, named_state
 
 
@@ -32,7 +32,7 @@ def to_disk(optimizer: torch.optim.Optimizer, folder: Path) -> int:
         for average in state.values():
             if average.ndim == 0:
                 continue  # the number of steps
-            own = local(average)
+            own = local_shard(average)
             if own.device.type != "cpu":
                 raise ValueError("offload=disk on a GPU needs --strategy=fsdp, whose optimizer is on the CPU")
             own.set_(mapped(own, folder))

@@ -285,7 +285,7 @@ def globals_read(source: str) -> set[str]:
 
 def without_checks(tree: ast.AST):
     """The nodes of a tree, but for calls that only check a value."""
-    if isinstance(tree, ast.Call) and text_of(tree.func) in ("at_least", "expect", "require"):
+    if isinstance(tree, ast.Call) and text_of(tree.func) in ("at_least", "require"):
         return
     yield tree
     for child in ast.iter_child_nodes(tree):
@@ -438,7 +438,7 @@ BREACHES = [
     (unused_settings, "train.py", SCRIPT.format("dropout = 0.1  # share")),
     (unused_settings, "train.py", SEED + "at_least(0, config, 'seed')\n"),
     (unused_settings, "train.py", SEED + "def f(seed):\n    return seed\n"),
-    (unused_settings, "train.py", SEED + "expect(config['seed'] > 0, 'seed')\n"),
+    (unused_settings, "train.py", SEED + "require(config['seed'] > 0, 'seed')\n"),
     (unused_settings, "train.py", SEED + "def f(seed):\n    pass\n\nf(**config)\n"),
     (docstrings, "model.py", '"""Models."""\ndef f():\n' + "    x = 1\n" * 6),
     (docstrings, "model.py", "x = 1"),

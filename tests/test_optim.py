@@ -187,7 +187,7 @@ def test_impossible_schedules_are_refused_in_one_line(changes, words):
 # ---- groups
 
 
-@pytest.mark.parametrize("kind", optim.AVERAGES)
+@pytest.mark.parametrize("kind", optim.STATE_NAMES)
 @pytest.mark.parametrize("arch", ["modern", "gpt2"])  # gpt2: a tied head, biases
 def test_every_parameter_is_in_one_group_and_only_matrices_decay(kind, arch):
     model = tiny_gpt(arch=arch, bias=arch == "gpt2")
@@ -215,7 +215,7 @@ def test_learning_rate_reaches_every_group():
     assert [g["lr"] for g in matrices] == pytest.approx([0.02])
 
 
-@pytest.mark.parametrize("kind", optim.AVERAGES)
+@pytest.mark.parametrize("kind", optim.STATE_NAMES)
 def test_frozen_parameters_stay_bit_equal(kind):
     model = tiny_gpt()
     before = copy.deepcopy(model.state_dict())
@@ -490,7 +490,7 @@ def test_each_optimizer_lowers_the_loss_in_20_updates(kind, lr):
     assert losses[20] < losses[0] - 0.1
 
 
-@pytest.mark.parametrize("kind", optim.AVERAGES)
+@pytest.mark.parametrize("kind", optim.STATE_NAMES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_saved_and_resumed_is_bit_equal(kind, dtype, tmp_path):
     model = tiny_gpt()
@@ -525,7 +525,7 @@ def test_load_state_keeps_the_new_settings_and_refuses_another_optimizer():
             optim.load_state(build(tiny_gpt(), **changes), old.state_dict())
 
 
-@pytest.mark.parametrize("kind", optim.AVERAGES)
+@pytest.mark.parametrize("kind", optim.STATE_NAMES)
 def test_gradients_are_clipped_after_unscaling_and_an_overflow_skips_the_update(kind):
     model = tiny_gpt()
     optimizer = build(model, optimizer=kind)
