@@ -1,10 +1,11 @@
-"""How bench.py measures: two sides in turns, ratios with their spread, training runs.
+"""How bench.py measures: two sides take turns; a ratio has a spread; a run trains as train.py does.
 
     ours, theirs = alternate(side_a, side_b, turns=5)        A B A B A B A B A B
     row = compared("tokens/s, ours / theirs", ours, theirs, "tokens/s", ">= 2")
 
-What slows a machine for a while slows both sides of a turn. So ratios are taken turn by turn, ours / theirs;
-their median is the result, their smallest..largest the spread.
+A side is a function of the turn's number; it returns what it measured in that turn. Whatever slows the
+machine for a while slows both sides of a turn. So each turn gives a ratio of its own, ours / theirs. The
+result is the median of these ratios, the spread their smallest..largest.
 """
 
 import ast
@@ -35,22 +36,22 @@ from machine import hardware
 from model import GPT, GPTConfig
 from runtime import report
 
-SMALLER = {}  # settings of train.py that beat config files in all runs; bench.py --quick fills it
+SMALLER = {}  # settings of train.py that override config files in every run; bench.py --quick fills it
 CPU = torch.device("cpu")
 
 
 class NotMeasured(Exception):
-    """Something that a measurement needs is not here; the message says what."""
+    """A measurement needs something that this machine lacks; the message names it."""
 
 
 def sized(full, tiny):
-    """A size as it is measured, or for a quick look at whether all runs."""
+    """full, or tiny for a quick check that everything runs (SMALLER is filled)."""
     return tiny if SMALLER else full
 
 
 # ---- rows, turns, ratios
 class Row(NamedTuple):
-    """A line of the table; the target is about the ratio if there is one, else about the absolute number."""
+    """A line of the table. The target is for the ratio if there is one, else for the absolute number."""
 
     what: str
     ratio: str
@@ -60,57 +61,57 @@ class Row(NamedTuple):
 
 
 def show(number: float) -> str:
+    """Four significant digits; from 1,000 on, all digits before the point."""
     return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:#.4g}"
 
 
 def measured(what: str, values, unit: str, target: str = "reported") -> Row:
-    """The row of a quantity that stands alone; values: one a turn."""
-    return Row(
-        what, "", f"{show(np.median(values))} {unit}", target, f"{show(min(values))}..{show(max(values))}"
-    )
+    """The row of a quantity without a baseline; values: one per turn."""
+    spread = f"{show(min(values))}..{show(max(values))}"
+    return Row(what, "", f"{show(np.median(values))} {unit}", target, spread)
 
 
 def compared(what: str, ours, theirs, unit: str, target: str = "reported") -> Row:
-    """The row of ours / theirs; each has one value a turn."""
+    """The row of the ratio ours / theirs; each holds one value per turn."""
     ratios = np.asarray(ours) / np.asarray(theirs)
     absolute = f"{show(np.median(ours))} / {show(np.median(theirs))} {unit}"
     return measured(what, ratios, "", target)._replace(ratio=show(np.median(ratios)), absolute=absolute)
 
 
 def alternate(*sides: Callable, turns: int) -> np.ndarray:
-    """Call A(0), B(0), A(1), B(1), ...; returns what they give, (sides, turns, ...)."""
+    """Call A(0), B(0), A(1), B(1), ...; returns the results, (sides, turns, ...)."""
     return np.array([[side(turn) for side in sides] for turn in range(turns)]).swapaxes(0, 1)
 
 
 def seconds_of(function: Callable, *arguments) -> float:
-    """Wall time of one call, with all that it leaves to a GPU."""
+    """Wall time of one call, including the work that it queues on a GPU."""
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     wait()
-    begun = time.perf_counter()
+    began = time.perf_counter()
     function(*arguments)
     wait()
-    return time.perf_counter() - begun
+    return time.perf_counter() - began
 
 
-# ---- train.py, in a process of its own
+# ---- train.py as a whole, in its own process
 @functools.cache
 def trained(file: str, turn: int, *flags: str) -> tuple[dict, list[dict]]:
-    """Run train.py to its end: (result.json, rows of metrics.jsonl). Kept, so that items share a run."""
+    """Run train.py to the end: (result.json, rows of metrics.jsonl). Cached, so that items share a run."""
     if not (ROOT / file).is_file():
-        raise NotMeasured(f"{file} is not there")
+        raise NotMeasured(f"{file} does not exist")
     print(f"running train.py {file}, turn {turn + 1}", file=sys.stderr, flush=True)
     smaller = [f"--{name}={value}" for name, value in SMALLER.items()]
     with tempfile.TemporaryDirectory() as folder:
         command = ["train.py", file, f"--out_dir={folder}", f"--seed={1337 + turn}", *smaller, *flags]
         done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, encoding="utf-8")
         if done.returncode:
-            raise NotMeasured(f"{file} stopped: {' '.join(done.stderr.splitlines()[-1:])}")
+            raise NotMeasured(f"{file} failed: {' '.join(done.stderr.splitlines()[-1:])}")
         result = json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
         return result, report.read_rows(Path(folder) / "metrics.jsonl")
 
 
 def time_and_loss(file: str, *flags: str) -> Callable:
-    """A side for alternate(): each turn has a seed of its own, and gives (training seconds, val loss)."""
+    """A side: trains with another seed in each turn; gives (training seconds, final val loss)."""
 
     def side(turn: int) -> tuple[float, float]:
         result, _ = trained(file, turn, *flags)
@@ -119,7 +120,7 @@ def time_and_loss(file: str, *flags: str) -> Callable:
     return side
 
 
-# ---- its parts, in this process
+# ---- the loop of train.py, in this process
 def settings_of(*files: str, **changes) -> dict:
     """train.py's settings for a CPU: its defaults, then config files, SMALLER and changes."""
     source = (ROOT / "train.py").read_text(encoding="utf-8")
@@ -166,15 +167,17 @@ class Run:
         self.optimizer.step()
 
 
-# ---- what ours is compared with
+# ---- the baseline, and sides for alternate()
 def plain_loop(settings: dict, windows: data.Windows, model: GPT) -> Callable:
-    """The baseline, as everyone writes it first: fp32, eager, AdamW parameter by parameter."""
+    """The baseline, as everyone writes it first: fp32, eager, AdamW one parameter at a time.
+
+    Returns update(step), which makes one update.
+    """
     T, B = settings["block_size"], settings["batch_size"]
-    betas = settings["beta1"], settings["beta2"]
     optimizer = torch.optim.AdamW(
         model.parameters(),
-        settings["learning_rate"],
-        betas,
+        lr=settings["learning_rate"],
+        betas=(settings["beta1"], settings["beta2"]),
         weight_decay=settings["weight_decay"],
         foreach=False,
         fused=False,
@@ -196,22 +199,8 @@ def plain_loop(settings: dict, windows: data.Windows, model: GPT) -> Callable:
     return update
 
 
-# ---- more sides for alternate()
-def decoding_rate(model: GPT, batch_size: int, n: int, **options) -> Callable:
-    """A side for alternate(): tokens/s of cached generation, n tokens in each row."""
-    prompts = [[0]] * batch_size
-    model.generate(prompts, 8, **options)  # not counted: it allocates
-    return lambda turn: batch_size * n / seconds_of(lambda: model.generate(prompts, n, **options))
-
-
-def matmul_rate(device: torch.device, n: int) -> Callable:
-    """A side for alternate(): flop/s of bfloat16 products of two n x n matrices."""
-    a = torch.randn(n, n, device=device, dtype=torch.bfloat16)
-    return lambda turn: 20 * 2 * n**3 / seconds_of(lambda: [a @ a for _ in range(20)])
-
-
 def training_rate(settings: dict, vocab_size: int, device: torch.device) -> Callable:
-    """A side for alternate(): flop/s that training needs, by the count in report.flops_per_token()."""
+    """A side: flop/s that training needs, as report.flops_per_token() counts them."""
     run = Run(settings, vocab_size, device)
     x = torch.randint(vocab_size, (settings["batch_size"], settings["block_size"]), device=device)
     if settings["compile"]:
@@ -222,15 +211,74 @@ def training_rate(settings: dict, vocab_size: int, device: torch.device) -> Call
     return lambda turn: work / seconds_of(lambda: [run.update(step, x, x) for step in range(10)])
 
 
-# ---- where all this was measured
-def machine() -> list[str]:
+def matmul_rate(device: torch.device, n: int) -> Callable:
+    """A side: flop/s of bfloat16 products of two n x n matrices."""
+    a = torch.randn(n, n, device=device, dtype=torch.bfloat16)
+    return lambda turn: 20 * 2 * n**3 / seconds_of(lambda: [a @ a for _ in range(20)])
+
+
+def decoding_rate(model: GPT, batch_size: int, n: int, **options) -> Callable:
+    """A side: tokens/s of generation with the cache, n tokens in each of batch_size rows."""
+    prompts = [[0]] * batch_size
+    model.generate(prompts, 8, **options)  # not counted: it allocates
+    return lambda turn: batch_size * n / seconds_of(lambda: model.generate(prompts, n, **options))
+
+
+def uncached_rate(model: GPT, lengths: np.ndarray) -> Callable:
+    """A side: tokens/s of generation without a cache, for one row of lengths[-1] tokens.
+
+    Without a cache, token number t costs a forward pass over t tokens. To make all these passes would take
+    minutes. So only passes of the given lengths are made; the times of the others are interpolated.
+    """
+    n = int(lengths[-1])
+
+    @torch.inference_mode()
+    def one_pass(length: int) -> None:
+        model.to_logits(model.trunk(torch.zeros(1, length, dtype=torch.long))[:, -1])
+
+    def side(turn: int) -> float:
+        costs = [seconds_of(one_pass, int(length)) for length in lengths]
+        return n / np.interp(np.arange(1, n + 1), lengths, costs).sum()
+
+    side(0)  # not counted: it allocates
+    return side
+
+
+def copying_rate(model: GPT, n: int) -> Callable:
+    """A side: how often per second the weights that a token reads (blocks, head) could be copied.
+
+    Measured by copying n float32 numbers, more than the processor's caches hold.
+    """
+    weights = sum(p.nbytes for p in [*model.blocks.parameters(), model.head.weight])
+    source = torch.ones(n)
+    target = torch.empty_like(source)
+    return lambda turn: source.nbytes / seconds_of(target.copy_, source) / weights
+
+
+def update_peak(settings: dict, vocab_size: int) -> Callable:
+    """A side: peak memory in MB of one update, each in a new process."""
+    code = f"from lab.measure import memory_of_update as peak; print(peak({settings}, {vocab_size}))"
+    command = [sys.executable, "-c", code]
+    return lambda turn: float(subprocess.check_output(command, cwd=ROOT, encoding="utf-8"))
+
+
+def memory_of_update(settings: dict, vocab_size: int) -> float:
+    """Make one update on a random batch; returns this process's peak memory in MB."""
+    run = Run(settings, vocab_size)
+    x = torch.randint(vocab_size, (settings["batch_size"], settings["block_size"]))
+    run.update(0, x, x)
+    return report.memory_mb(CPU)
+
+
+# ---- the machine
+def describe_machine() -> list[str]:
     """Processor, memory, GPU, versions and commit, in two lines."""
     info = Path("/proc/cpuinfo")  # Linux
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     bf16 = dict(avx512_bf16=torch.cpu._is_avx512_bf16_supported(), amx=torch.cpu._is_amx_tile_supported())
     bf16 = " ".join(name for name, there in bf16.items() if there) or "none"
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0  # bytes
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     versions = [f"{name} {metadata.version(name)}" for name in ("torch", "numpy", "tiktoken")]
     commit = "unknown"
@@ -240,6 +288,6 @@ def machine() -> list[str]:
         commit = done.stdout.strip() or "unknown"
     cpu = f"{(names or [platform.processor()])[0]}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     return [
-        f"cpu: {cpu}, bf16 instructions: {bf16}, {pages / 1e9:.0f} GB of memory; gpu: {gpu}",
+        f"cpu: {cpu}, bf16 instructions: {bf16}, {ram / 1e9:.0f} GB of memory; gpu: {gpu}",
         f"python {platform.python_version()}, {', '.join(versions)}; commit {commit}",
     ]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import bench
 import config
 import data
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, needs
 from lab import measure, scaling
 from lab.measure import CPU, NotMeasured, Row, Run, settings_of
 from runtime import report
@@ -62,7 +62,7 @@ def test_a_clock_measures_one_call():
 
 
 def test_the_machine_is_named():
-    text = "\n".join(measure.machine())
+    text = "\n".join(measure.describe_machine())
     for part in (
         "cpu: ",
         " cores",
@@ -143,7 +143,7 @@ def test_the_baseline_trains_too(tiny):
     model = Run(settings, read_meta(windows.path.parent)["vocab_size"]).model
     x, y = windows.batch(0, 16)
     losses = []
-    update = bench.plain_loop(settings, windows, model)
+    update = measure.plain_loop(settings, windows, model)
     for step in range(61):
         if step % 60 == 0:
             losses.append(F.cross_entropy(model(x).flatten(0, 1), y.flatten(), ignore_index=-1))
@@ -162,7 +162,7 @@ def test_a_whole_run_is_made_once_and_shared(tiny, capsys):
 
 
 def test_a_run_that_fails_says_why(tiny):
-    with pytest.raises(NotMeasured, match=r"config/tiny\.py stopped: error: .*n_embd=32 .* n_head=5"):
+    with pytest.raises(NotMeasured, match=r"config/tiny\.py failed: error: .*n_embd=32 .* n_head=5"):
         measure.trained("config/tiny.py", 0, "--n_head=5")
 
 
@@ -212,7 +212,7 @@ def test_the_envelope_holds_what_no_cheaper_point_beats():
 @pytest.mark.parametrize("name", ["throughput", "generation", "bytepairs", "preparing", "growth", "ablation"])
 def test_an_item_gives_rows_with_numbers_and_targets(tiny, monkeypatch, tmp_path, name):
     if name == "bytepairs":
-        pytest.importorskip("tokenizers")
+        needs("tokenizers")
     monkeypatch.setattr(bench, "plot", True)
     monkeypatch.setattr(bench, "out_dir", str(tmp_path))
     monkeypatch.setattr(scaling, "AXES", dict(block_size=(16, 32, 64), n_layer=(1, 2, 3)))
@@ -228,12 +228,19 @@ def test_an_item_gives_rows_with_numbers_and_targets(tiny, monkeypatch, tmp_path
     assert plots == (["growth_cost.png", "growth_loss.png"] if name == "growth" else [])
 
 
-def test_one_step_reports_this_process_memory(tiny, monkeypatch):
+def test_an_update_reports_its_process_memory(tiny, monkeypatch):
     chunked = []
     monkeypatch.setattr(Run, "gradients", lambda run, x, y: chunked.append((run.chunked, *x.shape)))
-    assert 50 < bench.one_step(False) < 50_000
-    bench.one_step(True)
+    assert 50 < measure.memory_of_update(settings_of(logits_mb=0), bench.VOCABULARY) < 50_000
+    measure.memory_of_update(settings_of(logits_mb=1), bench.VOCABULARY)
     assert chunked == [(False, 4, 32), (True, 4, 32)]
+
+
+def test_memory_compares_an_update_in_chunks_with_a_whole_one(tiny, monkeypatch):
+    monkeypatch.setattr(bench, "trained", lambda *arguments: ({}, [dict(memory_mb=700.0), dict(loss=1.0)]))
+    peak, ratio = bench.memory()
+    assert peak.absolute == "700.0 MB"
+    assert 0.3 < float(ratio.ratio) < 3
 
 
 def test_quality_items_compare_the_runs_they_name(monkeypatch):
@@ -274,7 +281,7 @@ def test_what_is_not_there_is_not_measured(monkeypatch):
     assert rows("bytepairs") == ["not measured: pip install tokenizers"]
     monkeypatch.setattr(measure, "ROOT", ROOT / "tests")
     measure.trained.cache_clear()
-    assert rows("laptop") == ["not measured: config/shakespeare_long.py is not there"]
+    assert rows("laptop") == ["not measured: config/shakespeare_long.py does not exist"]
 
 
 def test_rows_before_what_is_missing_stay():
