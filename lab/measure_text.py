@@ -1,4 +1,4 @@
-"""How fast text becomes tokens: training byte pairs against Rust, preparing a dataset against tiktoken.
+"""How fast text becomes tokens: learning byte pairs against Rust, preparing a dataset against tiktoken.
 
 bench.py prints the rows.
 """
@@ -21,16 +21,20 @@ from tokenizer import END, BPETokenizer
 
 
 def large_text(size: int) -> list[str]:
-    """Python's library again and again, in chunks; from the second time on with misspelt words, by seed.
+    """At least `size` bytes of text, in chunks: Python's standard library, repeated with misspelt words.
 
-    3% of the words of five letters or more have another letter somewhere: 130,000 different words in 100 MB.
+    From the second copy on, 3 % of the words of five letters or more have one letter replaced, by a fixed
+    seed. Exact copies would hold few different words; 100 MB of these hold 130,000.
     """
     chunks = [text for text, _ in corpora.open_corpus("python").chunks()]
-    rng, found, total = random.Random(0), [], 0
+    rng = random.Random(0)
+    found, total = [], 0
 
     def misspell(match: re.Match) -> str:
         word, i = match[0], rng.randrange(1, len(match[0]))
-        return word[:i] + rng.choice("etaoinshrdlu") + word[i + 1 :] if rng.random() < 0.03 else word
+        if rng.random() >= 0.03:
+            return word
+        return word[:i] + rng.choice("etaoinshrdlu") + word[i + 1 :]
 
     for i in itertools.count():
         if total >= size:
@@ -41,7 +45,7 @@ def large_text(size: int) -> list[str]:
 
 
 def rust_trainer(texts: list[str], vocab_size: int) -> Callable:
-    """A side for alternate(): seconds in which the Rust package `tokenizers` learns byte pairs."""
+    """A side: seconds that the Rust package `tokenizers` takes to learn byte pairs."""
     try:
         from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     except ImportError:
@@ -58,7 +62,7 @@ def rust_trainer(texts: list[str], vocab_size: int) -> Callable:
 
 
 def bytepairs(rounds: int) -> Iterator[Row]:
-    """Training byte pairs on a small and on a large text, ours against Rust's, in so many turns."""
+    """Learning byte pairs from a small and a large text, ours against Rust's; rounds: turns of each."""
     corpus = corpora.open_corpus(sized("shakespeare", "verse"), size=sized(0, 20_000))
     small = [text for text, _ in corpus.chunks()]
     yield training_row(small, rounds, "<= 2")
@@ -66,18 +70,16 @@ def bytepairs(rounds: int) -> Iterator[Row]:
 
 
 def training_row(texts: list[str], rounds: int, target: str) -> Row:
-    """Our time to learn byte pairs from the texts against Rust's."""
+    """Our time to learn byte pairs from these texts against Rust's."""
     size = sized(4096, 300)
-    ours, theirs = alternate(
-        lambda turn: seconds_of(BPETokenizer.train, texts, size), rust_trainer(texts, size), turns=rounds
-    )
-    return compared(
-        f"training on {sum(map(len, texts)) / 1e6:.1f} MB, ours / Rust", ours, theirs, "s", target
-    )
+    rust = rust_trainer(texts, size)
+    ours, theirs = alternate(lambda turn: seconds_of(BPETokenizer.train, texts, size), rust, turns=rounds)
+    what = f"training on {sum(map(len, texts)) / 1e6:.1f} MB, ours / Rust"
+    return compared(what, ours, theirs, "s", target)
 
 
 def preparing(rounds: int) -> Iterator[Row]:
-    """Text to a dataset with data.py, on one thread and on two, against tiktoken's encoding alone."""
+    """How fast data.py prepares a text, on one thread and on two, against tiktoken that only encodes."""
     texts = large_text(sized(100_000_000, 1_000_000))
     tokenizer = BPETokenizer.train(texts[:20], sized(4096, 300), (END,))
     ranks = {token: rank for rank, token in enumerate(tokenizer.tokens)}

@@ -1,8 +1,8 @@
-"""Will it fit, and how long will it take? What a run needs on many GPUs, by formula, before any is rented.
+"""Will it fit, and how long will it take? Computes what a run on many GPUs needs, before you rent them.
 
     python bench.py --only=plan --n_layer=32 --n_head=32 --n_embd=4096 --block_size=2048 --gpus=32
 
-Memory: memory.py. Here: what the GPUs tell each other, and how long that takes beside the computing.
+runtime/memory.py computes the memory. This file computes the communication, and the time of an update.
 """
 
 from collections.abc import Iterator
@@ -14,24 +14,24 @@ from machine.distributed import STRATEGIES
 from model import GPT
 from runtime import memory, report
 
-# What each rank sends for each byte of the whole tensor, on a ring: it is cut into W parts, and in each of
-# W - 1 steps every rank passes one on. To sum goes around twice: once to add up, once to tell (Patarasuk &
-# Yuan, 2009). In a broadcast all but the last pass everything on: this is the mean over the ranks.
+# Ring algorithms (Patarasuk & Yuan, 2009) cut the tensor into W chunks. One round takes W - 1 steps. In each
+# step every rank sends one chunk to its neighbour, so in a round it sends (W - 1) / W of the tensor. An
+# all-reduce takes two rounds: a reduce-scatter, then an all-gather. In a broadcast every rank but the last
+# forwards the whole tensor: (W - 1) / W of it, as the mean over the ranks.
 ROUNDS = {"all-reduce": 2, "reduce-scatter": 1, "all-gather": 1, "broadcast": 1}
 
 
 @dataclass
 class Cluster:
-    """What the GPUs can do. Nothing of it is measured here: it comes from data sheets, or from an all-reduce
-    test (python -m techniques.allreduce) on the cluster itself."""
+    """What the GPUs can do: from data sheets, or measured on the cluster (python -m techniques.allreduce)."""
 
     gpus: int = 8
     gpus_per_node: int = 8
     memory_gb: float = 80.0  # of one GPU
     peak_tflops: float = 989.0  # of one GPU
-    mfu: float = 0.4  # the share of it that a step reaches
-    bandwidth: float = 300.0  # GB/s that one GPU sends to another in the same machine
-    bandwidth_between: float = 40.0  # ... in another machine
+    mfu: float = 0.4  # share of peak_tflops that an update reaches
+    bandwidth: float = 300.0  # GB/s from one GPU to another in the same machine
+    bandwidth_between: float = 40.0  # GB/s to one in another machine
 
     def link(self) -> float:
         """Bytes/s of the slowest link of a ring over all GPUs."""
@@ -40,12 +40,12 @@ class Cluster:
 
 @dataclass
 class Message:
-    """Something that is exchanged in an update. n_bytes: of the whole tensors, over all calls."""
+    """One kind of communication in an update."""
 
     what: str
-    operation: str
-    n_bytes: int
-    hidden: bool  # can go on while the GPU computes
+    operation: str  # a key of ROUNDS
+    n_bytes: int  # of the full tensors, summed over all calls in an update
+    hidden: bool  # can overlap with computing
 
     def sent(self, W: int) -> float:
         """Bytes that each rank sends (the mean over the ranks, for a broadcast)."""
@@ -54,12 +54,12 @@ class Message:
 
 # ---- communication and time
 def exchanged(model: GPT, settings: dict, W: int) -> list[Message]:
-    """What the ranks tell each other in one update.
+    """What the ranks communicate in one update.
 
-    Single numbers are left out: the count of targets, the norms for clipping. All gradients are summed once
-    an update, in float32. fsdp gathers the blocks' weights for each forward and each backward pass (in 2
-    bytes with a dtype of 16 bits), the others once a micro-step. Its parts are filled up to equal size.
-    Muon needs whole matrices, which are not hidden behind anything.
+    Gradients are summed once per update, in float32. fsdp gathers the weights of the blocks for each forward
+    and each backward pass (2 bytes a weight if dtype has 16 bits), all other weights once per micro-step. It
+    pads shards to equal size. Muon with fsdp gathers full gradient matrices; nothing overlaps with that.
+    Scalars (the number of targets, the norms for clipping) are not counted.
     """
     strategy, n = settings["strategy"], 4 if settings["dtype"] == "float32" else 2
     everything = 4 * sum(p.numel() for p in model.parameters())
@@ -67,9 +67,9 @@ def exchanged(model: GPT, settings: dict, W: int) -> list[Message]:
         gradients = Message("gradients", "all-reduce", everything, hidden=True)
         weights = Message("weights", "broadcast", everything, hidden=False)
         return [gradients, weights] if strategy == "zero1" else [gradients]
-    filled = {name: W * memory.shard_numel(p, W) for name, p in model.named_parameters()}
-    blocks = sum(size for name, size in filled.items() if name.startswith("blocks."))
-    outside = sum(filled.values()) - blocks
+    padded = {name: W * memory.shard_numel(p, W) for name, p in model.named_parameters()}
+    blocks = sum(size for name, size in padded.items() if name.startswith("blocks."))
+    outside = sum(padded.values()) - blocks
     gathered = settings["gradient_accumulation_steps"] * (4 * outside + 2 * n * blocks)
     found = [
         Message("weights", "all-gather", gathered, hidden=True),
@@ -82,18 +82,21 @@ def exchanged(model: GPT, settings: dict, W: int) -> list[Message]:
 
 
 def step_seconds(model: GPT, settings: dict, cluster: Cluster) -> dict[str, float]:
-    """Seconds of an update: compute, network, and the whole at best and at worst.
+    """Seconds of an update: {compute, network, best, worst}.
 
-    Compute is 6 N a token and attention (report.py), a third more where blocks are computed twice. At best
-    all that can be hidden behind computing is, at worst nothing.
+    compute: 6 N flop per token plus attention (runtime/report.py); gradient checkpointing adds a third.
+    best: all communication that can overlap with computing does. worst: none does.
     """
     tokens = settings["batch_size"] * settings["gradient_accumulation_steps"] * model.config.block_size
-    again = 4 / 3 if model.config.gradient_checkpointing else 1
-    compute = again * report.flops_per_token(model) * tokens / (1e12 * cluster.peak_tflops * cluster.mfu)
+    recompute = 4 / 3 if model.config.gradient_checkpointing else 1
+    compute = recompute * report.flops_per_token(model) * tokens / (1e12 * cluster.peak_tflops * cluster.mfu)
     hidden = shown = 0.0
     for message in exchanged(model, settings, cluster.gpus):
         seconds = message.sent(cluster.gpus) / cluster.link()
-        hidden, shown = hidden + seconds * message.hidden, shown + seconds * (not message.hidden)
+        if message.hidden:
+            hidden += seconds
+        else:
+            shown += seconds
     best = max(compute, hidden) + shown
     return dict(compute=compute, network=hidden + shown, best=best, worst=compute + hidden + shown)
 
@@ -102,7 +105,7 @@ def step_seconds(model: GPT, settings: dict, cluster: Cluster) -> dict[str, floa
 def table(settings: dict, vocab_size: int, cluster: Cluster) -> Iterator[str]:
     """Lines of text: the assumptions, then memory, communication and time of each strategy.
 
-    settings: those of train.py; their strategy does not matter. ValueError for a shape that cannot be.
+    settings: train.py's; each strategy is computed, whichever is set. ValueError for an impossible shape.
     """
     dtypes = "float32", "bfloat16", "float16"
     for name, legal in (("optimizer", optim.STATE_NAMES), ("dtype", dtypes)):
@@ -130,4 +133,4 @@ def table(settings: dict, vocab_size: int, cluster: Cluster) -> Iterator[str]:
         compute, network, best, worst = (f"{1e3 * s:,.0f}" for s in seconds.values())
         times = f"{compute:>7} {network:>7}  {best} to {worst}"
         yield f"{strategy:9} {gigabytes}  {fits:7} {sent:10.2f}   {times}"
-    yield "(working: activations, logits, weights in use. total: all that can be hidden is, or nothing is)"
+    yield "(working: activations, logits, gathered weights. total: with all possible overlap, to none)"

@@ -1,10 +1,10 @@
-"""Is the plan right? A small model makes three updates on 1, 2 and 4 processes; their bytes are counted.
+"""Are plan.py's formulas right? Trains a small model on 1, 2 and 4 processes and counts the bytes.
 
     python bench.py --only=sharding
 
-starts this module by torchrun, on CPUs with gloo. What is counted beside the formulas of plan.py, after the
-third update: the bytes of weights, gradients and averages on each rank, and of the tensors that it handed to
-torch.distributed. Bytes depend on nothing else: NCCL on GPUs is handed the same tensors.
+starts this module under torchrun, on CPUs with gloo. The model makes three updates. In the third, each rank
+counts the bytes of its weights, gradients and optimizer state, and of the tensors that it passes to
+torch.distributed. On GPUs, NCCL gets the same tensors, so the counts hold there, too.
 """
 
 import json
@@ -28,10 +28,10 @@ from machine import distributed, hardware
 from model import GPT
 from runtime import memory
 
-V = 97  # tokens: 2 and 4 ranks cannot share them equally, which parts of a tensor have to bear
+V = 97  # tokens; not divisible by 2 or 4, so that the shards are of unequal size
 SMALL = dict(n_layer=4, n_head=4, n_embd=64, block_size=32, batch_size=2, device="cpu", dtype="float32")
 BETWEEN, HOOK = "gradients between micro-steps", "gradients in DDP's comm hook"
-OPERATIONS = {  # as torch calls them inside
+OPERATIONS = {  # torch's internal names
     "allreduce_": "all-reduce",
     "broadcast_": "broadcast",
     "_allgather_base_": "all-gather",  # fully_shard
@@ -41,7 +41,7 @@ OPERATIONS = {  # as torch calls them inside
 
 
 class Exchanged(TorchDispatchMode):
-    """Counts the bytes of the whole tensors of every collective that this rank takes part in."""
+    """Counts, for each collective of this rank, the bytes of the full tensor (not of a shard)."""
 
     def __init__(self):
         super().__init__()
@@ -49,18 +49,18 @@ class Exchanged(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if any(kind.__name__ == "DTensor" for kind in types):
-            return NotImplemented  # let it say what it does in terms of plain tensors
+            return NotImplemented  # DTensor then calls its collectives on plain tensors, which are counted
         name = func.__name__.split(".")[0]
         if func.namespace in ("c10d", "_c10d_functional") and name in OPERATIONS:
             tensors = [t for arg in args for t in (arg if isinstance(arg, list) else [arg])]
-            largest = max(t.nbytes for t in tensors if isinstance(t, torch.Tensor))  # the whole, not a part
-            times = dist.get_world_size() if name == "all_gather_into_tensor" else 1  # only its part is given
+            largest = max(t.nbytes for t in tensors if isinstance(t, torch.Tensor))  # the full one
+            times = dist.get_world_size() if name == "all_gather_into_tensor" else 1  # it takes only a shard
             self.n_bytes[OPERATIONS[name]] += largest * times
         return func(*args, **(kwargs or {}))
 
 
 def three_updates(settings: dict, device: torch.device) -> dict:
-    """Updates as train.py makes them; returns the bytes that this rank holds and exchanges in the third."""
+    """Make three updates as train.py does; returns the bytes this rank holds and exchanges in the third."""
     torch.manual_seed(0)
     W, micro_steps = dist.get_world_size(), settings["gradient_accumulation_steps"]
     model = GPT(memory.shape_of(settings, V))
@@ -91,20 +91,20 @@ def three_updates(settings: dict, device: torch.device) -> dict:
                     found[BETWEEN] = accumulated(model)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-    states = optim.named_state(optimizer).values()
+    states = optim.named_state(optimizer).values()  # the 0-d step counts are left out below
     found["weights"] = local_bytes(model.parameters())
     found["gradients"] = local_bytes(p.grad for p in model.parameters())
-    found["optimizer"] = local_bytes(t for state in states for t in state.values() if t.ndim)  # not the steps
+    found["optimizer"] = local_bytes(t for state in states for t in state.values() if t.ndim)
     return found | exchanged.n_bytes
 
 
 def local_bytes(tensors) -> int:
-    """Of what lies on this rank."""
+    """Bytes of this rank's shards of the tensors."""
     return sum(distributed.local_shard(t).nbytes for t in tensors)
 
 
 def accumulated(model: torch.nn.Module) -> int:
-    """Bytes of gradients between two micro-steps; those of fully_shard are in its own fields."""
+    """Bytes of gradients that this rank holds between two micro-steps; fully_shard keeps them in fields."""
     if not hasattr(model, "set_requires_gradient_sync"):
         return local_bytes(p.grad for p in model.parameters())
     groups = [m._get_fsdp_state()._fsdp_param_group for m in (model, *model.blocks)]
@@ -114,7 +114,7 @@ def accumulated(model: torch.nn.Module) -> int:
 
 
 def by_formula(settings: dict, W: int) -> dict[str, int]:
-    """What three_updates() should find on the fullest rank."""
+    """What three_updates() should find on the rank that holds most."""
     model = memory.on_meta(settings, V)
     messages = Counter()
     for message in plan.exchanged(model, settings, W):
@@ -129,30 +129,24 @@ def by_formula(settings: dict, W: int) -> dict[str, int]:
 
 
 def start(cases: list[dict], W: int) -> list[list[dict]]:
-    """Run the cases (changes of settings) on W processes; for each case, what each rank found."""
+    """Run the cases (each a dict of changed settings) on W processes; returns [case][rank] -> bytes found."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "found.json")
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={W}"]
-        command = [
-            sys.executable,
-            *(launcher if W > 1 else []),
-            "-m",
-            "lab.plan_check",
-            json.dumps(cases),
-            str(out),
-        ]
+        module = [*(launcher if W > 1 else []), "-m", "lab.plan_check"]
+        command = [sys.executable, *module, json.dumps(cases), str(out)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
         if done.returncode:
             why = [line for line in done.stderr.splitlines() if "Error" in line]
-            raise NotMeasured(f"{W} processes stopped: {' '.join(why[:1])}")
+            raise NotMeasured(f"{W} processes failed: {' '.join(why[:1])}")
         return json.loads(out.read_text(encoding="utf-8"))
 
 
 def rows(worlds: tuple, optimizer: str, micro_steps: int) -> Iterator[Row]:
-    """Measured / formula for each strategy; the largest rank, and the spread over the ranks.
+    """Measured / formula for each strategy: of the rank that holds most, and the spread over the ranks.
 
-    The formulas are exact for the fullest rank. It has more than a plain 1/W, here up to 3 %: 97 tokens are
-    not divided by 2 or 4, and zero1 hands out whole tensors.
+    The formulas are exact for that rank. It holds more than 1/W, here by up to 3 %: 97 is not divisible by 2
+    or 4, and zero1 assigns complete tensors to ranks.
     """
     options = dict(optimizer=optimizer, gradient_accumulation_steps=micro_steps)
     cases = [dict(strategy=strategy, **options) for strategy in distributed.STRATEGIES]
@@ -167,7 +161,7 @@ def rows(worlds: tuple, optimizer: str, micro_steps: int) -> Iterator[Row]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    rank, W, device = distributed.start("cpu", "gloo", strategy="fsdp")  # with a group of one, too
+    rank, W, device = distributed.start("cpu", "gloo", strategy="fsdp")  # fsdp: makes a group of one, too
     cases, out = sys.argv[1:]
     every = []
     for case in json.loads(cases):

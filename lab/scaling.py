@@ -1,7 +1,7 @@
-"""What grows how: cost per token with a model's sizes, loss with compute; and what each switch is worth.
+"""How cost per token grows with a model's sizes, how loss falls with compute, what each switch is worth.
 
-All run in this process for some seconds, with the recipe of config/shakespeare_char.py. bench.py prints
-the rows.
+Every run trains in this process for some seconds, with the recipe of config/shakespeare_char.py. bench.py
+prints the rows.
 """
 
 import itertools
@@ -31,28 +31,28 @@ SWITCHES = [  # what the ablation changes, one row at a time
 
 
 def train_for(settings: dict, seconds: float) -> tuple[float, float]:
-    """Train for so many seconds; returns (val loss, floating-point operations spent, which are 6 N D:
-    6 x weights, without the embedding, x tokens).
+    """Train for a fixed time; returns (val loss, flop = 6 x weights without the embedding x tokens).
 
-    The schedule is read off the clock: after a third of the seconds the learning rate is what it is after a
-    third of max_iters. So every run ends its schedule in time, however fast its updates are. The loss is that
-    of 65,536 tokens spread over the val split.
+    The learning rate follows the clock: after a third of the time it is what lr_at gives after a third of
+    max_iters. So every run completes its schedule, however fast its updates are. The val loss is measured on
+    65,536 tokens spread over the val split.
     """
     meta, T, B = prepare.ensure(settings["dataset"]), settings["block_size"], settings["batch_size"]
     train, val = (data.Windows(settings["dataset"], split, T, settings["seed"]) for split in ("train", "val"))
     run = Run(settings, meta["vocab_size"])
     run.gradients(*train.batch(0, B))  # not counted: the first call allocates, and chooses kernels
-    updates, elapsed, begun = 0, 0.0, time.perf_counter()
+    updates, elapsed, began = 0, 0.0, time.perf_counter()
     while elapsed < seconds:
         run.update(int(settings["max_iters"] * elapsed / seconds), *train.batch(updates, B))
-        updates, elapsed = updates + 1, time.perf_counter() - begun
+        updates += 1
+        elapsed = time.perf_counter() - began
     loss = evaluate(run.model, val, spread(val, 65536 // T), CPU, run.autocast)["loss"]
     weights = sum(p.numel() for p in run.model.parameters()) - run.model.wte.weight.numel()
     return loss, 6.0 * weights * updates * B * T
 
 
 def ablation(seconds: float, seeds: int) -> Iterator[Row]:
-    """Val loss of the recipe and with one setting changed, after equal training time; mean over the seeds."""
+    """Val loss of the recipe, and with one setting changed, after equal training time; mean over seeds."""
 
     def side(changes: dict) -> Callable:
         return lambda turn: train_for(settings_of(RECIPE, **changes, seed=1337 + turn), seconds)[0]
@@ -66,23 +66,23 @@ def ablation(seconds: float, seeds: int) -> Iterator[Row]:
 
 # ---- power laws
 def exponent(x, y) -> float:
-    """b of y = a x^b, by least squares on the logarithms; nan for a single point."""
+    """Fit y = a x^b by least squares on the logarithms; returns b, or nan for a single point."""
     if len(x) < 2:
         return math.nan
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
 def envelope(compute, loss) -> list[int]:
-    """The points that no point of less or equal compute beats, in order of compute."""
+    """Indices of the points whose loss is below that of every cheaper point, in order of compute."""
     order = sorted(range(len(loss)), key=lambda i: (compute[i], loss[i]))
     lowest_before = itertools.accumulate((loss[i] for i in order[:-1]), min, initial=math.inf)
     return [i for i, lowest in zip(order, lowest_before, strict=True) if loss[i] < lowest]
 
 
 def plot_power_laws(panels: list[dict], path: Path) -> None:
-    """Draw panels side by side on logarithmic axes, to a PNG file.
+    """Draw panels side by side on logarithmic axes into a PNG file.
 
-    panel: title, xlabel, ylabel, points {label: (x, y)} and the (x, y) that the straight line is fitted to.
+    A panel has a title, xlabel, ylabel, points {label: (x, y)}, and fitted: the (x, y) for the straight line.
     """
     pyplot = curve.open_pyplot()
     figure, axes = pyplot.subplots(1, len(panels), figsize=(5 * len(panels), 4), squeeze=False)
@@ -103,7 +103,7 @@ def plot_power_laws(panels: list[dict], path: Path) -> None:
 
 # ---- growth
 def cost_per_token(name: str, sizes: tuple, turns: int) -> np.ndarray:
-    """Milliseconds of forward and backward per token, (sizes, turns), with 2,048 tokens at once."""
+    """Milliseconds of forward and backward per token, (sizes, turns), in batches of 2,048 tokens."""
 
     def side(size: int) -> Callable:
         run = Run(settings_of(RECIPE, **{name: size}), 65)
@@ -115,13 +115,13 @@ def cost_per_token(name: str, sizes: tuple, turns: int) -> np.ndarray:
 
 
 def growth_of_cost(turns: int, folder: Path | None) -> Iterator[Row]:
-    """Exponents of cost per token in each size; a plot if there is a folder."""
+    """For each size (AXES), the exponent of the cost per token; a plot if there is a folder."""
     panels = []
     for name, sizes in AXES.items():
         sizes = sizes[: sized(None, 3)]
         costs = cost_per_token(name, sizes, turns)
         cost = np.median(costs, axis=1)
-        for first in (0, len(sizes) // 2):  # the larger half, too: the overhead of small sizes hides the law
+        for first in (0, len(sizes) // 2):  # all sizes; the larger half, where fixed overhead hides less
             every = [exponent(sizes[first:], turn[first:]) for turn in costs.T]
             row = measured(f"cost per token ~ {name}^b, {sizes[first]} to {sizes[-1]}", every, "")
             absolute = f"{show(cost[first])} to {show(cost[-1])} ms"
@@ -133,11 +133,11 @@ def growth_of_cost(turns: int, folder: Path | None) -> Iterator[Row]:
 
 
 def growth_of_loss(seconds: float, folder: Path | None) -> Iterator[Row]:
-    """Exponent of the loss in compute; a plot if there is a folder.
+    """The exponent with which loss falls with compute; a plot if there is a folder.
 
-    Six models are trained for a quarter, a half and all of the seconds, each with a schedule of its own. The
-    text is generated and its entropy known: what is left above it is what falls with compute. The law is
-    fitted to the lower envelope, the runs that no cheaper one beats.
+    Six models train for a quarter, a half and all of the seconds, each run with a complete schedule. The text
+    is generated, so its entropy is known; the law is fitted to the loss above that entropy. Only runs that no
+    cheaper run beats are fitted (the lower envelope).
     """
     dataset = sized("verse", settings_of()["dataset"])
     floor = prepare.floor_per_token(prepare.ensure(dataset), "val")

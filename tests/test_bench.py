@@ -237,10 +237,12 @@ def test_an_update_reports_its_process_memory(tiny, monkeypatch):
 
 
 def test_memory_compares_an_update_in_chunks_with_a_whole_one(tiny, monkeypatch):
+    assert 50 < measure.update_peak(settings_of(logits_mb=0), 99)(0) < 50_000  # in a process of its own
     monkeypatch.setattr(bench, "trained", lambda *arguments: ({}, [dict(memory_mb=700.0), dict(loss=1.0)]))
+    monkeypatch.setattr(measure, "update_peak", lambda found, V: lambda turn: 8 - 2 * found["logits_mb"])
     peak, ratio = bench.memory()
     assert peak.absolute == "700.0 MB"
-    assert 0.3 < float(ratio.ratio) < 3
+    assert (ratio.ratio, ratio.absolute) == ("0.7500", "6.000 / 8.000 MB")
 
 
 def test_quality_items_compare_the_runs_they_name(monkeypatch):
