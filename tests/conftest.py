@@ -26,6 +26,11 @@ FIGURES = pytest.StashKey[list[str]]()
 torch.set_num_threads(1)
 
 
+def needs(package: str):
+    """Import a package of requirements-dev.txt, or skip the test; at the top of a file, all its tests."""
+    return pytest.importorskip(package, reason=f"needs {package}: pip install -r requirements-dev.txt")
+
+
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="tests/chaos: 200 kills in place of 20, and so on")
 

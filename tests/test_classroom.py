@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, needs
 from lessons import course, grader, notebook, progress, worker
 from solved import solved
 
@@ -383,8 +383,7 @@ def test_a_notebook_is_valid_and_each_cell_compiles(lesson):
 @pytest.mark.parametrize("lesson", list(course.lessons()))
 def test_a_notebook_runs_in_its_own_folder(lesson, command, work):
     """In Jupyter's kernel, started in work/, as the student would."""
-    nbclient = pytest.importorskip("nbclient", reason="pip install -r requirements-dev.txt")
-    import nbformat
+    nbclient, nbformat = needs("nbclient"), needs("nbformat")
 
     path = Path(command("notebook", str(lesson)).stdout.strip())
     cells = nbformat.read(path, as_version=4)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 import generate as generate_module
 import model as model_module
+from conftest import needs
 from generate import Cache, token_probs
 from model import ARCHS, GPT, Attention, GPTConfig, rope_tables, rotate, written_out_attention
 
@@ -323,7 +324,7 @@ def test_memory_grows_like_the_length_not_like_its_square():
 
 @pytest.mark.filterwarnings("ignore")
 def test_gpt2_equals_the_reference():
-    transformers = pytest.importorskip("transformers")
+    transformers = needs("transformers")
     ours = tiny("gpt2", bias=True)
     sizes = dict(vocab_size=V, n_positions=8, n_layer=2, n_head=H, n_embd=C)
     theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).eval()
@@ -349,7 +350,7 @@ def test_gpt2_equals_the_reference():
 
 @pytest.mark.filterwarnings("ignore")
 def test_llama_equals_the_reference():
-    transformers = pytest.importorskip("transformers")
+    transformers = needs("transformers")
     ours = tiny("llama", n_ff=40)
     sizes = dict(vocab_size=V, max_position_embeddings=8, num_hidden_layers=2, hidden_size=C)
     sizes |= dict(intermediate_size=40, num_attention_heads=H, num_key_value_heads=2, rms_norm_eps=1e-5)
@@ -739,12 +740,12 @@ def test_a_step_with_static_caches_has_the_same_shapes_everywhere(arch):
             return function(*args, **(kwargs or {}))
 
     with torch.inference_mode():
-        model.trunk(ids(1, 3), caches)
+        model.next_logits(ids(1, 3), caches, None)
         for _ in range(3):
             seen.append([])
             new = ids(1, 1)
             with Spy():
-                model.to_logits(model.trunk(new, caches)[:, -1])
+                model.next_logits(new, caches, None)
     assert len(seen[0]) > 20 and seen[0] == seen[1] == seen[2]
 
 

@@ -46,7 +46,8 @@ def count(name):
         return function(*args, **kwargs)
     setattr(dist, name, counting)
 
-count("reduce_scatter_single")  # what fully_shard calls for the gradients of each group of weights
+# what fully_shard calls for the gradients of each group of weights; it has this name since torch 2.13
+count("reduce_scatter_single" if hasattr(dist, "reduce_scatter_single") else "reduce_scatter_tensor")
 for line in Path(sys.argv[2]).read_text(encoding="utf-8").splitlines():
     out_dir, *flags = line.split()
     sys.argv = ["train.py", f"--out_dir={folder / out_dir}", *flags]
@@ -171,7 +172,7 @@ def test_one_reduction_per_update_with_fsdp(curves):
     """Two groups of weights, the block and the rest: two calls an update. (ddp: test_distributed.)"""
     for micro_steps in (1, 4):
         calls = curves(2) / f"curve-2-fsdp-{micro_steps}-muon-plain/calls.json"
-        assert json.loads(calls.read_text(encoding="utf-8")) == {"reduce_scatter_single": 30 * 2}
+        assert list(json.loads(calls.read_text(encoding="utf-8")).values()) == [30 * 2]
 
 
 SWITCHES = {

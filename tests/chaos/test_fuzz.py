@@ -23,13 +23,11 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from hypothesis import HealthCheck, configuration, given, settings
-from hypothesis import strategies as st
 
 import config
 import sample
 import tokenizer
-from conftest import ROOT
+from conftest import ROOT, needs
 from model import ARCHS
 from runtime import checkpoint
 from test_disk import flat
@@ -38,6 +36,8 @@ from test_hostile import Canary
 from test_model import tiny, uncached
 from text import corpora, formats
 
+hypothesis = needs("hypothesis")
+st = hypothesis.strategies
 pytestmark = pytest.mark.slow
 SCRIPTS = ("train.py", "data.py", "sample.py", "evaluate.py", "bench.py")
 
@@ -51,19 +51,20 @@ def fuzz(pytestconfig, figure, tmp_path, monkeypatch):
     """
     long = pytestconfig.getoption("--long", default=False)
     monkeypatch.chdir(tmp_path)
-    configuration.set_hypothesis_home_dir(tmp_path)  # its tables of characters, not into the project
+    # its tables of characters go here, not into the project
+    hypothesis.configuration.set_hypothesis_home_dir(tmp_path)
 
     def run(n: int, name: str, check, cases: st.SearchStrategy) -> None:
         ended = Counter()
 
-        @settings(
+        @hypothesis.settings(
             max_examples=n * (10 if long else 1),
             derandomize=not long,
             database=None,
             deadline=None,
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=list(hypothesis.HealthCheck),
         )
-        @given(cases)
+        @hypothesis.given(cases)
         def one(case: tuple) -> None:
             sys.set_int_max_str_digits(sys.int_info.default_max_str_digits)  # hypothesis lifts it
             ended[check(*case)] += 1
@@ -595,7 +596,7 @@ def test_generation(fuzz):
 # ---- the same, led by what was reached
 def test_coverage_guided(pytestconfig, figure, shell, tmp_path):
     """fuzz.py in a process of its own, which ends with exit code 77 and a traceback at a broken property."""
-    pytest.importorskip("atheris", reason="pip install atheris: has no wheel for this machine")
+    needs("atheris")  # has no wheel for some machines and versions of Python
     runs = 100_000 if pytestconfig.getoption("--long", default=False) else 10_000
     (tmp_path / "seeds").mkdir()
     folders = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/chaos")))
