@@ -1,10 +1,10 @@
-"""One process or many: the same train.py runs alone, or once per GPU, on one machine or on several.
+"""One process or many: train.py runs alone, or once per GPU, on one machine or several.
 
     python train.py                                       one process
     torchrun --standalone --nproc_per_node=4 train.py     four, on one machine
 
-torchrun tells each process its place through environment variables: RANK (0 ... WORLD_SIZE-1, over all
-machines), LOCAL_RANK (on this machine), WORLD_SIZE. Alone, a process neither joins, sums nor waits.
+torchrun sets environment variables for each process: RANK (0 ... WORLD_SIZE-1, over all machines),
+LOCAL_RANK (on this machine), WORLD_SIZE. A process that runs alone communicates nothing.
 
 What each of W processes (ranks) holds of P parameters, and what they tell each other in an update:
 
@@ -14,8 +14,8 @@ What each of W processes (ranks) holds of P parameters, and what they tell each 
     fsdp      P/W      P/W        1/W         weights are gathered block by block, gradients are summed where
                                               they belong (Zhao et al., 2023)
 
-The engine is torch's: DistributedDataParallel, ZeroRedundancyOptimizer, fully_shard. Its heavier modules take
-a second to import and are imported where they are used.
+torch does the work: DistributedDataParallel, ZeroRedundancyOptimizer, fully_shard. The modules that take a
+second to import are imported where they are used.
 """
 
 import atexit
@@ -38,12 +38,12 @@ STRATEGIES = ("ddp", "zero1", "fsdp")
 def start(
     device: str = "auto", backend: str = "auto", strategy: str = "ddp", timeout: float = 600
 ) -> tuple[int, int, torch.device]:
-    """Join the process group, if torchrun started us, and choose the device.
+    """Choose the device; join the process group if torchrun started this process.
 
-    device: auto | cpu | cuda | cuda:N | mps; auto is CUDA if it is there, else CPU. backend: auto | nccl |
-    gloo. strategy: see above; zero1 and fsdp make a group of one process where there is no torchrun. timeout:
-    seconds that a process waits for the others. Returns (rank, world_size, device). Raises ValueError for
-    what this machine lacks.
+    device: auto | cpu | cuda | cuda:N | mps; auto is CUDA if available, else CPU. backend: auto | nccl |
+    gloo. strategy: see above; without torchrun, zero1 and fsdp make a group of one process. timeout: seconds
+    that a process waits for the others. Returns (rank, world_size, device). Raises ValueError for an unknown
+    value, and for a device that this machine lacks.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = choose_device(device)
@@ -59,26 +59,26 @@ def start(
     if not timeout > 0:
         raise ValueError(f"timeout={timeout} makes no sense; expected seconds, such as 600")
     if world_size > 1 or strategy != "ddp":
-        # gloo beside nccl: for what lies in CPU memory (offload, sharded checkpoints)
+        # gloo as well as nccl: for tensors in CPU memory (offload, sharded checkpoints)
         join("cpu:gloo,cuda:nccl" if device.type == "cuda" and backend != "gloo" else "gloo", timeout)
     return rank, world_size, device
 
 
 def join(backend: str, timeout: float) -> None:
-    """Join the process group; without torchrun make one of this process alone."""
+    """Join the process group; without torchrun, make a group of this process alone."""
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     limit, hook = timedelta(seconds=timeout), sys.excepthook
     store = meet(rank, world_size, limit) if "RANK" in os.environ else dist.HashStore()
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
-    sys.excepthook = hook  # torch has put its own around it, which loses our one-line errors
+    sys.excepthook = hook  # init_process_group replaces it, and our one-line errors would be lost
     atexit.register(leave)
 
 
 def leave() -> None:
-    """End the process group, if there is one, and let gloo's threads put down what they hold.
+    """End the process group, if there is one, and give gloo's threads time to free their Python objects.
 
-    DDP keeps the group alive, so these threads run on into the end of Python, and one that has a Python
-    object left to free then aborts the process ("terminate called without an active exception", torch 2.13).
+    DDP keeps the group alive, so gloo's threads still run when Python shuts down. A thread that frees a
+    Python object then aborts the process ("terminate called without an active exception", torch 2.13).
     """
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -86,15 +86,16 @@ def leave() -> None:
 
 
 def meet(rank: int, world_size: int, limit: timedelta) -> dist.Store:
-    """The store in which the ranks of this start, and of no other, leave each other their addresses.
+    """Return the store in which the ranks exchange their addresses. No earlier start has used it.
 
-    After --max-restarts of torchrun the same store still has the addresses of the processes that are gone,
-    and to use them fails (torch 2.5 to 2.13, pytorch issue 135712; TORCHELASTIC_RESTART_COUNT does not help,
-    each machine counts for itself). So rank 0 thinks of a name for this start, and each other rank asks for
-    it under a name that no process before had. ValueError if some do not come.
+    When torchrun restarts the processes (--max-restarts), the store still holds the addresses of the
+    processes that ended; connecting to them fails (torch 2.5 to 2.13, pytorch issue 135712).
+    TORCHELASTIC_RESTART_COUNT does not help: each machine counts for itself. So rank 0 invents a unique name
+    for this start. Each other rank invents a unique name for its question, asks for the name of the start,
+    and confirms. Raises ValueError if a rank has not joined within the limit.
     """
     began, own, seconds = time.monotonic(), uuid.uuid4().hex, limit.total_seconds()
-    advice = "look for the first error of the other processes, or allow more with --timeout=SECONDS"
+    advice = "look for the first error of the other processes, or wait longer with --timeout=SECONDS"
     try:
         store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=limit))
         if rank:
@@ -104,17 +105,17 @@ def meet(rank: int, world_size: int, limit: timedelta) -> dist.Store:
             return dist.PrefixStore(name, store)
     except dist.DistError as error:
         other = "rank 0" if rank else "another rank"
-        raise ValueError(f"{other} has not come in {seconds:.0f} s ({error}); {advice}") from None
-    away = set(range(1, world_size))
-    while away:
-        for other in sorted(away):
-            if store.check([f"rank {other} asks"]):  # perhaps one that is gone: answer until it is here
+        raise ValueError(f"{other} has not joined within {seconds:.0f} s ({error}); {advice}") from None
+    missing = set(range(1, world_size))
+    while missing:
+        for other in sorted(missing):
+            if store.check([f"rank {other} asks"]):  # an earlier process may have asked: repeat the answer
                 store.set(store.get(f"rank {other} asks").decode(), own)
             if store.check([f"{own} {other}"]):
-                away.remove(other)
+                missing.remove(other)
         if time.monotonic() - began > seconds:
-            missing = ", ".join(map(str, sorted(away)))
-            raise ValueError(f"rank {missing} of {world_size} has not come in {seconds:.0f} s; {advice}")
+            ranks = ", ".join(map(str, sorted(missing)))
+            raise ValueError(f"rank {ranks} of {world_size} has not joined within {seconds:.0f} s; {advice}")
         time.sleep(0.01)
     return dist.PrefixStore(own, store)
 
@@ -122,10 +123,10 @@ def meet(rank: int, world_size: int, limit: timedelta) -> dist.Store:
 def share_batch(
     global_batch_size: int, batch_size: int, micro_steps: int, world_size: int
 ) -> tuple[int, int]:
-    """(batch_size, micro-steps) of each process, so that all together read global_batch_size windows.
+    """Return (batch_size, micro_steps) of each process, so that all together read global_batch_size windows.
 
-    Micro-batches are as large as batch_size allows. 0 leaves both as they are. ValueError where the windows
-    cannot be shared equally.
+    Micro-batches become as large as batch_size allows. global_batch_size=0 changes nothing. Raises ValueError
+    if the processes cannot share the windows equally.
     """
     if not global_batch_size:
         return batch_size, micro_steps
@@ -145,15 +146,16 @@ def share_batch(
 def place(
     model: torch.nn.Module, device: torch.device, strategy: str, dtype: str, offload: str
 ) -> torch.nn.Module:
-    """The GPT on the device; with strategy fsdp cut into parts, of which this rank keeps one. In place.
+    """Move the GPT to the device; with strategy fsdp, shard it over the ranks. In place; returns the model.
 
-    fsdp (fully_shard): of each matrix a rank holds n_rows / world_size rows, as a DTensor. The weights of a
-    block are gathered right before it computes and dropped right after, forward and backward; those outside
-    the blocks stay from forward to backward. With a dtype of 16 bits the blocks' weights travel in it, the
-    gradients are summed in float32. offload (CUDA only): parts and optimizer rest in CPU memory.
+    fsdp (fully_shard): a rank holds n_rows / world_size rows of each matrix, as a DTensor. The weights of a
+    block are gathered right before it computes and freed right after, forward and backward. Weights outside
+    the blocks stay gathered from forward to backward. If dtype has 16 bits, the blocks' weights are gathered
+    in it; gradients are always summed in float32. offload (CUDA only): shards and optimizer state stay in CPU
+    memory.
     """
     if offload not in ("", "cpu", "disk"):
-        raise ValueError(f"offload={offload} is unknown; expected cpu, disk, or nothing")
+        raise ValueError(f"offload={offload} is unknown; expected cpu or disk, or nothing for no offload")
     if strategy != "fsdp":
         if offload and device.type == "cuda":
             raise ValueError(f"offload={offload} on a GPU needs --strategy=fsdp (one process will do)")
@@ -174,17 +176,17 @@ def place(
     for block in model.blocks:
         fully_shard(block, mp_policy=precision, **options)
     fully_shard(model, **options)
-    register_fsdp_forward_method(model, "next_logits")  # generation calls this one, not forward() ...
-    if low:  # ... and without autocast, which weights of 16 bits beside activations of 32 need
+    register_fsdp_forward_method(model, "next_logits")  # generation calls it instead of forward() ...
+    if low:  # ... and without autocast, which 16-bit weights with 32-bit activations need
         model.next_logits = torch.autocast(device.type, low)(model.next_logits)
     return model
 
 
 def wrap(model: torch.nn.Module, world_size: int, strategy: str) -> torch.nn.Module:
-    """DistributedDataParallel: after backward, every rank holds the gradient averaged over all ranks.
+    """Wrap in DistributedDataParallel: after backward, every rank holds the gradients' mean over all ranks.
 
-    Gradients lie in the buckets that are sent, not in a copy beside them: 4 bytes less a parameter. (fsdp
-    does the same by itself, for its part.)
+    Gradients live in the buckets that are sent. A separate copy would take 4 bytes more per parameter. fsdp
+    needs no wrapper: it averages gradients itself, each rank those of its shard.
     """
     if world_size == 1 or strategy == "fsdp":
         return model
@@ -192,7 +194,7 @@ def wrap(model: torch.nn.Module, world_size: int, strategy: str) -> torch.nn.Mod
 
 
 def sync_gradients(model: torch.nn.Module, last: bool) -> None:
-    """Exchange gradients in the last micro-step only: once per update. Without effect on one process."""
+    """Communicate gradients in the last micro-step only, so once per update. No effect on one process."""
     if hasattr(model, "set_requires_gradient_sync"):
         model.set_requires_gradient_sync(last)  # fsdp
     else:
@@ -200,42 +202,45 @@ def sync_gradients(model: torch.nn.Module, last: bool) -> None:
 
 
 def gathered(t: torch.Tensor) -> torch.Tensor:
-    """The whole of a tensor that is cut into parts (all ranks must ask for it together), or itself."""
+    """Gather a sharded tensor; all ranks must call this together. Returns any other tensor unchanged."""
     return t.full_tensor() if hasattr(t, "full_tensor") else t
 
 
 def local_shard(t: torch.Tensor) -> torch.Tensor:
-    """What this rank has of a tensor: its part, or the whole of one that is not cut."""
+    """This rank's shard of a tensor, or the tensor itself if it is not sharded. No communication."""
     return t.to_local() if hasattr(t, "to_local") else t
 
 
 def shard_like(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Of a whole tensor, which every rank has, the part that this rank holds of `like`; nothing is sent."""
+    """Slice a replicated tensor the way `like` is sharded. No communication."""
     if not hasattr(like, "full_tensor") or not t.ndim:
         return t
     from torch.distributed.tensor import DTensor, Replicate
 
-    everywhere = DTensor.from_local(t, like.device_mesh, [Replicate()], run_check=False)
-    return everywhere.redistribute(placements=like.placements)
+    replicated = DTensor.from_local(t, like.device_mesh, [Replicate()], run_check=False)
+    return replicated.redistribute(placements=like.placements)
 
 
 def full_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict, dict]:
-    """state_dict() of both as one process would have them, on rank 0; all ranks must call this together."""
+    """Return the state_dict() of model and optimizer as one process would have them.
+
+    All ranks must call this together. With zero1, only rank 0 gets the optimizer's.
+    """
     if hasattr(optimizer, "consolidate_state_dict"):  # zero1
         optimizer.consolidate_state_dict(to=0)
         return model.state_dict(), optimizer.state_dict() if dist.get_rank() == 0 else {}
-    weights, averages = model.state_dict(), optimizer.state_dict()
+    weights, optimizer_state = model.state_dict(), optimizer.state_dict()
     if any(hasattr(t, "full_tensor") for t in weights.values()):  # fsdp
         weights = {name: gathered(t).cpu() for name, t in weights.items()}
-        averages["state"] = {
+        optimizer_state["state"] = {
             i: {name: gathered(t).cpu() for name, t in state.items()}
-            for i, state in averages["state"].items()
+            for i, state in optimizer_state["state"].items()
         }
-    return weights, averages
+    return weights, optimizer_state
 
 
 def sum_over_ranks(numbers: list[float], device: torch.device) -> list[float]:
-    """Each number summed over all ranks, in float64."""
+    """Sum each number over all ranks, in float64."""
     if not dist.is_initialized():
         return numbers
     total = torch.tensor(numbers, dtype=torch.float64, device=device)
@@ -244,18 +249,19 @@ def sum_over_ranks(numbers: list[float], device: torch.device) -> list[float]:
 
 
 def barrier() -> None:
-    """Wait until every rank is here. ValueError if one does not come."""
+    """Wait until every rank has called this. Raises ValueError if contact to a rank is lost."""
     try:
         if dist.is_initialized():
             dist.barrier()
     except RuntimeError as error:
-        if not (reason := lost_contact(error)):
+        reason = lost_contact(error)
+        if not reason:
             raise
         raise ValueError(reason) from None
 
 
 def all_gather(value) -> list:
-    """The value of each rank (any small object), in order of rank, on every rank. Waits for all."""
+    """Return every rank's value (any small object), in order of rank. Waits for all ranks."""
     if not dist.is_initialized():
         return [value]
     values = [None] * dist.get_world_size()
@@ -264,13 +270,13 @@ def all_gather(value) -> list:
 
 
 def lost_contact(error: BaseException) -> str:
-    """Why the others do not answer, in one line; "" if the error is of another kind."""
+    """Explain in one line an error that says another rank no longer answers; "" for any other error."""
     words = "timed out|Connection (closed|reset|refused)|Broken pipe|unreachable|No route"
     text = str(error)
     if not (dist.is_initialized() and isinstance(error, RuntimeError) and re.search(words, text, re.I)):
         return ""
-    cause = re.sub(r"\[\S+/\S+\] ", "", text.splitlines()[-1])  # without the place in torch's C++
+    cause = re.sub(r"\[\S+/\S+\] ", "", text.splitlines()[-1])  # drops the location in torch's C++ source
     return (
-        f"another process does not answer any more: it ended, or the network broke ({cause[:90]}); "
+        f"another process no longer answers: it ended, or the network failed ({cause[:90]}); "
         "go on from the last checkpoint with --init_from=auto"
     )

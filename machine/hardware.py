@@ -1,4 +1,4 @@
-"""On which device, in which precision, compiled or not."""
+"""The device, the precision, and whether the model is compiled."""
 
 import contextlib
 import re
@@ -7,8 +7,8 @@ import torch
 
 
 def choose_device(name: str) -> torch.device:
-    """The torch.device for a setting; ValueError (one line) when this machine does not have it."""
-    if name == "auto":  # never mps: it has given wrong results without an error; it must be asked for
+    """The torch.device of that name, or the best one for auto. ValueError if this machine lacks it."""
+    if name == "auto":  # never mps: it has given wrong results without an error
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, number = name.partition(":")
     if not re.fullmatch("cpu|mps|cuda(:[0-9]+)?", name):
@@ -27,10 +27,11 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(dtype: str, device: torch.device) -> tuple[contextlib.AbstractContextManager, str]:
-    """(context for the forward pass, name of the dtype). Weights stay float32, matrix products are cast.
+    """Return (autocast context for the forward pass, name of the dtype). Weights stay float32.
 
-    auto is bfloat16 where the processor multiplies it natively (CUDA from Ampere on; x86 with AVX512-BF16 or
-    AMX), else float32. float16 needs a loss scaler in training; it is never chosen by auto.
+    auto is bfloat16 where the processor has instructions for it (CUDA from Ampere on; x86 with AVX512-BF16 or
+    AMX), else float32. It is never float16, which needs a loss scaler in training. ValueError for other
+    names.
     """
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise ValueError(f"dtype={dtype} is unknown; expected auto, float32, bfloat16 or float16")
@@ -45,9 +46,9 @@ def choose_precision(dtype: str, device: torch.device) -> tuple[contextlib.Abstr
 
 
 def try_compile(model: torch.nn.Module, inputs: tuple, autocast) -> torch.nn.Module:
-    """torch.compile(model), tried on the inputs; if that fails, the model itself and a line on why.
+    """Compile the model and try it on the inputs. If that fails, print why and return the model as it was.
 
-    fsdp: each block by itself, in place; what gathers the weights between them cannot be compiled.
+    With fsdp each block is compiled by itself, in place: torch cannot compile the gathering between blocks.
     """
     blocks = model.blocks if hasattr(model, "set_requires_gradient_sync") else []
     try:
@@ -67,16 +68,16 @@ def try_compile(model: torch.nn.Module, inputs: tuple, autocast) -> torch.nn.Mod
 
 
 def to_device(t: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor on the device; for CUDA from pinned memory, so that the copy overlaps with computing."""
+    """Copy a tensor to the device. For CUDA from pinned memory, so that the copy overlaps with computing."""
     return t.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else t.to(device)
 
 
 def loss_scaler(dtype: str, device: torch.device, state: dict) -> torch.amp.GradScaler:
-    """Keeps gradients in float16's range (Micikevicius et al., 2018); off in other precisions.
+    """A scaler that keeps gradients in float16's range (Micikevicius et al., 2018); off for other dtypes.
 
-    state: of a scaler before, as saved; {} for none.
+    state: the saved state_dict() of a scaler, or {}.
     """
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == "float16")
-    if state:  # empty if it was off
+    if state:  # the saved state is {} if the scaler was off
         scaler.load_state_dict(state)
     return scaler
