@@ -113,7 +113,9 @@ def show(args) -> int:
     path = yours(lesson) if yours(lesson).exists() else course.lessons()[lesson]
     print(f"{path} (about {course.header(course.lessons()[lesson])['seconds']} s)", flush=True)
     # Not `python path`, which would put its folder on the path, where a random.py may lie.
-    run = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
+    run = (
+        "import pathlib, sys; from lessons import course; course.load(pathlib.Path(sys.argv[1]), '__main__')"
+    )
     environment = {**os.environ, **ENVIRONMENT}
     done = subprocess.run([sys.executable, "-c", run, str(path)], cwd=course.ROOT, env=environment)
     return 1 if done.returncode else 0
@@ -244,7 +246,7 @@ def notebook_(args) -> int:
     lesson, _ = parse(args.number)
     path = yours(lesson) if yours(lesson).exists() else course.lessons()[lesson]
     target = yours(lesson).with_suffix(".ipynb")
-    if write(target, notebook.of(course.read(path)), args.again):
+    if write(target, notebook.of(course.up_to_date(course.read(path))), args.again):
         print(target)
     return 0
 
