@@ -147,10 +147,11 @@ def directions(root: Path) -> list[str]:
 def packages(root: Path) -> list[str]:
     """Importing a file needs the standard library and four packages; others are imported where needed.
 
-    Tests need pytest and each other, too. fuzz.py is a program, which one test starts if there is atheris.
+    Tests need pytest, regex (which tiktoken installs) and each other, too. fuzz.py is a program, which one
+    test starts if there is atheris.
     """
     known = PACKAGES | sys.stdlib_module_names | set.union(*LAYERS)
-    test_modules = {path.stem for path in root.glob("tests/**/*.py")} | {"pytest"}
+    test_modules = {path.stem for path in root.glob("tests/**/*.py")} | {"pytest", "regex"}
     breaches = []
     for name, source in files(root, ALL):
         if name == "tests/chaos/fuzz.py":
