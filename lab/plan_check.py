@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import optim
-from config import ROOT
+from config import ROOT, start_script
 from lab import plan
 from lab.measure import NotMeasured, Row, settings_of, show
 from machine import distributed, hardware
@@ -160,6 +160,7 @@ def rows(worlds: tuple, optimizer: str, micro_steps: int) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
+    start_script(__doc__)
     torch.set_num_threads(1)
     rank, W, device = distributed.start("cpu", "gloo", strategy="fsdp")  # fsdp: makes a group of one, too
     cases, out = sys.argv[1:]

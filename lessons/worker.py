@@ -23,7 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lessons.course import ROOT
+from config import ROOT, start_script
 
 SECONDS, GIBIBYTES, LINES = 20, 2, 20  # default limits of an exercise; lines of output that are kept
 ENVIRONMENT = {
@@ -228,4 +228,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    start_script(__doc__)
     main()

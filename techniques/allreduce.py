@@ -56,5 +56,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    start_script()
+    start_script(__doc__)
     main()
