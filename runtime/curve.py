@@ -141,7 +141,7 @@ def plot_loss(rows: list[dict], floor: float, expected: dict, path: Path) -> Non
 
 def main() -> None:
     """The line for a config file, from the folders of its runs."""
-    start_script()
+    start_script(__doc__)
     if len(sys.argv) < 3:
         raise ValueError("expected the folders of two runs or more: python -m runtime.curve out-1 out-2")
     runs = [evaluations(read_rows(ROOT / folder / "metrics.jsonl")) for folder in sys.argv[1:]]
