@@ -27,8 +27,9 @@ def newton_schulz(matrices: torch.Tensor, precision: torch.dtype) -> torch.Tenso
 class Muon(torch.optim.Optimizer):
     """Orthogonalised momentum (Jordan et al. 2024) for groups of kind "muon", AdamW for the others.
 
-    A gradient matrix has few long directions and many short ones. Muon gives all the same length, so that
-    rare things are learnt, too. As torch.optim.Muon, but all matrices of one shape take one call.
+    A gradient matrix has a few large singular values and many small ones. Muon makes them about equal, so
+    that rare features are learnt, too. Unlike torch.optim.Muon, it treats all matrices of one shape in one
+    call.
     """
 
     def __init__(self, groups: list, momentum: float, betas: tuple, fused: bool, precision: torch.dtype):
@@ -51,10 +52,10 @@ class Muon(torch.optim.Optimizer):
             for p in stack:
                 if not self.state[p]:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-                average = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - momentum)
-                # Nesterov: one more step of averaging. With fsdp all ranks gather each matrix: half of an
-                # orthogonal matrix is not the orthogonal of half a matrix.
-                ahead.append(gathered(p.grad.lerp(average, momentum)))
+                buffer = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - momentum)
+                # Nesterov momentum: average once more. With fsdp all ranks gather the matrix, because a shard
+                # cannot be orthogonalised by itself.
+                ahead.append(gathered(p.grad.lerp(buffer, momentum)))
             updates = newton_schulz(torch.stack(ahead), self.precision)  # (N, rows, cols)
             for p, update in zip(stack, updates, strict=True):
                 p.mul_(1 - lr * group["weight_decay"])
@@ -66,8 +67,9 @@ class Muon(torch.optim.Optimizer):
                 self.state[p] = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
                 self.state[p]["step"] = torch.zeros((), device=p.device)
         grads = [p.grad for p in params]
-        names = ("exp_avg", "exp_avg_sq", "step")
-        averages, squares, steps = ([self.state[p][name] for p in params] for name in names)
+        exp_avgs = [self.state[p]["exp_avg"] for p in params]
+        exp_avg_sqs = [self.state[p]["exp_avg_sq"] for p in params]
+        steps = [self.state[p]["step"] for p in params]
         options = {name: group[name] for name in ("lr", "weight_decay", "eps", "fused")}
         options["beta1"], options["beta2"] = group["betas"]
-        adamw(params, grads, averages, squares, [], steps, amsgrad=False, maximize=False, **options)
+        adamw(params, grads, exp_avgs, exp_avg_sqs, [], steps, amsgrad=False, maximize=False, **options)

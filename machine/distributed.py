@@ -155,7 +155,7 @@ def place(
     memory.
     """
     if offload not in ("", "cpu", "disk"):
-        raise ValueError(f"offload={offload} is unknown; expected cpu or disk, or nothing for no offload")
+        raise ValueError(f"offload={offload} is unknown; expected cpu, disk, or nothing")
     if strategy != "fsdp":
         if offload and device.type == "cuda":
             raise ValueError(f"offload={offload} on a GPU needs --strategy=fsdp (one process will do)")

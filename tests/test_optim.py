@@ -238,7 +238,7 @@ def test_freeze_takes_whole_names():
     assert not tied.wte.weight.requires_grad
     with pytest.raises(ValueError, match=r"freeze=blok matches no parameter.*wte.*blocks.*head"):
         optim.freeze_parameters(model, "wte,blok")
-    with pytest.raises(ValueError, match="something left to train"):
+    with pytest.raises(ValueError, match="leaves nothing to train"):
         build(model, freeze="wte,blocks,norm,head")
 
 
