@@ -197,5 +197,5 @@ if __name__ == "__main__":
 # `Attention.forward` in model.py is this lesson: `view` and `transpose` for q, k and v, attention over the
 # last two axes, `transpose` and `reshape` back, then `attn.o`. `written_out_attention` is lesson 9 for all
 # heads. The project adds rotary positions, norms of queries and keys, a cache, and torch's fused kernel,
-# which never holds the T x T scores. `on_meta` in memory.py builds a model without memory for its weights,
-# only to count them; `python bench.py --only=plan` plans large runs by it.
+# which never holds the T x T scores. `on_meta` in runtime/memory.py builds a model without memory for its
+# weights, only to count them; `python bench.py --only=plan` plans large runs by it.

@@ -240,9 +240,9 @@ if __name__ == "__main__":
 #
 # `evaluate` in evaluate.py is 15a, for any number of processes and with a standard error. train.py clips as
 # in 15b, writes the length of each gradient to metrics.jsonl, and stops where it is not finite. What a run
-# needs is listed by `save` in train.py and written by checkpoint.py:
+# needs is listed by `save` in train.py and written by runtime/checkpoint.py:
 #
-# - weights, the optimizer's averages, the step. No random state: the seed is set before each update;
+# - weights, the optimizer state, the step. No random state: the seed is set before each update;
 # - the settings, so `--init_from=resume` needs no other flag; the tokenizer, since any other is refused;
 # - the best val loss and how long ago that was, for `best.pt` and for stopping early.
 #

@@ -1,8 +1,8 @@
-"""Grading a class: the same checks with other seeds, over one folder or zip per student.
+"""Grades a class: the same checks with other seeds, for one folder or zip per student.
 
     python lessons/run.py grade FOLDER --csv out.csv --lessons 3,9 --seed 7
 
-Only the student's lesson files are taken from what was handed in, and progress.json for hints and attempts.
+Of what was handed in, only the lesson files are run, and progress.json is read for hints and attempts.
 Checks, tests and graders that lie beside them are never run. This guards against accidents, not against
 malice: grade the code of strangers in a container.
 """
@@ -38,7 +38,7 @@ def arguments(command) -> None:
 
 
 def exercises(wanted: str) -> list[tuple[int, str]]:
-    """(lesson, exercise) of what is to be graded."""
+    """List (lesson, exercise) of what is to be graded, from --lessons as it was typed."""
     there = [(number, name) for number in course.lessons() for name in course.checks(number).exercises]
     if not wanted:
         return there
@@ -49,7 +49,8 @@ def exercises(wanted: str) -> list[tuple[int, str]]:
 
 
 def use_checks(folder: Path) -> None:
-    """Let check files of an instructor come before ours; ValueError if none does, or if one is not steady."""
+    """Replace our check files by an instructor's of the same name. ValueError if there is none, or if inputs
+    differ between two calls with one seed."""
     from lessons.observe import difference  # here: it imports torch, and `list` should not wait for that
 
     topics = {path.stem[3:]: number for number, path in course.lessons().items()}
@@ -82,13 +83,13 @@ def unpack(path: Path, target: Path) -> str:
 
 
 def find(folder: Path, name: str) -> Path:
-    """The file of that name in what a student handed in, wherever it lies; the least deep one."""
+    """Find a file by its name, wherever it lies in what a student handed in; the least deep one."""
     found = sorted(folder.rglob(name), key=lambda path: (len(path.parts), str(path)))
     return found[0] if found else folder / name
 
 
 def one_student(worker: Worker, name: str, folder: Path, wanted: list, terms: dict) -> list[dict]:
-    """A row per exercise. terms: the seeds and the limit, which are the same for all."""
+    """Grade one student: a row per exercise. terms: the seeds and the limit, the same for all students."""
     try:
         state = json.loads(course.read(find(folder, "progress.json")))["exercises"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -115,6 +116,7 @@ def one_student(worker: Worker, name: str, folder: Path, wanted: list, terms: di
 
 
 def grade(args) -> int:
+    """Grade everyone in args.folder, write the tables that were asked for, and print a report."""
     folder = Path(args.folder).resolve()  # the workers are in another folder
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; expected one with a folder or zip per student")
@@ -156,13 +158,14 @@ def grade(args) -> int:
             worker.close()
     write_all(args, rows, [name for _, name in wanted])
     print(report(rows))
-    students = f"{len(handed_in)} student" + "s" * (len(handed_in) > 1)
-    print(f"{students}, {len(rows)} exercises, {time.monotonic() - begun:.0f} s")
+    students = "student" if len(handed_in) == 1 else "students"
+    print(f"{len(handed_in)} {students}, {len(rows)} exercises, {time.monotonic() - begun:.0f} s")
     return 0
 
 
 def report(rows: list[dict]) -> str:
-    """A line per exercise; answers that nothing recognised are next year's entries in a check file."""
+    """Count right answers and mistakes by exercise, and list the answers that nothing recognised: these are
+    next year's entries in a check file."""
     lines, unknown = [], []
     for exercise in dict.fromkeys(row["exercise"] for row in rows):
         mine = [row for row in rows if row["exercise"] == exercise and row["verdict"] != "not written"]
@@ -174,12 +177,15 @@ def report(rows: list[dict]) -> str:
             f"{right} right",
             *(f"{n} {name}" for name, n in mistakes.most_common()),
         ]
-        lines.append(f"{exercise}: " + ", ".join(parts + [f"{len(nameless)} unrecognised"] * bool(nameless)))
+        if nameless:
+            parts.append(f"{len(nameless)} unrecognised")
+        lines.append(f"{exercise}: " + ", ".join(parts))
         unknown += [f"  {exercise} {row['student']}: {row['line']}" for row in nameless]
     return "\n".join([*lines, *(["unrecognised:", *unknown] if unknown else [])])
 
 
 def write_all(args, rows: list[dict], names: list[str]) -> None:
+    """Write the files that --csv, --details, --junit and --gradescope name."""
     by_student: dict[str, list[dict]] = {}
     for row in rows:
         by_student.setdefault(row["student"], []).append(row)

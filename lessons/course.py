@@ -26,13 +26,13 @@ MOVED = {  # folder: modules that stood at the root when students' files and exa
     "text": "corpora|formats|token_files",
     "lab": "measure|measure_text|plan|plan_check|scaling",
 }
-told: set[str] = set()  # exercises of which it was said that they are not written yet
-# float(loss) is as right as loss.item(); torch warns of the first, with a path inside torch
+told: set[str] = set()  # exercises that were reported as not written yet
+# float(loss) is as right as loss.item(), but torch warns about it and names a file of its own
 warnings.filterwarnings("ignore", "Converting a tensor with requires_grad=True to a scalar", UserWarning)
 
 
 def work() -> Path:
-    """The student's folder: work/ in the project, or where the variable TINYLM_WORK points."""
+    """The student's folder: work/ in the project, or the one that the variable TINYLM_WORK names."""
     return Path(os.environ.get("TINYLM_WORK") or ROOT / "work").resolve()
 
 
@@ -51,19 +51,19 @@ def header(path: Path) -> dict:
 
 
 def read(path: Path) -> str:
-    """A text file, with any line ends."""
+    """Read a text file with any line ends."""
     return path.read_text(encoding="utf-8")
 
 
 @functools.cache
 def checks(number: int):
-    """The check file of a lesson, imported: a module with `exercises` and `predictions`.
+    """Import the check file of a lesson: a module with `exercises` and `predictions`.
 
-    One of that name in the folder that the variable TINYLM_CHECKS names comes before ours: an exam, say.
+    The variable TINYLM_CHECKS may name a folder, an exam, say. A check file in it replaces ours of that name.
     """
     topic, folder = lessons()[number].stem[3:], os.environ.get("TINYLM_CHECKS")
-    if folder and (variant := Path(folder, f"{topic}.py")).is_file():
-        return load(variant, f"variant_{topic}")
+    if folder and Path(folder, f"{topic}.py").is_file():
+        return load(Path(folder, f"{topic}.py"), f"variant_{topic}")
     return importlib.import_module(f"lessons.checks.{topic}")
 
 
@@ -101,9 +101,9 @@ def lesson_of(name: str) -> int:
 
 
 def claim(stated: float, found: float, tol: float = 0.01, when: bool = True) -> None:
-    """A number that stands in the prose, against the one that was just computed.
+    """Raise AssertionError unless a number in the lesson's text is the one that was just computed.
 
-    when: whether the claim is about what was computed (course text: is it the real Shakespeare?).
+    when: False skips this, where the number holds for another text (the real Shakespeare) than the one used.
     """
     if when and not abs(stated - found) <= tol:
         raise AssertionError(f"the lesson says {stated}, this run found {found:.6g} (tolerance {tol})")
@@ -113,8 +113,8 @@ def claim(stated: float, found: float, tol: float = 0.01, when: bool = True) -> 
 def text() -> tuple[str, bool]:
     """A text to learn from, and whether it is the real Tiny Shakespeare.
 
-    That is used if `python data.py --input=... --name=shakespeare_char` has prepared it; if not, 300,000
-    characters of the generated play are made in a tenth of a second, so every lesson runs without network.
+    The real text is used if `python data.py --input=... --name=shakespeare_char` has prepared it. If not,
+    300,000 characters of the generated play are made in a tenth of a second: no lesson needs a network.
     """
     import tokenizer
     from text import corpora  # here: tests and run.py read the list of lessons without them
@@ -133,8 +133,8 @@ def text() -> tuple[str, bool]:
 
 @functools.cache
 def encoded() -> tuple:
-    """That text as lesson 1 prepares it: (its letters, sorted, as a list; the ids to train on and those to
-    validate, both (n,) int64; whether it is the real one)."""
+    """Prepare that text as lesson 1 does: (its letters, sorted, as a list; the ids to train on and those to
+    validate, both (n,) int64; whether it is the real text)."""
     import torch
 
     letters, real = text()
@@ -146,8 +146,8 @@ def encoded() -> tuple:
 
 
 def yours_or_ours(yours, exercise: str):
-    """The student's function once it is written, ours until then, which is said once. (A class's stub has to
-    raise in __init__.)"""
+    """Return a function that calls the student's, or ours as long as theirs is a stub; it says so once. A
+    class's stub has to raise in __init__."""
     ours = checks(lesson_of(exercise)).exercises[exercise]["reference"]
 
     @functools.wraps(yours, updated=())
@@ -164,7 +164,7 @@ def yours_or_ours(yours, exercise: str):
 
 
 def save_plot(name: str, draw) -> None:
-    """Save draw(axes) as work/NAME.png; in a notebook it is shown, too."""
+    """Save what draw(axes) draws as work/NAME.png; in a notebook, show it, too."""
     from runtime import curve  # here: matplotlib takes half a second
 
     pyplot = curve.open_pyplot()
@@ -182,6 +182,6 @@ def save_plot(name: str, draw) -> None:
 
 
 def nearest(value: float, known: dict[str, float], tol: float = 1e-3) -> str:
-    """The name of the known number that value is, to a relative tol; "" if it is none of them."""
+    """The name of the known number that equals value to a relative tol; "" if none does."""
     near = [name for name, number in known.items() if math.isclose(value, number, rel_tol=tol)]
     return near[0] if near else ""

@@ -1,10 +1,10 @@
-"""An answer, judged: was it written, is it of the right kind, is it right, and if not, which mistake is it?
+"""Judges an answer: is it written, is it of the right kind, is it right, and if not, which mistake is it?
 
 A check file (lessons/checks/) says for each exercise what is right, which wrong answers are typical, and what
-must hold. `judge` compares what the student's function does (observe.py) with them, in this order: did it
-run; right kind; equal to the reference, or to another valid answer; equal to a known wrong answer, whose hint
-is given; a property that does not hold, with its picture; the first number that differs. Nothing here starts
-a process: worker.py does, and the tests judge whole lists in one process.
+must hold. `judge` observes what the student's function does (observe.py) and looks for the first of these:
+an answer that is right or also valid; a known wrong answer, whose hint is given; a property that does not
+hold; the exception, kind or number that differs. Nothing here starts a process: worker.py does, and the tests
+judge whole lists in one process.
 """
 
 import ast
@@ -17,7 +17,7 @@ from pathlib import Path
 from lessons.course import load
 from lessons.observe import SEEDS, TOL, apart, last_line, observations
 
-WIDTH = 160  # a verdict is one line of at most so many characters
+WIDTH = 160  # characters of a verdict, which is one line
 RIGHT, MISSING, FAILED, WRONG = "right", "not written", "failed", "wrong"
 OTHERS = {  # what an exception means, where Python's own message does not say it
     "RecursionError": "calls itself without an end",
@@ -35,7 +35,7 @@ def verdict(status: str, line: str, mistake: str = "", picture: str = "", remark
 
 # ---- the student's file
 def what_failed(error: BaseException, path: Path) -> str:
-    """An exception in one line: what it means, and the last line of the student's file on its way."""
+    """Describe an exception in one line: its meaning, and the last line it passed in the student's file."""
     kind, message = type(error).__name__, " ".join(str(error).split())
     line = 0
     if isinstance(error, SyntaxError):
@@ -62,7 +62,7 @@ def node_of(tree: ast.Module, name: str):
 
 
 def is_stub(node) -> bool:
-    """Nothing but a docstring, pass, ... or raise NotImplementedError (a class: in each of its methods)."""
+    """Is there only a docstring, pass, ... or raise NotImplementedError? In a class: in each method."""
     if isinstance(node, ast.ClassDef):
         methods = [n for n in node.body if isinstance(n, ast.FunctionDef)]
         return all(is_stub(n) for n in methods) if methods else True
@@ -76,7 +76,7 @@ def is_stub(node) -> bool:
 
 
 def not_your_own(tree: ast.Module, exercise: dict) -> str:
-    """Does the file take the answer from the course or from the project? A line that says so, or ""."""
+    """Say in one line whether the file takes the answer from the course or the project; "" if it does not."""
     for node in ast.walk(tree):
         modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
@@ -96,7 +96,7 @@ def not_your_own(tree: ast.Module, exercise: dict) -> str:
 
 
 def find(path: Path, exercises: dict, number: str):
-    """(the student's function, None) or (None, a verdict)."""
+    """Load the student's function. Returns (function, None), or (None, the verdict on why there is none)."""
     exercise = exercises[number]
     name = exercise["name"]
     stub = verdict(MISSING, f"`{name}` is not written yet")
@@ -124,7 +124,7 @@ def find(path: Path, exercises: dict, number: str):
         return None, verdict(FAILED, f"`{name}` is not defined in your file: write it with def")
     if borrowed := not_your_own(tree, exercise):
         return None, verdict(FAILED, borrowed)
-    for other in exercise.get("needs", ()):  # one mistake is reported once: the others are ours here
+    for other in exercise.get("needs", ()):  # a mistake in another exercise is not reported here again
         setattr(module, exercises[other]["name"], exercises[other]["reference"])
     return function, None
 
@@ -135,7 +135,7 @@ def tolerance(exercise: dict) -> float:
 
 
 def family(exercise: dict, seeds=SEEDS) -> dict[str, list[dict]]:
-    """Observations of the reference ("") and of each other valid or wrong answer, to judge many by."""
+    """Observe the reference ("") and all valid and wrong answers once, to judge many functions by them."""
     functions = {"": exercise["reference"]}
     functions |= {
         name: entry[0] for part in ("also", "wrong") for name, entry in exercise.get(part, {}).items()
@@ -144,7 +144,7 @@ def family(exercise: dict, seeds=SEEDS) -> dict[str, list[dict]]:
 
 
 def judge(exercise: dict, function: Callable, seeds=SEEDS, known: dict | None = None) -> dict:
-    """The verdict on a function. known: by family(), or the reference's alone; others follow if needed."""
+    """Judge a function. known: observations from family(), or some of them; others are made as needed."""
     known = known if known is not None else {}
     tol, first = tolerance(exercise), (exercise["inputs"](seeds[0])[0])
 
@@ -183,7 +183,7 @@ def judge(exercise: dict, function: Callable, seeds=SEEDS, known: dict | None = 
 
 
 def fill(exercise: dict, hint: str, seen: dict, args: tuple) -> str:
-    """A hint with numbers of this run in it."""
+    """Put the numbers of this run into a hint."""
     if "numbers" not in exercise or "value" not in seen:
         return hint
     found = guarded(exercise["numbers"], seen["value"], *args)
@@ -191,7 +191,7 @@ def fill(exercise: dict, hint: str, seen: dict, args: tuple) -> str:
 
 
 def guarded(function: Callable, *args):
-    """A property or picture of an answer of any kind; an exception says that there is nothing to show."""
+    """Call a property or picture of an answer of any kind; "" if it raises, then there is nothing to show."""
     try:
         return function(*args)
     except Exception:
@@ -199,7 +199,7 @@ def guarded(function: Callable, *args):
 
 
 def draw(exercise: dict, functions: list[Callable], args: tuple) -> str:
-    """The picture of the student's function beside the right one's, or of the right one alone."""
+    """Draw the student's picture beside the right one, or the right one alone."""
     if "picture" not in exercise:
         return ""
     columns = [guarded(exercise["picture"], function, *args) for function in functions]
@@ -213,9 +213,9 @@ def draw(exercise: dict, functions: list[Callable], args: tuple) -> str:
 
 
 def lint(exercise: dict, seed: int = SEEDS[0]) -> list[str]:
-    """Inputs that could hide a mistake: sizes that are equal or 1, and numbers at a fixed point.
+    """List inputs that could hide a mistake: equal sizes, sizes of 1, and the numbers 0, 0.5 and 1.
 
-    An exercise that has a reason names it, by argument: `lint={"scores": "a square by nature"}`.
+    An exercise may give a reason for such an argument: `lint={"scores": "a square by nature"}`.
     """
     allowed, names = exercise.get("lint", {}), [*inspect.signature(exercise["reference"]).parameters]
     breaches = set()

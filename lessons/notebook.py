@@ -1,4 +1,4 @@
-"""A lesson as a Jupyter notebook. The percent file is the source; a notebook is never edited back."""
+"""Makes a Jupyter notebook of a lesson. Nothing is copied back: the percent file remains the source."""
 
 import json
 import re
@@ -21,8 +21,8 @@ def uncomment(text: str) -> str:
 
 
 def of(source: str) -> str:
-    """The notebook, nbformat 4, without outputs. Its first code cell goes to the project's folder, where the
-    lesson's imports are found."""
+    """Make a notebook (nbformat 4, no outputs) of a percent file. Its first code cell goes to the project's
+    folder, where the lesson's imports are found."""
     found, begun = [], False
     for number, (kind, text) in enumerate(cells(source)):
         if kind == "code" and not begun:

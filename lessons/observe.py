@@ -1,8 +1,8 @@
-"""What a function does, written down, and how far two such observations are apart.
+"""Observes what a function does, and measures how far two observations are apart.
 
 An observation holds values, shapes, dtypes, gradients of float inputs, whether the inputs were left alone,
-the exception, and the steps it took where these matter. So a detached loss or an input changed in place
-differs from the right answer although its number does not.
+the exception, and the number of steps where that matters. So it also shows a loss that was detached or an
+input that was changed in place, where the returned number is right.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ class Steps(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls):
-        return False  # torch would import its compiler, which takes 3 seconds, to tell it to stay away
+        return False  # True makes torch import its compiler, which takes 3 seconds, only to disable it
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.count += 1
@@ -77,9 +77,9 @@ def leaves(value) -> list[Tensor]:
 def observe(exercise: dict, function: Callable, args: tuple, seed: int) -> dict:
     """What the function does with these arguments, as plain values.
 
-    {"raises", "message", "line"} or {"value", "gradients", "changed", "steps"}. Float tensors among the
-    arguments get a gradient: of the outputs' sum with fixed random weights. (They are no leaves, so changing
-    one in place is possible, and seen.)
+    {"raises", "message", "line"} or {"value", "gradients", "changed", "steps", "count"}. Gradients are those
+    of the outputs' sum, weighted with fixed random numbers, by each float argument. The function gets clones
+    of these: autograd lets it change a clone in place, and the change is seen.
     """
     call = exercise.get("call", lambda function, *args: function(*args))
     roots = [copy.deepcopy(x) for x in args]
@@ -127,7 +127,7 @@ def weights_like(out: Tensor) -> Tensor:
 
 
 def copy_of(value):
-    """The value without its graph, so that later changes cannot reach it."""
+    """Copy a value without its graph; later changes do not reach the copy."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, dict):
@@ -138,7 +138,7 @@ def copy_of(value):
 
 
 def same(x, was) -> bool:
-    """Whether an argument is what it was; objects without values of their own (a model, say) always are."""
+    """Is an argument unchanged? What cannot be compared by value (a model, say) counts as unchanged."""
     if isinstance(x, (Tensor, np.ndarray, numbers.Number, str, bytes, list, tuple, dict)):
         return difference(copy_of(x), was, 0.0)[0] == 0
     return True
@@ -157,7 +157,9 @@ def difference(mine, ours, tol: float, where: str = "") -> tuple[float, bool, st
         return kind("None is returned: is a `return` missing?")
     if isinstance(ours, (list, tuple)) and type(mine) is type(ours) and len(mine) == len(ours) > 0:
         if all(type(x) is int for x in (*mine, *ours)) and max(map(abs, (*mine, *ours))) < 2**53:
-            return numbers_apart(np.array(mine), np.array(ours), 0.0, where)  # ids: long lists, told by index
+            return numbers_apart(
+                np.array(mine), np.array(ours), 0.0, where
+            )  # ids: the list is long, so name the index
     if isinstance(ours, (dict, list, tuple)):
         if not isinstance(mine, type(ours)):
             return kind(f"{type(mine).__name__} found, {type(ours).__name__} expected")
@@ -260,7 +262,7 @@ def pattern(a: np.ndarray, b: np.ndarray) -> str:
 
 
 def apart(mine: list[dict], ours: list[dict], tol: float) -> tuple[float, bool, str]:
-    """The largest difference of two lists of observations; of the first kind that differs, else of values."""
+    """The largest distance between two lists of observations; a difference in kind is reported first."""
     found = []
     for one, other in zip(mine, ours, strict=True):
         if "raises" in one or "raises" in other:
@@ -274,12 +276,11 @@ def apart(mine: list[dict], ours: list[dict], tol: float) -> tuple[float, bool, 
             continue
         found.append(difference(one["value"], other["value"], tol))
         if one["changed"] != other["changed"]:
-            text = f"the caller's `{', '.join(one['changed'])}` was changed: work on a copy" * bool(
-                one["changed"]
-            )
-            found.append(
-                (math.inf, False, text or f"`{', '.join(other['changed'])}` was to be changed in place")
-            )
+            if one["changed"]:
+                text = f"the caller's `{', '.join(one['changed'])}` was changed: work on a copy"
+            else:
+                text = f"`{', '.join(other['changed'])}` was to be changed in place"
+            found.append((math.inf, False, text))
         if one["steps"] != other["steps"]:
             found.append((math.inf, False, f"{one['count']:,} steps, where ours takes {other['count']:,}"))
         for name in {**other["gradients"], **one["gradients"]}:

@@ -1,4 +1,4 @@
-"""A number is predicted before it is measured: no verdict of a lesson comes before the guess."""
+"""Asks for the predictions of a lesson before its first verdict, and answers them after it."""
 
 import ast
 import re
@@ -9,28 +9,28 @@ from lessons import course
 
 
 def number_in(text: str) -> float | None:
-    """A number, or arithmetic with numbers: 4 * 128. None if it is anything else."""
+    """Read a number, or arithmetic such as 4 * 128. None if the text is anything else."""
     operators = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.USub)  # no power: 9**9**9 takes for ever
     allowed = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.Constant, *operators)
     try:
         tree = ast.parse(text.strip().replace(",", ""), mode="eval")
         numbers = all(type(node.value) in (int, float) for node in ast.walk(tree) if hasattr(node, "value"))
         if numbers and all(isinstance(node, allowed) for node in ast.walk(tree)):
-            return float(eval(compile(tree, "guess", "eval")))  # numbers and + - * / alone
+            return float(eval(compile(tree, "guess", "eval")))  # nothing but numbers and + - * /
     except (SyntaxError, TypeError, ValueError, ArithmeticError):
         pass
     return None
 
 
 def guess_in_file(path: Path, name: str) -> str:
-    """What stands behind `predict_1 =` in the student's file; "" for None and where there is nothing."""
+    """The text behind `predict_1 =` in the student's file; "" if it is None or missing."""
     text = course.read(path) if path.is_file() else ""
     found = re.search(rf"^{name}[ \t]*=[ \t]*(.*?)[ \t]*(?:#.*)?$", text, re.MULTILINE)
     return "" if not found or found[1] == "None" else found[1]
 
 
 def asked_first(lesson: int, path: Path, state: dict) -> bool:
-    """Whether there is a guess for each question of the lesson; asks for those that are missing."""
+    """Ask for the guesses that are missing; return whether each question of the lesson has one."""
     for key, question in course.checks(lesson).predictions.items():
         if key in state["predictions"]:
             continue
@@ -52,14 +52,14 @@ def asked_first(lesson: int, path: Path, state: dict) -> bool:
 
 
 def tell_predictions(lesson: int, state: dict, known: set[str]) -> None:
-    """Answer the guesses of a lesson, but for those that were known before."""
+    """Print the answer to each guess of a lesson, except for those in `known`, answered before."""
     for key, question in course.checks(lesson).predictions.items():
         if key not in known:
             print(f"{key}  {verdict_on(state['predictions'][key], question)}")
 
 
 def verdict_on(guess: float, question: dict) -> str:
-    """A guess against the answer, in one line."""
+    """Compare a guess with the answer, in one line."""
     near = lambda number: abs(guess - number) <= question["tol"]  # noqa: E731
     told = f"you predicted {guess:,.10g}"
     if near(question["answer"]):

@@ -1,4 +1,4 @@
-"""What a student has done so far: one readable file, work/progress.json, and the table that is made of it."""
+"""Reads and writes what a student has done, work/progress.json, and prints it as a table."""
 
 import copy
 import json
@@ -14,7 +14,7 @@ def state_path() -> Path:
 
 
 def load_state() -> dict:
-    """progress.json, or an empty state; a file that cannot be read is kept under another name."""
+    """Read progress.json; without one, an empty state. A damaged file is kept under another name."""
     path = state_path()
     try:
         state = json.loads(course.read(path))
@@ -31,9 +31,7 @@ def load_state() -> dict:
 
 
 def save_state(state: dict) -> None:
-    from runtime.guard import (
-        write_atomic,  # here: it imports torch, and `list` and `hint` should not wait for that
-    )
+    from runtime.guard import write_atomic  # here: it imports torch, and `list` should not wait for that
 
     state_path().parent.mkdir(parents=True, exist_ok=True)
     write_atomic(state_path(), json.dumps(state, indent=1, ensure_ascii=False) + "\n")
@@ -45,7 +43,7 @@ def record(state: dict, exercise: str) -> dict:
 
 
 def free_name(path: Path) -> Path:
-    """path.bak, or path.bak2, ... : whichever is not taken."""
+    """The first name of path.bak, path.bak2, ... that is not taken."""
     names = (path.with_name(f"{path.name}.bak{n if n > 1 else ''}") for n in range(1, 10_000))
     return next(name for name in names if not name.exists())
 
@@ -56,13 +54,12 @@ def in_order(of: dict) -> list[tuple]:
 
 
 def table(state: dict) -> str:
-    """Exercises with attempts and hints, and predictions beside what is right, as far as there are any."""
+    """List the exercises with attempts and hints, then each prediction beside the right number."""
     lines = [f"{'':5} {'':12} attempts  hints"]
     for name, mine in in_order(state["exercises"]):
         done = "right" if mine["right"] else "not yet"
-        lines.append(
-            f"{name:5} {done:12} {mine['attempts']:8} {mine['hints']:6}" + "  gave up" * mine["gave_up"]
-        )
+        gave_up = "  gave up" if mine["gave_up"] else ""
+        lines.append(f"{name:5} {done:12} {mine['attempts']:8} {mine['hints']:6}{gave_up}")
     for key, guess in in_order(state["predictions"]):
         question = course.checks(course.lesson_of(key)).predictions.get(key)
         right = f", it is {question['answer']:,.10g}" if question else ""

@@ -1,14 +1,14 @@
 """The course from the command line.
 
     python lessons/run.py list            the lessons; > marks the next exercise
-    python lessons/run.py start 9         copy lesson 9 to work/, with a gap for each exercise (--again: anew)
+    python lessons/run.py start 9         copy lesson 9 to work/, to be filled in there (--again: start over)
     python lessons/run.py check 9         judge lesson 9, or one exercise of it: check 9b
     python lessons/run.py watch 9         the same after each save; Ctrl-C ends it
     python lessons/run.py hint 9b         the next of three hints; all of them once yours is right
     python lessons/run.py show 9          run the lesson from top to bottom, and draw its plot
     python lessons/run.py solution 9b     how we do it, once yours is right (or with --give-up)
     python lessons/run.py progress        what is done, and what was predicted
-    python lessons/run.py notebook 9      the lesson as a Jupyter notebook in work/ (--again: anew)
+    python lessons/run.py notebook 9      the lesson as a Jupyter notebook in work/ (--again: start over)
     python lessons/run.py grade FOLDER --csv out.csv      for instructors: see lessons/README.md
     python lessons/run.py doctor          is this machine ready?
 
@@ -27,14 +27,14 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve()
 if __name__ == "__main__" and str(HERE.parents[1]) not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
-    # Python puts this file's folder on its path; a child with the project's root there finds all the rest.
+    # Python has put lessons/ on its path, but imports need the project's root there: start again with it.
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
     started = subprocess.Popen([sys.executable, str(HERE), *sys.argv[1:]], env=environment)
     while True:
         try:
             sys.exit(started.wait())
         except KeyboardInterrupt:
-            pass  # it was told, too, and ends in its own way
+            pass  # the child got Ctrl-C, too, and handles it
 
 from config import start_script  # noqa: E402
 from lessons import classroom, course, doctor, notebook  # noqa: E402
@@ -45,7 +45,7 @@ from lessons.worker import ENVIRONMENT, Worker  # noqa: E402
 
 # ---- lessons and exercises
 def parse(number: str) -> tuple[int, str]:
-    """9 -> (9, ""), 9b -> (9, "9b"); ValueError with what there is."""
+    """Read a number as it was typed: 9 -> (9, ""), 9b -> (9, "9b"). ValueError if there is no such lesson."""
     found = re.fullmatch(r"(\d+)([a-z]?)", number)
     if not found or int(found[1]) not in course.lessons():
         there = ", ".join(map(str, course.lessons()))
@@ -54,12 +54,13 @@ def parse(number: str) -> tuple[int, str]:
 
 
 def exercises_of(number: int) -> list[str]:
-    """The exercises of a lesson in order, from its stubs, without importing anything."""
+    """List a lesson's exercises in order. They are read from its stubs, and nothing is imported."""
     source = course.read(course.lessons()[number])
     return re.findall(r'raise NotImplementedError\("lesson (\w+)"\)', source)
 
 
 def chosen(number: str) -> tuple[int, list[str]]:
+    """The lesson, and the exercises that are meant: all of its exercises, or the one that was typed."""
     lesson, one = parse(number)
     there = exercises_of(lesson)
     if one and one not in there:
@@ -72,7 +73,7 @@ def yours(lesson: int) -> Path:
 
 
 def write(path: Path, text: str, again: bool) -> bool:
-    """Write a file of the student's, but not over one that is there: again keeps that under another name."""
+    """Write a file of the student's. An old one stays, or with `again` is kept under another name."""
     if path.exists():
         if not again:
             print(f"{path} is there already and stays as it is; --again begins anew and keeps the old one")
@@ -122,7 +123,7 @@ def show(args) -> int:
 
 
 def judge(worker: Worker, lesson: int, names: list[str], state: dict, seeds=course.SEEDS) -> bool:
-    """Check exercises, print a line each, remember the attempts; whether all are right."""
+    """Check exercises, print a line for each, record the attempts; return whether all are right."""
     now: dict[str, bool] = {}
     for name in names:
         job = dict(lesson=lesson, exercise=name, file=str(yours(lesson)), seeds=seeds)
@@ -135,28 +136,30 @@ def judge(worker: Worker, lesson: int, names: list[str], state: dict, seeds=cour
         needs = course.checks(lesson).exercises[name].get("needs", ())
         missing = [other for other in needs if not now.get(other, record(state, other)["right"])]
         with_ours = f", with our {' and '.join(missing)}" if right and missing else ""
-        print(f"{name}  {found['line']}{with_ours}" + where(lesson, name) * right, flush=True)
+        place = where(lesson, name) if right else ""
+        print(f"{name}  {found['line']}{with_ours}{place}", flush=True)
         if found["remark"]:
             print(f"    {found['remark']}")
-        if found["picture"] and not (right and mine["right"]):  # once on success is enough
+        if found["picture"] and not (right and mine["right"]):  # after a success, once is enough
             print("\n".join(f"    {row}" for row in found["picture"].splitlines()))
         mine["right"] = mine["right"] or right
     return all(now.values())
 
 
 def where(lesson: int, name: str) -> str:
-    """Where the project does the same."""
+    """Name the place, file and line, where the project does the same."""
     exercise = course.checks(lesson).exercises[name]
     function = exercise.get("project", exercise["reference"])
     return f"; ours: {source_of(function) or f'{function.__module__}.{function.__name__}'}"
 
 
 def source_of(function) -> str:
+    """File and line of a function of the project, as model.py:120; "" for others."""
     try:
         path = Path(inspect.getsourcefile(inspect.unwrap(function)))
         return f"{path.relative_to(course.ROOT).as_posix()}:{inspect.getsourcelines(function)[1]}"
     except (TypeError, OSError, ValueError):
-        return ""  # torch's own, say
+        return ""  # it belongs to torch, say
 
 
 def check(args, worker: Worker | None = None) -> int:
@@ -204,7 +207,7 @@ def watch(args) -> int:
 
 # ---- help on the way
 def hint(args) -> int:
-    """The next hint; after success all three: how the author thought of it is worth reading once it works."""
+    """Print the next hint; once the answer is right, all three, to compare with how the author thought."""
     lesson, names = chosen(args.number)
     state = load_state()
     open_ones = [name for name in names if not record(state, name)["right"]]

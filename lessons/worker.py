@@ -1,10 +1,10 @@
-"""Each exercise in a process of its own: whatever a student's file does, it costs that exercise only.
+"""Judges each exercise in its own process: whatever a student's file does, it costs that exercise only.
 
     python -m lessons.worker        reads jobs from stdin, one JSON object a line, and prints verdicts
 
-The worker imports torch and the checks once and forks for each exercise, so one costs milliseconds and not
-the 1.3 seconds that importing torch takes. Without fork (Windows), each exercise gets a fresh process. The
-child has its own process group, no stdin, and limits of time and memory. This protects against accidents, not
+The worker imports torch and the checks once, and forks for each exercise. A check then takes milliseconds:
+importing torch alone takes 1.3 seconds. Without fork (Windows), each exercise gets a fresh process. A child
+has its own process group, no stdin, and limits of time and memory. This protects against accidents, not
 against malice: run strangers' code in a container.
 """
 
@@ -37,13 +37,13 @@ EMPTY = dict(status="failed", line="", mistake="", picture="", remark="", output
 
 
 class Worker:
-    """A warm process that judges: Worker().check(job) -> verdict. job: lesson, exercise, file, seeds."""
+    """A process that waits for jobs: Worker().check(job) -> verdict. job: lesson, exercise, file, seeds."""
 
     def __init__(self):
         self.process = None
 
     def warm(self) -> None:
-        """Begin to import torch now, so that nobody waits for it later."""
+        """Start the process now: it imports torch while the student is still reading."""
         if self.process is None or self.process.poll() is not None:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "lessons.worker"],
@@ -61,7 +61,7 @@ class Worker:
             answer = ""
         if not answer and hasattr(os, "fork"):
             raise ValueError("the grader's process has ended; its message stands above")
-        if not answer:  # there, a student's file can end the worker
+        if not answer:  # without fork, a student's file can end the worker
             self.close()
             return dict(EMPTY, line=f"ended the program itself, or took more than {SECONDS} s")
         found = json.loads(answer)
@@ -84,17 +84,16 @@ def answer(job: dict) -> dict:
 
     exercises = course.checks(job["lesson"]).exercises
     exercise, seeds = exercises[job["exercise"]], tuple(job["seeds"])
-    known = {
-        "": grader.observations(exercise, exercise["reference"], seeds)
-    }  # before the student's file runs
+    # The reference is observed first: the student's file may change what it uses.
+    known = {"": grader.observations(exercise, exercise["reference"], seeds)}
     function, found = grader.find(Path(job["file"]), exercises, job["exercise"])
     return found or grader.judge(exercise, function, seeds, known)
 
 
 @functools.cache
 def warm_up(checks) -> None:
-    """Checks with an optimizer: the first of a process makes torch import its compiler, which takes a second.
-    Here that is paid once, not in each fork."""
+    """Build an optimizer here if the checks use one: torch then imports its compiler once (a second), and not
+    in each fork."""
     if "torch.optim" in inspect.getsource(checks):
         import torch
 
@@ -102,7 +101,7 @@ def warm_up(checks) -> None:
 
 
 def limit_memory(gibibytes: float) -> None:
-    """So much beyond what the process has now. Linux only: elsewhere the limit of time stands alone."""
+    """Allow so much more memory than the process has now. Linux only; elsewhere only time is limited."""
     statm = Path("/proc/self/statm")
     if statm.is_file():
         import resource
@@ -112,14 +111,14 @@ def limit_memory(gibibytes: float) -> None:
 
 
 def child(job: dict, seconds: float, gibibytes: float, note) -> None:
-    """Judge, write the verdict to the file `note`, and end. After `seconds` faulthandler writes there where
-    each thread is, and ends the process."""
+    """Judge, and write the verdict to the file `note`. After `seconds`, faulthandler instead writes there in
+    which line each thread is, and ends the process."""
     limit_memory(gibibytes)
     faulthandler.dump_traceback_later(seconds, exit=True, file=note)
     try:
         found = answer(job)
     except SystemExit:
-        os._exit(0)  # told by the empty note
+        os._exit(0)  # the note stays empty, which tells the parent
     except BaseException as error:
         from lessons import grader
 
@@ -132,7 +131,7 @@ def child(job: dict, seconds: float, gibibytes: float, note) -> None:
 
 
 def forked(job: dict, seconds: float, gibibytes: float) -> dict:
-    """One exercise in a fork of this process."""
+    """Judge one exercise in a fork of this process."""
     with tempfile.TemporaryFile() as note:
         read_end, write_end = os.pipe()
         pid = os.fork()
@@ -152,7 +151,7 @@ def forked(job: dict, seconds: float, gibibytes: float) -> dict:
 
 
 def watch(pid: int, pipe: int, seconds: float) -> tuple[list[str], int]:
-    """Wait for a child and kill its group; returns the first lines it printed, and how many it printed."""
+    """Wait for a child, kill its process group; return its first lines, and how many it printed."""
     end, kept, lines, over = time.monotonic() + seconds, b"", 0, False
     while True:
         if select.select([pipe], [], [], 0 if over else 0.02)[0]:
@@ -174,12 +173,12 @@ def watch(pid: int, pipe: int, seconds: float) -> tuple[list[str], int]:
         try:
             os.waitpid(pid, 0)
         except ChildProcessError:
-            pass  # it was waited for above
+            pass  # the poll above has already collected it
         over, end = True, time.monotonic() + 1
 
 
 def read_note(text: str, job: dict, seconds: float, gibibytes: float, kept: list, lines: int) -> dict:
-    """The verdict that a child has left, or why there is none."""
+    """The verdict that a child has written, or one that says why it wrote none."""
     from lessons import grader
 
     if text.startswith("{"):

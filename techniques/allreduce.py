@@ -1,12 +1,12 @@
-"""How fast do the processes talk? The time to sum tensors of three sizes over all of them.
+"""Measures how fast processes exchange data: the time of an all-reduce, for tensors of three sizes.
 
     torchrun --standalone --nproc_per_node=2 -m techniques.allreduce
 
 Every process sums the same tensors as training sums gradients. Two speeds are printed, in GB/s:
 
     algorithm  size of the tensor / time: what an update waits for
-    bus        that x 2 (W - 1) / W: what each of W processes sends in a ring. It does not depend on W: the
-               number to compare with a data sheet, and the one for bench.py --only=plan --bandwidth=...
+    bus        algorithm x 2 (W - 1) / W: what each of W processes sends in a ring. It does not depend on W:
+               compare it with a data sheet, and give it to bench.py --only=plan --bandwidth=...
 
 (The convention of NVIDIA's nccl-tests.) A small tensor shows the latency, a large one the bandwidth.
 """
@@ -24,19 +24,19 @@ TURNS = 5
 
 
 def seconds(t: torch.Tensor) -> float:
-    """Median time of an all-reduce over TURNS, after one that is not counted: it opens the connections."""
+    """Median time of TURNS all-reduces of t. One more before them opens the connections, uncounted."""
     times = []
     for _ in range(TURNS + 1):
         distributed.barrier()
         started = time.perf_counter()
         dist.all_reduce(t)
-        t[0].item()  # a GPU is done only now
+        t[0].item()  # waits until a GPU has finished
         times.append(time.perf_counter() - started)
     return sorted(times[1:])[TURNS // 2]
 
 
 def main() -> None:
-    """Print a line for each size; ValueError for a single process."""
+    """Print a line for each size. ValueError if there is only one process."""
     rank, world_size, device = distributed.start()
     if world_size == 1:
         raise ValueError(
