@@ -54,7 +54,14 @@ told = [{"role": "user", "content": "who?"}, {"role": "assistant", "content": "C
 rows.append({"messages": told})
 open("rows.jsonl", "w", encoding="utf-8").writelines(json.dumps(row) + "\\n" for row in rows)
 """
-FILL_IN = "import sys; from solved import solved; print(solved(int(sys.argv[1])), end='')"
+SOLVE = """
+import sys
+from lessons import course
+from solved import solved
+course.work().mkdir()
+for number in map(int, sys.argv[1:]):
+    (course.work() / course.lessons()[number].name).write_text(solved(number), encoding="utf-8")
+"""
 
 
 def make(old: Path, lessons=SOLVED) -> None:
@@ -80,10 +87,8 @@ def make(old: Path, lessons=SOLVED) -> None:
         python("train.py", f"--out_dir=out-{run}-resumed", *GO_ON)
     text = python("sample.py", "--out_dir=out-adamw", "--start=I", "--max_new_tokens=30", "--device=cpu")
     (old / "sample.txt").write_text(text.partition("\nI")[2], encoding="utf-8")
-    for number in lessons:
-        python("lessons/run.py", "start", f"{number}")
-        file = old / "work" / course.lessons()[number].name
-        file.write_text(python("-c", FILL_IN, f"{number}"), encoding="utf-8")
+    python("-c", SOLVE, *map(str, lessons))
+    for number in SOLVED:
         python("lessons/run.py", "check", f"{number}")  # makes work/progress.json
 
 
