@@ -37,35 +37,32 @@ import numpy as np
 from config import ROOT
 
 END = "<|endoftext|>"  # the special token that ends a document, named as in GPT-2
-
-# GPT-2's pattern, for training and encoding: English endings; letters, digits or signs, each after at most
-# one blank; white space, whose last blank goes to the next word. "++" never gives back: it finds the same
-# words without backtracking. (Letters too new for the tables of `regex` or tiktoken may be cut differently.)
+# GPT-2's pattern cuts a text into words: English endings; letters, digits or signs, each after at most one
+# blank; white space, whose last blank goes to the next word. "++" never gives characters back: it finds the
+# same words without backtracking. (`regex` and tiktoken may differ on letters too new for their tables.)
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-
-
-PROBE = "".join(map(chr, range(256))) + "it's  12 \u00e9\u4e2d\U0001f600 \n\n  " + "a" * 64  # any text
+PROBE = "".join(map(chr, range(256))) + "it's  12 \u00e9\u4e2d\U0001f600 \n\n  " + "a" * 64
 
 
 class Tokenizer:
-    """What both kinds share: a table from id to bytes, the special tokens last and in the order given. Their
-    names are plain text unless encode is told allow_special=True: a prompt may quote "<|endoftext|>"."""
+    """A table from id to bytes, which both kinds share; special tokens come last, in the order given. encode
+    reads their names as plain text unless allow_special=True, because a prompt may quote "<|endoftext|>"."""
 
     def __init__(self, kind: str, tokens: list[bytes], special_tokens: tuple, pattern: str = ""):
         names = list(special_tokens)
         if "" in names or b"" in tokens or len({*tokens, *names}) < len(tokens) + len(names):
-            raise ValueError(f"the tokens and special_tokens={names} must be different and not empty")
+            raise ValueError(f"tokens and special_tokens={names} must all be different and not empty")
         self.kind, self.pattern = kind, pattern
-        self.tokens = tokens  # the ordinary tokens; a token's place is its id
+        self.tokens = tokens  # the ordinary tokens; the index is the id
         self.special_tokens = {name: len(tokens) + i for i, name in enumerate(names)}
         self.vocab_size = len(tokens) + len(names)
-        self.end_id = self.special_tokens.get(END, -1)  # -1: there is no such token
+        self.end_id = self.special_tokens.get(END, -1)  # -1: no such token
         self._bytes = tokens + [name.encode("utf-8") for name in names]
-        names.sort(key=len, reverse=True)  # one name may begin with another: try the longer first
-        self._special_pattern = "|".join(re.escape(name) for name in names)
+        names.sort(key=len, reverse=True)  # a name that begins with another one is tried first
+        self._special_pattern = "|".join(map(re.escape, names))
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
-        """The bytes of the ids, for streaming: a token may hold only a part of a character."""
+        """The bytes of the ids. For streaming: one token may hold only a part of a character."""
         ids = np.asarray(ids, dtype=np.int64)
         wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
         if len(wrong):
@@ -73,15 +70,15 @@ class Tokenizer:
         return b"".join([self._bytes[i] for i in ids.tolist()])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of any ids: bytes that are not UTF-8 become U+FFFD, the replacement character."""
+        """The text of the ids. Bytes that are not UTF-8 become U+FFFD, the replacement character."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def token_bytes(self) -> np.ndarray:
-        """(V,) int64, the bytes of text each token stands for, 0 for special tokens: for bits per byte."""
+        """(V,) int64: how many bytes of text each token stands for, 0 for special tokens."""
         return np.array([len(t) for t in self.tokens] + [0] * len(self.special_tokens), dtype=np.int64)
 
     def to_json(self) -> str:
-        """Readable and unambiguous: bytes that are no UTF-8 become \\xe4 and the like, a backslash two."""
+        """JSON for people, too: bytes that are not UTF-8 are written as \\xe4, a backslash as two."""
         state = {"type": self.kind, "pattern": self.pattern, "special_tokens": list(self.special_tokens)}
         state["tokens"] = [t.replace(b"\\", rb"\\").decode("utf-8", "backslashreplace") for t in self.tokens]
         return json.dumps(state, ensure_ascii=False, indent=1) + "\n"
@@ -91,7 +88,7 @@ class Tokenizer:
 
     @functools.cached_property
     def hash(self) -> str:
-        """sha256 of to_json() in hex: tokenizers with one hash give the same ids for every text."""
+        """sha256 of to_json(), in hex. Tokenizers with the same hash give the same ids for every text."""
         return hashlib.sha256(self.to_json().encode("utf-8")).hexdigest()
 
 
@@ -107,8 +104,7 @@ class CharTokenizer(Tokenizer):
         return cls("".join(sorted(set(itertools.chain.from_iterable(chunks)))), special_tokens)
 
     def encode(self, text: str, allow_special: bool = False, unknown: str = "error") -> np.ndarray:
-        """(characters,) uint32. Unknown characters: ValueError that lists each with its first position, or
-        with unknown="skip" they are left out."""
+        """(characters,) uint32. ValueError that lists unknown characters; unknown="skip" leaves them out."""
         special = self._special_pattern if allow_special else ""
         symbols = re.findall(f"{special}|.", text, re.DOTALL) if special else text
         known = {**self._ids, **self.special_tokens} if allow_special else self._ids
@@ -121,28 +117,25 @@ class CharTokenizer(Tokenizer):
 
 
 class BPETokenizer(Tokenizer):
-    """Byte-level byte-pair encoding. The vocabulary is the tokens' bytes in the order in which they were
-    made: 256 single bytes (GPT-2 has them in an order of its own), then one token per merge."""
+    """Byte-level byte pairs. tokens: the 256 single bytes in any order, then the merges, oldest first."""
 
     def __init__(self, tokens: list[bytes], special_tokens: tuple = (), pattern: str = GPT2_PATTERN):
-        tiktoken = open_tiktoken()
-        import regex  # is installed with tiktoken; Python's own re has no \p{L}
-
+        tiktoken, regex = open_tiktoken()
         super().__init__("bpe", tokens, special_tokens, pattern)
         if len(tokens) < 256 or any(len(token) != 1 for token in tokens[:256]):
             raise ValueError("the first 256 tokens must be the 256 bytes, so that any text can be encoded")
         self.split = regex.compile(pattern).findall  # "it's  2" -> ["it", "'s", " ", " 2"]
-        words = self.split(PROBE, timeout=1)
-        if "".join(words) != PROBE or "" in words:  # tiktoken crashes on a word of no letters
-            raise ValueError(f"the pattern {pattern[:40]!r} does not cut any text into words")
+        words = self.split(PROBE, timeout=1)  # PROBE: characters of many kinds
+        if "".join(words) != PROBE or "" in words:  # tiktoken crashes on an empty word
+            raise ValueError(f"the pattern {pattern[:40]!r} loses characters, or finds words without any")
         self._rank = rank = {token: i for i, token in enumerate(tokens)}
         self._compiled = tiktoken.Encoding("", pat_str=pattern, mergeable_ranks=rank, special_tokens={})
 
     @classmethod
     def train(cls, chunks: Iterable[str], vocab_size: int, special_tokens: tuple = ()) -> "BPETokenizer":
-        """Learn vocab_size tokens (256 bytes, merges and special tokens together) from chunks of text, or
-        fewer, with a printed line, when no pair meets twice any more. Chunks are split one by one, and only
-        different words and their counts are kept. 1.1 MB to 4,096 tokens: 0.5 s on one core."""
+        """Learn vocab_size tokens: 256 bytes, merges and special tokens. Once no pair occurs twice any more,
+        learning ends with fewer, and a line says so. Only the different words of the chunks and their counts
+        are kept in memory. 1.1 MB to 4,096 tokens: 0.5 s on one core."""
         tokens = [bytes([i]) for i in range(256)]
         smallest = 256 + len(special_tokens)
         if vocab_size < smallest:
@@ -157,18 +150,17 @@ class BPETokenizer(Tokenizer):
             tokens.append(tokens[a] + tokens[b])
         size = len(tokens) + len(special_tokens)
         if size < vocab_size:
-            print(f"tokenizer: {size:,} tokens instead of {vocab_size:,}: no pair meets twice any more")
+            print(f"tokenizer: {size:,} tokens instead of {vocab_size:,}: no pair occurs twice any more")
         return cls(tokens, special_tokens)
 
     def encode(self, text: str, allow_special: bool = False, unknown: str = "error") -> np.ndarray:
-        """(tokens,) uint32: encode_slowly's ids by tiktoken's compiled code, about 10 MB/s, while other
-        threads may run. unknown is there as in CharTokenizer, but nothing is unknown to bytes. ValueError for
-        a lone surrogate."""
-        text.encode("utf-8")  # UnicodeEncodeError is a ValueError; tiktoken would put another character there
+        """(tokens,) uint32: encode_slowly's ids by tiktoken's compiled code (about 10 MB/s; other threads may
+        run). `unknown` changes nothing: bytes can write any character. ValueError for a lone surrogate."""
+        text.encode("utf-8")  # raises UnicodeEncodeError, a ValueError; tiktoken would replace the surrogate
         special = self._special_pattern if allow_special else ""
-        ids = array("I")  # numpy takes 5 times as long to read a list as an array of numbers
+        ids = array("I")  # numpy reads it 5 times as fast as a list
         for i, part in enumerate(re.split(f"({special})", text) if special else [text]):
-            # A million blanks in a row overflow the compiled splitter's stack: such a text is split here.
+            # A million blanks in a row overflow the compiled splitter's stack. Such a text is split here.
             blanks = len(part) > 900_000 and re.search(r"\s{900000}", part)
             for word in self.split(part) if blanks else [part]:
                 new = [self.special_tokens[word]] if i % 2 else self._compiled.encode_ordinary(word)
@@ -196,23 +188,23 @@ class BPETokenizer(Tokenizer):
 
 
 def find_merges(words: dict[str, int], n: int) -> list[tuple[int, int]]:
-    """At most n pairs of ids in the order in which to join them; the k-th pair (from 0) becomes id 256 + k.
-    The rule: next is the pair that meets most often, and of several the smallest pair of ids. Neighbours meet
-    inside a word (words: word -> how often it occurs), and overlaps count: in "aaa" (a, a) meet twice.
+    """Learn at most n merges: pairs of ids in the order in which to join them. Merge k (from 0) makes id
+    256 + k. Next is the pair that occurs most often in words (word -> its count), and of several the smallest
+    pair of ids. Overlaps count: "aaa" has (a, a) twice.
 
-    Counting all pairs anew for each merge takes minutes. Here the words stand one behind the other in one
-    array, and a merge visits only the places of its pair and corrects the counts of their neighbours. A pair
-    first meets while the younger of its tokens is being made, and after that merge its count can only fall:
-    it goes on the heap once, then, and an entry found to be too high goes back with the true count."""
-    ids = array("i", [-1])  # the token that begins at this place; -1: inside a token or between words
-    weight = array("q", [0])  # how often the word at this place occurs
+    Counting all pairs again after each merge would take minutes. Here all words stand in one array, and a
+    merge visits only the places of its pair and corrects the counts of the neighbours there. A pair goes on
+    the heap once, after the merge that made the younger of its tokens. From then on its count can only fall:
+    an entry that is popped with too high a count goes back with the true one."""
+    ids = array("i", [-1])  # the token that begins here; -1: inside a token or between words
+    weight = array("q", [0])  # how often the word here occurs
     for word, count in words.items():
         ids.extend([*word.encode("utf-8"), -1])
         weight.extend([count] * (len(ids) - len(weight)))
-    before = array("i", range(-1, len(ids) - 1))  # the place where the token to the left begins
-    length = [1] * 256  # of each token, in bytes: the token to the right begins at place + length
+    before = array("i", range(-1, len(ids) - 1))  # where the token to the left begins
+    length = [1] * 256  # bytes of each token; the token to the right begins at place + length
     counts = defaultdict(int)
-    places = defaultdict(lambda: array("i"))  # pair -> where it met, left to right; some are gone by now
+    places = defaultdict(lambda: array("i"))  # pair -> where it was put, left to right; some are gone
     for place, pair in enumerate(itertools.pairwise(ids)):
         if min(pair) >= 0:
             counts[pair] += weight[place]
@@ -233,41 +225,32 @@ def find_merges(words: dict[str, int], n: int) -> list[tuple[int, int]]:
         made = set()
         for place in places.pop(pair):
             right = place + length[a]
-            if ids[place] != a or ids[right] != b:  # a merge since then took one of the two
+            if ids[place] != a or ids[right] != b:  # an earlier merge took one of the two
                 continue
             left, after = before[place], right + length[b]
             x, y = ids[left], ids[after]  # x a b y becomes x new y
             ids[place], ids[right], before[after] = new, -1, place
-            for gone, met, where in ((x, a), (x, new), left), ((b, y), (new, y), place):
-                if min(met) >= 0:  # else the word begins or ends here
-                    counts[gone] -= weight[place]
-                    counts[met] += weight[place]
-                    places[met].append(where)
-                    made.add(met)
-        for met in made:
-            heapq.heappush(heap, (-counts[met], met))
+            for old, now, where in ((x, a), (x, new), left), ((b, y), (new, y), place):
+                if min(now) >= 0:  # -1: the word begins or ends here
+                    counts[old] -= weight[place]
+                    counts[now] += weight[place]
+                    places[now].append(where)
+                    made.add(now)
+        for pair in made:
+            heapq.heappush(heap, (-counts[pair], pair))
     return merges
 
 
 def _progress(due: float, text: str) -> float:
-    """Tell those who wait, on stderr, once it is due. Returns when the next line is due."""
+    """Print a line of progress on stderr if it is due. Returns the time when the next one is due."""
     if time.monotonic() < due:
         return due
     print(f"tokenizer: {text}", file=sys.stderr, flush=True)
     return time.monotonic() + 5
 
 
-def train_tokenizer(kind: str, chunks: Iterable[str], vocab_size: int, special_tokens: tuple) -> Tokenizer:
-    """Train kind "char" (vocab_size is not used) or "bpe" on chunks of text."""
-    if kind == "char":
-        return CharTokenizer.train(chunks, special_tokens)
-    if kind == "bpe":
-        return BPETokenizer.train(chunks, vocab_size, special_tokens)
-    raise ValueError(f"tokenizer={kind!r} cannot be trained: expected 'char' or 'bpe'")
-
-
 def from_json(text: str) -> Tokenizer:
-    """The tokenizer that to_json wrote. ValueError for any other text."""
+    """The tokenizer that to_json has written. ValueError for any other text."""
     try:
         state = json.loads(text)
         if state.get("type") not in ("char", "bpe"):
@@ -280,15 +263,15 @@ def from_json(text: str) -> Tokenizer:
         if state["type"] == "char":
             return CharTokenizer(b"".join(tokens).decode("utf-8"), state["special_tokens"])
         return BPETokenizer(tokens, state["special_tokens"], state["pattern"])
-    except Exception as error:  # broken JSON, a missing key, a wrong type, a pattern that does not compile
+    except Exception as error:  # broken JSON, a missing key, another type, a bad pattern
         raise ValueError(f"this is no tokenizer of tinylm: {type(error).__name__}: {error}") from None
 
 
 def load(path: str | Path) -> Tokenizer:
-    """The tokenizer in a tokenizer.json. ValueError that names the file when it is missing or broken."""
+    """The tokenizer in a tokenizer.json. ValueError that names the file if it is missing or damaged."""
     try:
         tokenizer = from_json(Path(path).read_text(encoding="utf-8"))
-        meta = Path(path).with_name("meta.json")  # of a dataset; the checkpoint of a run has its tokenizer
+        meta = Path(path).with_name("meta.json")  # a dataset has one; its token files need this tokenizer
         if meta.is_file():
             wanted = json.loads(meta.read_text(encoding="utf-8"))
             if (tokenizer.hash, tokenizer.vocab_size) != (wanted["tokenizer_hash"], wanted["vocab_size"]):
@@ -299,9 +282,7 @@ def load(path: str | Path) -> Tokenizer:
 
 
 def load_any(spec: str | Path) -> Tokenizer:
-    """spec: "gpt2", a dataset's name, or a path: of a tokenizer.json, a dataset's folder or a run's."""
-    if spec == "gpt2":
-        return gpt2()
+    """spec: a dataset's name, or the path of a tokenizer.json, of a dataset's folder or of a run's folder."""
     for place in (Path(spec), ROOT / spec, ROOT / "datasets" / spec):
         path = place / "tokenizer.json" if place.is_dir() else place
         if path.is_file():
@@ -309,21 +290,11 @@ def load_any(spec: str | Path) -> Tokenizer:
     raise ValueError(f"no tokenizer '{spec}': expected char, bpe, gpt2, or a tokenizer.json or its folder")
 
 
-def open_tiktoken():
-    """The module tiktoken, which characters do without; ValueError if it is missing."""
+def open_tiktoken() -> tuple:
+    """The modules tiktoken and regex, imported only here: characters do without. ValueError if missing."""
     try:
+        import regex  # comes with tiktoken; Python's own re has no \p{L}
         import tiktoken
     except ImportError:
         raise ValueError("byte pairs need what is not installed: pip install tiktoken") from None
-    return tiktoken
-
-
-def gpt2() -> BPETokenizer:
-    """GPT-2's own 50,257 tokens from tiktoken's cache or the network; "Hello world" is 15496, 995."""
-    remedy = "connect, or set TIKTOKEN_CACHE_DIR to a folder that holds it, or use --tokenizer=bpe"
-    tiktoken = open_tiktoken()
-    try:
-        theirs = tiktoken.get_encoding("gpt2")
-    except Exception as error:  # of many types: no network, a broken download, a full disk
-        raise ValueError(f"GPT-2's vocabulary is not cached ({type(error).__name__}): {remedy}") from None
-    return BPETokenizer([theirs.decode_single_token_bytes(i) for i in range(theirs.eot_token)], [END])
+    return tiktoken, regex

@@ -216,7 +216,7 @@ if __name__ == "__main__":
 # ## Where it stands in the project
 #
 # `evaluate` in evaluate.py sums nats, counts targets and bytes, and divides once; loss, perplexity and
-# bits per byte come out of the same three sums. `verse_entropy` in corpora.py is the exact floor of the
+# bits per byte come out of the same three sums. `verse_entropy` in text/verse.py is the exact floor of the
 # generated play on which `python train.py config/verse.py` trains, so that run can say how much is left
 # to learn.
 #

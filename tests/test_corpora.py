@@ -1,4 +1,4 @@
-"""corpora.py: the grammar's entropy and uniqueness against slow twins; files, downloads and stand-ins."""
+"""corpora.py, verse.py: the grammar against slow twins (entropy, uniqueness); files, downloads, stand-ins."""
 
 import collections
 import functools
@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from text import corpora
-from text.corpora import NAMES, PLACES, RULES, cut, open_corpus, verse_entropy, verse_scenes
+from text.corpora import cut, open_corpus
+from text.verse import NAMES, PLACES, RULES, verse_entropy, verse_scenes
 
 MARKS = ",.;:!?"
 SPECIAL = {"NEW0", "NEW1", "NEW2", "TURN0", "TURN1", "TURN2", "NAME1", "NAME2", "PLACE", "HERE", "/", "//"}

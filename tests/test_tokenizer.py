@@ -19,6 +19,7 @@ import regex
 import tiktoken
 
 import tokenizer
+from text import prepare
 from tokenizer import END, BPETokenizer, CharTokenizer
 
 SHAKESPEARE = Path(__file__).parents[2] / "shared/data/tinyshakespeare.txt"
@@ -30,6 +31,12 @@ LANGUAGES = {
     "emoji": "I 💚 🐍! 👩‍👩‍👧‍👦 and 🏳️‍🌈, 🇧🇩 5️⃣ 👍🏽\r\n" * 50,
     "python": Path(argparse.__file__).read_text(encoding="utf-8")[:20_000],
 }
+
+
+def trained(kind: str, chunks: list[str], vocab_size: int, special_tokens: tuple) -> tokenizer.Tokenizer:
+    if kind == "char":
+        return CharTokenizer.train(chunks, special_tokens)
+    return BPETokenizer.train(chunks, vocab_size, special_tokens)
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +289,7 @@ def test_asking_for_too_many_tokens_stops_early_and_says_so(text, capsys):
 def test_special_tokens_are_plain_text_unless_allowed(kind):
     corpus = f"GPT-2 ends a text with {END}, and <|end|> or <|end|>x are other names. {END}{END}"
     names = (END, "<|end|>", "<|end|>x")
-    ours = tokenizer.train_tokenizer(kind, [corpus], 300, names)
+    ours = trained(kind, [corpus], 300, names)
     assert list(ours.special_tokens) == list(names)
     assert ours.special_tokens[END] == ours.end_id == ours.vocab_size - 3
     plain = ours.encode(corpus)
@@ -302,7 +309,7 @@ def test_special_tokens_are_plain_text_unless_allowed(kind):
     assert ours.encode(END, allow_special=True).tolist() == [ours.end_id]
     assert ours.encode("", allow_special=True).tolist() == ours.encode("").tolist() == []
     # Without special tokens the same text gives the same ordinary ids, and there is no end.
-    bare = tokenizer.train_tokenizer(kind, [corpus], 297, ())
+    bare = trained(kind, [corpus], 297, ())
     assert bare.end_id == -1
     assert bare.encode(corpus, allow_special=True).tolist() == plain.tolist()
 
@@ -326,7 +333,7 @@ def test_a_special_token_of_one_character_is_plain_too():
 @pytest.mark.parametrize("kind", ["char", "bpe"])
 def test_save_and_load_keep_everything(kind, tmp_path):
     sample = "".join(LANGUAGES.values()) + '"\\ \\xe4 \\\\ \0\x7f\u2028\r\n' * 3
-    ours = tokenizer.train_tokenizer(kind, [sample], 700, (END, "<|ünïcode|>"))
+    ours = trained(kind, [sample], 700, (END, "<|ünïcode|>"))
     path = tmp_path / "tokenizer.json"
     ours.save(path)
     theirs = tokenizer.load(path)
@@ -405,8 +412,8 @@ def test_bad_files_are_one_line(tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="no tokenizer 'nowhere': expected"):
         tokenizer.load_any("nowhere")
-    with pytest.raises(ValueError, match="'words' cannot be trained: expected 'char' or 'bpe'"):
-        tokenizer.train_tokenizer("words", ["text"], 300, ())
+    with pytest.raises(ValueError, match="no tokenizer 'words': expected char, bpe, gpt2, or"):
+        prepare.make_tokenizer("words", 300, False, [], None)
 
 
 def test_the_same_on_every_run_whatever_the_hash_seed():
@@ -441,7 +448,7 @@ def test_token_bytes_sum_to_the_length_of_the_text(text, bpe):
     assert sizes[bpe.encode(text)].sum() == len(text.encode("utf-8"))
     mixed = "".join(LANGUAGES.values())
     for kind in ("char", "bpe"):
-        ours = tokenizer.train_tokenizer(kind, [mixed], 500, (END,))
+        ours = trained(kind, [mixed], 500, (END,))
         ids = ours.encode(END + mixed + END, allow_special=True)
         assert ours.token_bytes()[ids].sum() == len(mixed.encode("utf-8"))  # special tokens count nothing
 
@@ -519,7 +526,7 @@ def test_unknown_characters_are_listed_with_positions():
 
 def test_gpt2_ids():
     try:
-        ours = tokenizer.gpt2()  # the network is blocked in tests: from the cache or not at all
+        ours = prepare.gpt2()  # the network is blocked in tests: from the cache or not at all
     except ValueError:
         pytest.skip("tiktoken has not cached GPT-2's vocabulary on this machine")
     assert ours.vocab_size == 50_257
@@ -535,7 +542,7 @@ def test_gpt2_ids():
 def test_gpt2_without_cache_and_network_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     monkeypatch.delitem(tiktoken.registry.ENCODINGS, "gpt2", raising=False)
-    for load in (tokenizer.gpt2, lambda: tokenizer.load_any("gpt2")):
+    for load in (prepare.gpt2, lambda: prepare.make_tokenizer("gpt2", 0, False, [], None)):
         with pytest.raises(ValueError) as error:
             load()
         assert "\n" not in str(error.value)
@@ -553,7 +560,7 @@ def test_a_vocabulary_with_its_bytes_in_another_order(bpe, monkeypatch):
         special_tokens={END: len(tokens)},
     )
     monkeypatch.setattr(tiktoken, "get_encoding", lambda name: theirs)
-    ours = tokenizer.gpt2()
+    ours = prepare.gpt2()
     assert ours.end_id == theirs.eot_token
     for s in random_strings(200, seed=10) + list(LANGUAGES.values()):
         assert ours.encode(s).tolist() == ours.encode_slowly(s) == theirs.encode_ordinary(s)

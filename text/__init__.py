@@ -1,1 +1,1 @@
-"""Texts and files to ids on disk: corpora, formats, token_files, prepare."""
+"""Texts and files to ids on disk: verse, corpora, formats, token_files, prepare."""

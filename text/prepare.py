@@ -19,7 +19,7 @@ from runtime.trust import read_meta
 from text.corpora import open_corpus, stand_in_notice
 from text.formats import Source
 from text.token_files import encode, publish, summary
-from tokenizer import END, gpt2, load_any, train_tokenizer
+from tokenizer import END, BPETokenizer, CharTokenizer, Tokenizer, load_any, open_tiktoken
 
 DATASETS = ROOT / "datasets"
 KNOWN = {
@@ -111,15 +111,30 @@ def prepare(
     return meta
 
 
-def make_tokenizer(kind: str, vocab_size: int, end: bool, parts, alphabet: set[str] | None):
-    """The tokenizer that the setting asks for (kind); byte pairs learn from the training split of parts."""
-    special = [END] if end or kind == "bpe" else []  # bpe: so that samples can be added in fine-tuning
-    if kind == "char":  # of all splits: an alphabet is no statistic, and val is unwritable without it
-        return train_tokenizer("char", sorted(alphabet), 0, special)
+def make_tokenizer(kind: str, vocab_size: int, end: bool, parts, alphabet: set[str] | None) -> Tokenizer:
+    """The tokenizer that the setting names: kind is char, bpe, gpt2 or the path of a saved one.
+
+    alphabet: the characters of all splits, for char. This is no leak: an alphabet is no statistic, and val
+    could not be encoded without it. Byte pairs learn only from the training split of parts.
+    """
+    special = [END] if end or kind == "bpe" else []  # bpe: fine-tuning may add samples, which need it
+    if kind == "char":
+        return CharTokenizer.train(sorted(alphabet), special)
     if kind == "bpe":
         texts = (text for split, segments, _ in parts if split == "train" for text, _ in segments)
-        return train_tokenizer("bpe", texts, vocab_size or 1024, special)
+        return BPETokenizer.train(texts, vocab_size or 1024, special)
     return gpt2() if kind == "gpt2" else load_any(kind)
+
+
+def gpt2() -> BPETokenizer:
+    """GPT-2's 50,257 tokens, from tiktoken's cache or the network. "Hello world" becomes 15496, 995."""
+    remedy = "connect, or set TIKTOKEN_CACHE_DIR to a folder that holds it, or use --tokenizer=bpe"
+    tiktoken, _ = open_tiktoken()
+    try:
+        theirs = tiktoken.get_encoding("gpt2")
+    except Exception as error:  # of many types: no network, a broken download, a full disk
+        raise ValueError(f"GPT-2's vocabulary is not cached ({type(error).__name__}): {remedy}") from None
+    return BPETokenizer([theirs.decode_single_token_bytes(i) for i in range(theirs.eot_token)], [END])
 
 
 def folder_of(name: str | Path) -> Path:
@@ -131,12 +146,16 @@ def folder_of(name: str | Path) -> Path:
     raise ValueError(f"dataset {str(name)!r} is not prepared; run: python data.py {command}")
 
 
-def ensure(name: str) -> dict:
-    """The meta of a dataset; a KNOWN one is prepared first. ValueError with the command for any other."""
-    if name in KNOWN and not (DATASETS / name / "meta.json").is_file():
+def ensure(name: str, rank: int = 0) -> dict:
+    """The meta of a dataset. Rank 0 prepares a KNOWN one that is missing, and the other ranks wait.
+
+    Raises ValueError with the command that prepares any other dataset.
+    """
+    if rank == 0 and name in KNOWN and not (DATASETS / name / "meta.json").is_file():
         with guard.alone(DATASETS / f".{name}.lock"):
-            if not (DATASETS / name / "meta.json").is_file():  # not even by the one for whom we have waited
+            if not (DATASETS / name / "meta.json").is_file():  # another process may have made it meanwhile
                 prepare(name, **KNOWN[name])
+    barrier()
     return read_meta(folder_of(name))
 
 

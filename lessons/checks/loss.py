@@ -319,7 +319,7 @@ exercises = {
     "3d": dict(
         name="gap",
         reference=reference_gap,
-        twin="corpora.py has the entropy of its grammar, not of a chain",
+        twin="text/verse.py has the entropy of its grammar, not of a chain",
         inputs=inputs_gap,
         gradients=False,
         tol=1e-3,
