@@ -1,1 +1,1 @@
-"""Devices and processes: hardware, distributed."""
+"""Devices and processes: hardware, threads, distributed."""
