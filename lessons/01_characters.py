@@ -201,7 +201,7 @@ if __name__ == "__main__":
 # ## Where it stands in the project
 #
 # `CharTokenizer` in tokenizer.py is 1a; it also says which character it does not know, and where. `prepare`
-# in data.py writes the two parts of 1b to files, so that a text need not fit into memory. `Windows` there
-# is 1c and 1d with the dashed line of the plot: in each epoch it cuts the text into windows that stand side
-# by side, at a random offset, and goes through them in a random order. So every letter is a target once an
-# epoch, and a batch is still a pure function of seed and step.
+# in text/prepare.py writes the two parts of 1b to files, so that a text need not fit into memory. `Windows`
+# in data.py is 1c and 1d with the dashed line of the plot: in each epoch it cuts the text into windows that
+# stand side by side, at a random offset, and goes through them in a random order. So every letter is a target
+# once an epoch, and a batch is still a pure function of seed and step.

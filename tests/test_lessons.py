@@ -558,6 +558,29 @@ def test_a_verdict_is_the_same_twice():
     assert grader.judge(exercise, lambda x: torch.rand(3, 4) + x)["status"] == grader.RIGHT
 
 
+def wrong_places(source: str) -> list[str]:
+    """List what a lesson places in a file of the project, as `GPT.trunk` in model.py, and is not there."""
+    text = re.sub(r"\n# ?", " ", source)
+    wrong = [file for file in re.findall(r"(?:\w+/)*\w+\.py\b", text) if not (ROOT / file).is_file()]
+    for names, file in re.findall(r"((?:`[\w.]+`(?:, | and )?)+) in ((?:\w+/)*\w+\.py)", text):
+        defined = course.read(ROOT / file) if file not in wrong else ""
+        for name in re.findall(r"\w+", names.replace("and", "")):
+            if not re.search(rf"^ *(def|class) {name}\b", defined, re.MULTILINE):
+                wrong.append(f"{name} in {file}")
+    return wrong
+
+
+@each_lesson
+def test_what_a_lesson_names_is_where_it_says(lesson):
+    assert wrong_places(source_of(lesson)) == []
+
+
+def test_a_wrong_place_is_found():
+    assert wrong_places("# `GPT.trunk` and\n# `Attention` in model.py, as optim.py") == []
+    assert wrong_places("# `GPT.track` in model.py") == ["track in model.py"]
+    assert wrong_places("# see checkpoint.py") == ["checkpoint.py"]
+
+
 def test_the_core_does_not_know_the_course():
     knows = re.compile(r"^\s*(import|from) lessons", re.MULTILINE)
     assert [path.name for path in ROOT.glob("*.py") if knows.search(course.read(path))] == []
