@@ -1,14 +1,15 @@
-"""How good is a model: loss, perplexity and bits per byte, on fixed windows of a split or of any text file.
+"""How good is a model? Loss, perplexity and bits per byte on a split of the dataset or on any text file.
 
     python evaluate.py --out_dir=out-shakespeare-char
     python evaluate.py --out_dir=out-shakespeare-char --split=train
     python evaluate.py --out_dir=out-shakespeare-char --input=my.txt --plot
 
-The loss is a mean over targets: nats are summed, targets are counted, and the division happens once. So it
-does not depend on the batch size, on the number of processes or on how long the last window is.
+The loss is a mean over targets: the nats are summed, the targets are counted, and the sum is divided once.
+So it depends neither on the batch size, nor on the number of processes, nor on the length of the last window.
 """
 
 import math
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,74 +36,125 @@ dtype = "auto"  # auto | float32 | bfloat16 | float16
 plot = False  # save loss_by_position.png: how much does longer context help?
 # -----------------------------------------------------------------------------
 
+EVAL_TOKENS = 4096  # tokens that count as one of train.py's eval_iters, whatever the batch size
+
 
 def spread(windows: Windows, count: int) -> np.ndarray:
-    """The numbers of `count` windows spread evenly over a split, or of all of them if there are fewer."""
+    """Numbers of `count` windows, spread evenly over a split; of all windows if there are fewer. int64."""
     count = min(count, windows.n_windows)
     return np.linspace(0, windows.n_windows - 1, count).round().astype(np.int64)
+
+
+def fixed_windows(train: Windows, val: Windows, eval_iters: int) -> tuple[tuple, tuple]:
+    """The windows that train.py evaluates, always the same: ((train, their numbers), (val, their numbers)).
+
+    From each split, eval_iters * EVAL_TOKENS tokens, but at most as many windows as val has. With
+    eval_iters=0, as many windows as val has.
+    """
+    count = math.ceil(eval_iters * EVAL_TOKENS / val.block_size) if eval_iters else val.n_windows
+    count = min(count, val.n_windows)
+    return (train, spread(train, count)), (val, spread(val, count))
+
+
+@dataclass
+class Sums:
+    """Sums over windows. A window has n nats and t targets; these products give the standard error."""
+
+    nats: float = 0.0  # n
+    targets: float = 0.0  # t
+    nats_nats: float = 0.0  # n * n
+    nats_targets: float = 0.0  # n * t
+    targets_targets: float = 0.0  # t * t
+    bytes: float = 0.0  # UTF-8 bytes of the targets
+
+
+def standard_error(sums: Sums) -> float:
+    """Standard error of the loss, a ratio of two sums, if windows are independent (Cochran 1977, chapter 6).
+
+    For n_i nats and t_i targets in window i, with loss = sum(n_i) / sum(t_i):
+
+        standard error = sqrt(sum((n_i - loss * t_i)**2)) / sum(t_i)
+
+    The square is multiplied out, so that one pass over the windows is enough, before the loss is known.
+    """
+    loss = sums.nats / sums.targets
+    squares = sums.nats_nats - 2 * loss * sums.nats_targets + loss * loss * sums.targets_targets
+    return math.sqrt(max(0.0, squares)) / sums.targets  # rounding can leave a sum just below zero
 
 
 @torch.no_grad()
 def evaluate(
     model, windows, indices, device, autocast, rank=0, world_size=1, batch_size=0, token_bytes=None
 ) -> dict:
-    """Loss of a model on the given fixed windows; all ranks share the work and get the same answer.
+    """Loss of a model on the given windows. All ranks share the work and return the same numbers.
 
-    model: a GPT, (B, T) ids -> (B, T, V) logits. indices: window numbers. token_bytes: (V,) UTF-8 bytes of
-    each token. Returns loss (nats per target), standard_error (of that mean, windows taken as independent),
-    targets, perplexity, bits_per_byte (0 without token_bytes) and by_position, a (T,) array: the mean loss at
-    each position of a window. ValueError if the windows have no target at all, or the loss is not finite.
+    model: a GPT, (B, T) ids -> (B, T, V) logits. indices: window numbers. batch_size: windows, 0 = as many as
+    fit in 256 MB of logits. token_bytes: (V,), the UTF-8 bytes of each token.
+
+    Returns a dict: loss (nats per target), standard_error of the loss, targets (their number), perplexity,
+    bits_per_byte (0 without token_bytes), and by_position, (T,): the mean loss at each position of a window.
+    ValueError if the windows have no target, or if the loss is not finite.
     """
     was_training = model.training
     model.eval()
     T = windows.block_size
-    tokens = min(8192, 2**26 // model.config.vocab_size)  # of a batch: at most 256 MB of float32 logits
+    tokens = min(8192, 2**26 // model.config.vocab_size)  # per batch; 2**26 float32 logits are 256 MB
     batch_size = batch_size or max(1, tokens // T)
     batches = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
-    sums = np.zeros(6)  # over windows: nats, targets, bytes; nats^2, nats x targets, targets^2
-    nats_at, targets_at = np.zeros(T), np.zeros(T)
-    for i in range(rank, -(-len(batches) // world_size) * world_size, world_size):  # all ranks equally often
-        x, y = windows.window_batch(batches[min(i, len(batches) - 1)])
-        if i >= len(batches):
-            y = torch.full_like(y, -1)  # a rank without a batch of its own computes along (fsdp needs it)
+    sums = Sums()
+    nats_at, targets_at = np.zeros(T), np.zeros(T)  # sums at each position of a window
+    rounds = math.ceil(len(batches) / world_size)
+    for i in range(rank, rounds * world_size, world_size):
+        x, y = windows.window_batch(batches[min(i, len(batches) - 1)])  # (B, T)
+        if i >= len(batches):  # no batch is left for this rank; fsdp still needs its forward pass
+            y = torch.full_like(y, -1)  # nothing is scored
         nats = nats_of_targets(model, x, y, device, autocast).numpy()
         scored = (y != -1).numpy()  # (B, T)
-        bytes_ = token_bytes[y.numpy()[scored]].sum() if token_bytes is not None else 0
-        n, t = nats.sum(1), scored.sum(1)  # (B,): one number per window
-        sums += [n.sum(), t.sum(), bytes_, n @ n, n @ t, t @ t]
-        nats_at[: nats.shape[1]] += nats.sum(0)
-        targets_at[: nats.shape[1]] += scored.sum(0)
-    totals = np.array(distributed.sum_over_ranks([*sums, *nats_at, *targets_at], device))
-    n, t, bytes_, nn, nt, tt = totals[:6].tolist()
-    nats_at, targets_at = totals[6:].reshape(2, T)
+        n, t = nats.sum(1), scored.sum(1)  # (B,), (B,): one number per window
+        sums.nats += n.sum()
+        sums.targets += t.sum()
+        sums.nats_nats += n @ n
+        sums.nats_targets += n @ t
+        sums.targets_targets += t @ t
+        if token_bytes is not None:
+            sums.bytes += token_bytes[y.numpy()[scored]].sum()
+        width = nats.shape[1]  # unpacked batches are as wide as their longest sample
+        nats_at[:width] += nats.sum(0)
+        targets_at[:width] += scored.sum(0)
+    totals = distributed.sum_over_ranks([*nats_at, *targets_at, *astuple(sums)], device)
+    nats_at, targets_at = np.array(totals[: 2 * T]).reshape(2, T)
+    sums = Sums(*map(float, totals[2 * T :]))
     model.train(was_training)
-    if not t:
+    if not sums.targets:
         raise ValueError(f"{windows.path} has no target to score: all of its text is context")
-    loss = n / t
-    if not math.isfinite(loss):  # training stops here, too, before it saves such weights
+    loss = sums.nats / sums.targets
+    if not math.isfinite(loss):  # this also ends a training run before it saves such weights
         bad = first_not_finite(model.named_parameters())
         cause = f"not finite: {bad}" if bad else "the weights are finite, the logits are not"
         advice = "take an older checkpoint, or --dtype=float32; in training a smaller learning_rate"
         raise ValueError(f"the loss on {windows.path} is {loss}: {cause}; {advice}")
     return dict(
         loss=loss,
-        standard_error=math.sqrt(max(0.0, nn - 2 * loss * nt + loss * loss * tt)) / t,
-        targets=int(t),
+        standard_error=standard_error(sums),
+        targets=int(sums.targets),
         perplexity=math.exp(min(loss, 700)),
-        bits_per_byte=n / math.log(2) / bytes_ if bytes_ else 0.0,
+        bits_per_byte=sums.nats / math.log(2) / sums.bytes if sums.bytes else 0.0,
         by_position=nats_at / np.maximum(targets_at, 1),
     )
 
 
 def nats_of_targets(model, x: torch.Tensor, y: torch.Tensor, device, autocast) -> torch.Tensor:
-    """Nats of each target, (B, T) float64 on the CPU, 0 where y is -1; by halves where memory runs out."""
+    """The loss of each target in nats, (B, T) float64 on the CPU; 0 where y is -1. x, y: (B, T) int64.
+
+    If memory runs out, the batch is halved and each half is tried again.
+    """
     try:
         with autocast:
             logits = model(x.to(device)).float()  # (B, T, V)
         nats = F.cross_entropy(logits.transpose(1, 2), y.to(device), ignore_index=-1, reduction="none")
         return nats.cpu().double()
     except (RuntimeError, MemoryError) as error:
-        # (of several processes all have to call the model equally often)
+        # Not with several processes: all of them have to call the model equally often.
         if not is_out_of_memory(error) or len(x) == 1 or torch.distributed.is_initialized():
             raise
     halves = zip(x.tensor_split(2), y.tensor_split(2), strict=True)
@@ -110,7 +162,7 @@ def nats_of_targets(model, x: torch.Tensor, y: torch.Tensor, device, autocast) -
 
 
 def plot_by_position(losses: np.ndarray, path: Path) -> None:
-    """Draw losses (T,), the mean loss at each position of a window, to a PNG file."""
+    """Draw the mean loss at each position of a window, losses (T,), to a PNG file."""
     pyplot = curve.open_pyplot()
     pyplot.figure(figsize=(8, 4))
     pyplot.plot(np.arange(1, len(losses) + 1), losses)
@@ -127,8 +179,8 @@ if __name__ == "__main__":
     rank, world_size, device = distributed.start(device)
     folder = checkpoint.run_folder(out_dir)
     model, text_tokenizer, saved = checkpoint.load_model(folder / file, device)
-    check_types(saved["config"], {str: "dataset", bool: "pack"}, f"{file}: config")
-    check_types(saved["dataset"], {str: "name"}, f"{file}: dataset")
+    check_types(saved["config"], {"dataset": str, "pack": bool}, f"{file}: config")
+    check_types(saved["dataset"], {"name": str}, f"{file}: dataset")
     autocast, _ = hardware.choose_precision(dtype, device)
     block_size, dataset = model.config.block_size, saved["config"]["dataset"]
     if input:

@@ -3,12 +3,11 @@
     idx (B,T) -> wte (B,T,C) -> n_layer times: x += attn(norm(x)), x += mlp(norm(x)) -> norm -> head (B,T,V)
 
 B rows, T tokens, C = n_embd, V = vocab_size, H = n_head, K = n_kv_head, hs = head_size = C / H.
-The decoder-only transformer: Vaswani et al., 2017; Radford et al., 2018. The loss is train.py's; generate.py
-draws tokens.
+The decoder-only transformer: Vaswani et al., 2017; Radford et al., 2018. generate.py draws tokens from it.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,16 +16,22 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from config import require
-from generate import Cache, stream
+from generate import Cache, Past, generate, reading, stream
 
-# An architecture is a set of switches; what it does not name is off (0). Each can also be set alone, to any
-# value that stands here. modern: what small models learn fastest with (modded-nanogpt, nanochat; 2025).
+# An architecture is a set of switches; a switch that it does not name is off (0). Each can also be set alone.
+# modern: what small models learn fastest with (modded-nanogpt, nanochat; 2025).
 ARCHS = {
     "modern": dict(norm="rmsnorm", position="rope", activation="relu2", qk_norm=1, token_shift=1, zero_init=1,
                    logit_cap=15),
     "gpt2": dict(norm="layernorm", position="learned", activation="gelu", tie_weights=1),  # OpenAI, 2019
     "llama": dict(norm="rmsnorm", position="rope", activation="swiglu"),  # Meta, 2023
 }  # fmt: skip
+CHOICES = {
+    "norm": ("layernorm", "rmsnorm"), "position": ("learned", "rope"),
+    "activation": ("gelu", "relu2", "swiglu"),
+    "qk_norm": (0, 1), "token_shift": (0, 1), "tie_weights": (0, 1), "zero_init": (0, 1),
+}  # fmt: skip
+Rope = tuple[Tensor, Tensor]  # cos and sin, see rope_tables()
 
 
 @dataclass
@@ -38,7 +43,7 @@ class GPTConfig:
     n_layer: int = 4
     n_head: int = 4
     n_embd: int = 128
-    dropout: float = 0.0  # of embeddings, attention weights and what is added to the residual stream
+    dropout: float = 0.0  # of embeddings, attention weights, and the outputs of attention and MLP
     bias: bool = False  # in linear layers and LayerNorm; RMSNorm and head have none
     arch: str = "modern"  # modern | gpt2 | llama
     norm: str = ""  # layernorm | rmsnorm; "" and -1, here and below: as arch says
@@ -46,8 +51,8 @@ class GPTConfig:
     activation: str = ""  # relu2 | gelu | swiglu
     n_kv_head: int = 0  # 0: n_head, or half of it for llama if n_head is even
     n_ff: int = 0  # width inside the MLP; 0: 4 * n_embd, or for swiglu 8/3 of it to a multiple of 8
-    qk_norm: int = -1  # 1: queries and keys are normalised, in the way of norm
-    token_shift: int = -1  # 1: half of what attention reads is from the token before
+    qk_norm: int = -1  # 1: queries and keys are normalised, by the same kind of norm
+    token_shift: int = -1  # 1: half of attention's input channels come from the previous token
     tie_weights: int = -1  # 1: wte and head share one matrix
     zero_init: int = -1  # 1: attn.o and mlp.down start at zero, so each block begins as the identity
     rope_theta: float = 10000.0
@@ -56,14 +61,14 @@ class GPTConfig:
 
     def __post_init__(self):
         require(self.arch in ARCHS, f"unknown arch={self.arch!r}; choose one of {', '.join(ARCHS)}")
-        for name in ("norm", "position", "activation", "qk_norm", "token_shift", "tie_weights", "zero_init"):
+        for name, choices in CHOICES.items():
             if getattr(self, name) in ("", -1):
                 setattr(self, name, ARCHS[self.arch].get(name, 0))
-            value, choices = getattr(self, name), sorted({arch.get(name, 0) for arch in ARCHS.values()})
+            value = getattr(self, name)
             require(value in choices, f"unknown {name}={value!r}; choose one of {str(choices)[1:-1]}")
         if self.logit_cap == -1:
             self.logit_cap = float(ARCHS[self.arch].get("logit_cap", 0))
-        shared = 2 if self.arch == "llama" and self.n_head % 2 == 0 else 1
+        shared = 2 if self.arch == "llama" and self.n_head % 2 == 0 else 1  # query heads to a key/value head
         self.n_kv_head = self.n_kv_head or self.n_head // shared
         wide = 8 * max(1, round(self.n_embd / 3)) if self.activation == "swiglu" else 4 * self.n_embd
         self.n_ff = self.n_ff or wide
@@ -82,7 +87,7 @@ class GPTConfig:
         require(self.logit_cap >= 0, f"logit_cap={self.logit_cap} must be above 0, or 0 to switch it off")
 
 
-def rope_tables(positions: Tensor, head_size: int, theta: float) -> tuple[Tensor, Tensor]:
+def rope_tables(positions: Tensor, head_size: int, theta: float) -> Rope:
     """Rotary positions (Su et al., 2021): positions (B or 1, T) -> cos and sin (B or 1, T, 1, hs).
 
     Pair i turns by position * theta^(-2i / hs). Always in float32: bfloat16 has no number 1001. Made in each
@@ -105,15 +110,15 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class LayerNorm(nn.LayerNorm):
-    """As torch's, with weights of any precision: those of fsdp come in 16 bits where x has 32."""
+    """torch's LayerNorm that casts its weights to x's dtype: FSDP supplies them in 16 bits."""
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = (p if p is None else p.to(x.dtype) for p in (self.weight, self.bias))
-        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), bias, self.eps)
 
 
 class RMSNorm(nn.RMSNorm):
-    """Likewise."""
+    """torch's RMSNorm that casts its weights to x's dtype: FSDP supplies them in 16 bits."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
@@ -133,9 +138,8 @@ def build_norm(config: GPTConfig) -> nn.Module:
 def written_out_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     """Causal softmax(q k' / sqrt(hs)) v with all T x T scores: q (B,H,T,hs), k and v (B,K,T,hs) -> like q.
 
-    What a CPU uses in bfloat16. Forward and backward of 40 heads of 64 at T=128, one core: 6 ms; torch's
-    fused kernel takes 18, and 10 in float32. 24 heads of 64 at T=512: 43, 87 and 82. From T=1024 on it is no
-    faster.
+    A CPU uses it in bfloat16. Forward and backward of 40 heads of 64 at T=128 take 6 ms on one core; torch's
+    fused kernel takes 18, and 10 in float32. 24 heads at T=512: 43, 87 and 82. It gains nothing at T=1024.
     """
     B, H, T, hs = q.shape
     k, v = (t.repeat_interleave(H // t.size(1), dim=1).flatten(0, 1) for t in (k, v))  # (B*H,T,hs)
@@ -145,15 +149,16 @@ def written_out_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Te
     return (weights @ v).view(B, H, T, hs)
 
 
-def token_shift(x: Tensor, first: Tensor, cache: Cache | None) -> Tensor:
-    """The first half of the channels of x (B,T,C) from the token before (RWKV: Peng et al., 2023).
+def token_shift(x: Tensor, previous: Tensor | None = None) -> Tensor:
+    """Replace the first half of the channels of x (B,T,C) by those of the previous token (RWKV: Peng, 2023).
 
-    So one layer can ask "what followed this token the last time?", which otherwise takes two. first: bool
-    (B or 1,T,1), True where there is no token before; zeros stand there.
+    So one layer, not two, can ask "what followed this token the last time?". The first token gets zeros.
+    previous (B,T,C): the tokens before, where generation knows them.
     """
+    if previous is None:
+        previous = F.pad(x[:, :-1], (0, 0, 1, 0))  # (B,T,C), one place to the right
     half = x.size(-1) // 2
-    before = cache.token_before(x) if cache else x.roll(1, dims=1)  # (B,T,C)
-    return torch.cat((before[..., :half].masked_fill(first, 0.0), x[..., half:]), dim=-1)
+    return torch.cat((previous[..., :half], x[..., half:]), dim=-1)
 
 
 class Attention(nn.Module):
@@ -169,8 +174,8 @@ class Attention(nn.Module):
         self.o = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.drop = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
-    def forward(self, x: Tensor, rope=None, mask=None, cache=None) -> Tensor:
-        """x (B,T,C) -> (B,T,C). mask: bool (B,1,T,keys), True where a query may look; None: causal."""
+    def forward(self, x: Tensor, rope: Rope | None = None, past: Past | None = None) -> Tensor:
+        """x (B,T,C) -> (B,T,C). rope: its tables. past: only in generation, earlier keys and values."""
         B, T, C = x.shape
         H, K, hs = self.config.n_head, self.config.n_kv_head, C // self.config.n_head
         q = self.q(x).view(B, T, H, hs)  # (B,T,C) -> (B,T,H,hs)
@@ -183,12 +188,13 @@ class Attention(nn.Module):
             q, k = rotate(q, *rope), rotate(k, *rope)
         q, k = q.to(v.dtype), k.to(v.dtype)  # CUDA's autocast normalises in float32
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B,T,heads,hs) -> (B,heads,T,hs)
-        if cache is not None:
-            k, v = cache.append(k, v)  # (B,K,T,hs) -> (B,K,keys,hs)
-        causal = mask is None and (cache is None or T > 1)  # one new token sees all that the cache holds
+        mask, causal = None, True
+        if past is not None:
+            k, v = past.extend(k, v)  # (B,K,T,hs) -> (B,K,keys,hs)
+            mask = past.mask
+            causal = mask is None and T > 1  # one new token sees all that the cache holds
         dropout = self.config.dropout if self.training else 0.0
-        plain = mask is None and cache is None
-        if plain and T <= 512 and x.device.type == "cpu" and v.dtype != torch.float32:
+        if past is None and T <= 512 and x.device.type == "cpu" and v.dtype != torch.float32:
             y = written_out_attention(q, k, v, dropout)
         else:
             # The same without storing T x T scores (Dao et al., 2022), but for dropout on a CPU. enable_gqa
@@ -231,13 +237,19 @@ class Block(nn.Module):
         self.attn = Attention(config)
         self.mlp_norm = build_norm(config)
         self.mlp = MLP(config)
+        self.token_shift = config.token_shift
 
-    def forward(self, x: Tensor, rope=None, mask=None, cache=None, first=None) -> Tensor:
+    def forward(self, x: Tensor, rope: Rope | None = None, past: Past | None = None) -> Tensor:
         h = self.attn_norm(x)
-        if first is not None:
-            h = token_shift(h, first, cache)
-        x = x + self.attn(h, rope, mask, cache)
+        if self.token_shift:
+            h = token_shift(h, past.previous(h) if past else None)
+        x = x + self.attn(h, rope, past)
         return x + self.mlp(self.mlp_norm(x))
+
+
+def summed_nats(logits: Tensor, targets: Tensor) -> Tensor:
+    """Logits (...,V) and targets (...), -1 where nothing is scored -> the sum of the cross-entropies."""
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-1, reduction="sum")
 
 
 class GPT(nn.Module):
@@ -266,8 +278,7 @@ class GPT(nn.Module):
             if name.endswith(("attn.o.weight", "mlp.down.weight")):
                 parameter.normal_(std=residual_std)
             elif name == "wte.weight" and self.config.zero_init and not self.config.tie_weights:
-                # It is all there is at first: 120 updates of config/fast.py end at 1.829, with 0.02 at 1.866
-                # (on a split of the training text).
+                # The stream is nothing else at first. config/fast.py ends at 1.829, and with 0.02 at 1.866.
                 parameter.normal_(std=0.2)
             elif name == "head.weight":  # a tied one goes by the name of wte
                 # With 0.02 the first loss is 0.0002 * n_embd above ln(V), 0.2 at 1,024. So: 0.04 at most.
@@ -277,63 +288,49 @@ class GPT(nn.Module):
             else:
                 parameter.fill_(1.0 if name.endswith("norm.weight") else 0.0)  # else it is a bias
 
-    def forward(self, idx: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Token ids (B,T) -> float32 logits (B,T,V) of each next token. T > block_size: ValueError.
+    def trunk(self, idx: Tensor, positions: Tensor | None = None, pasts: list[Past] | None = None) -> Tensor:
+        """Token ids (B,T) -> normalised hidden states (B,T,C). ValueError if T > block_size.
 
-        With targets (B,T), -1 where not scored: the sum of their cross-entropies instead, in nats, without
-        ever holding all the logits: backward computes each chunk again (Chen et al., 2016). For 2,048 tokens
-        and V = 50,304 head and loss take 0.6 GB on top of the model, not 1.3, and a quarter more time.
+        positions (B or 1,T) and pasts (one a layer) come from generate.reading(). Training has neither.
+        """
+        config, T = self.config, idx.size(1)
+        require(T <= config.block_size, f"{T} tokens do not fit into block_size={config.block_size}")
+        if positions is None:
+            positions = torch.arange(T, device=idx.device)[None]  # (1,T)
+        hs = config.n_embd // config.n_head
+        rope = rope_tables(positions, hs, config.rope_theta) if config.position == "rope" else None
+        x = self.wte(idx)  # (B,T) -> (B,T,C)
+        if config.position == "learned":
+            x = x + self.wpe(positions)
+        x = self.drop(x)
+        for i, block in enumerate(self.blocks):
+            if config.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, rope, use_reentrant=False)  # Chen et al., 2016
+            else:
+                x = block(x, rope, pasts[i] if pasts else None)
+        return self.norm(x)
+
+    def forward(self, idx: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Token ids (B,T) -> float32 logits (B,T,V) of each next token.
+
+        With targets (B,T): their summed_nats, without holding all logits at once. The backward pass computes
+        each chunk again (Chen et al., 2016). 2,048 tokens of V = 50,304: 0.6 GB, not 1.3, in 5/4 of the time.
         """
         x = self.trunk(idx)  # (B,T,C)
         if targets is None:
             return self.to_logits(x)
         size = max(1, 2**24 // self.config.vocab_size)  # tokens with 64 MB of logits
         chunks = zip(x.flatten(0, 1).split(size), targets.flatten().split(size), strict=True)
-        return sum(checkpoint(self.summed_nats, h, t, use_reentrant=False) for h, t in chunks)
 
-    def next_logits(self, idx: Tensor, caches: list[Cache] | None, pad: Tensor | None) -> Tensor:
-        """Token ids (B,T), caches and pad as in trunk() -> logits (B,V) of what follows the last token."""
-        return self.to_logits(self.trunk(idx, caches, pad)[:, -1])
+        def nats_of(x: Tensor, targets: Tensor) -> Tensor:
+            return summed_nats(self.to_logits(x), targets)  # (N,C) and (N) -> scalar
 
-    def summed_nats(self, x: Tensor, targets: Tensor) -> Tensor:
-        """Hidden states (N,C) and targets (N) -> the sum of the cross-entropies."""
-        return F.cross_entropy(self.to_logits(x), targets, ignore_index=-1, reduction="sum")
+        return sum(checkpoint(nats_of, *chunk, use_reentrant=False) for chunk in chunks)
 
-    def trunk(self, idx: Tensor, caches: list[Cache] | None = None, pad: Tensor | None = None) -> Tensor:
-        """Token ids (B,T) -> normalised hidden states (B,T,C).
-
-        caches: one a layer; idx then holds what they have not read yet: the whole prompt, or one token.
-        pad: (B,1), how many columns at the left of each row are no tokens. None: all columns are tokens.
-        """
-        config, T, start = self.config, idx.size(1), caches[0].length if caches else 0
-        if start + T > config.block_size:
-            raise ValueError(f"{start + T} tokens do not fit into block_size={config.block_size}")
-        assert start == 0 or T == 1, "between a whole prompt and one token, is_causal would be wrong"
-        static = start > 0 and caches[0].static
-        columns = caches[0].position if static else torch.arange(start, start + T, device=idx.device)  # (T)
-        positions = columns[None]  # (1,T)
-        mask = rope = None
-        if pad is not None or static:
-            keys = config.block_size if static else start + T
-            key, query = torch.arange(keys, device=idx.device), columns[:, None]  # (keys), (T,1)
-            mask = (key <= query)[None, None]  # (1,1,T,keys)
-            if pad is not None:
-                seen = key >= torch.minimum(pad[..., None], query)  # (B,T,keys); padding sees itself: no NaN
-                mask = mask & seen[:, None]  # (B,1,T,keys)
-                positions = (positions - pad).clamp(min=0)  # (B,T)
-        first = positions[..., None] == 0 if config.token_shift else None  # (B or 1,T,1)
-        x = self.wte(idx)  # (B,T) -> (B,T,C)
-        if config.position == "learned":
-            x = x + self.wpe(positions)
-        else:
-            rope = rope_tables(positions, config.n_embd // config.n_head, config.rope_theta)
-        x = self.drop(x)
-        for i, block in enumerate(self.blocks):
-            if config.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, rope, first=first, use_reentrant=False)  # Chen et al., 2016
-            else:
-                x = block(x, rope, mask, caches[i] if caches else None, first)
-        return self.norm(x)
+    def next_logits(self, idx: Tensor, caches: Sequence[Cache] | None, pad: Tensor | None) -> Tensor:
+        """Token ids (B,T) that generate.stream() reads -> logits (B,V) of what follows the last of them."""
+        positions, pasts = reading(self.config, idx, caches, pad)
+        return self.to_logits(self.trunk(idx, positions, pasts)[:, -1])
 
     def to_logits(self, x: Tensor) -> Tensor:
         """(...,C) -> (...,V), in float32 at least, like the losses and probabilities made of them."""
@@ -341,11 +338,4 @@ class GPT(nn.Module):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # float64 stays: for proofs
         return cap * torch.tanh(logits / cap) if cap else logits  # Gemma 2, 2024
 
-    def stream(self, prompts: Sequence[Sequence[int]], *args, **kwargs) -> Iterator[list[int]]:
-        """Yield one new token id for each prompt, step by step. Takes the arguments of generate.stream()."""
-        return stream(self, prompts, *args, **kwargs)
-
-    def generate(self, prompts: Sequence[Sequence[int]], *args, **kwargs) -> list[list[int]]:
-        """The prompts with their continuations, without the stop tokens. Takes the arguments of stream()."""
-        new = list(self.stream(prompts, *args, **kwargs))
-        return [[*map(int, row)] + [ids[i] for ids in new if ids[i] >= 0] for i, row in enumerate(prompts)]
+    stream, generate = stream, generate  # methods that yield new ids, or return texts of them: generate.py

@@ -1,11 +1,9 @@
-"""Train a language model: settings on top, then one visible loop: forward, loss, backward, clip, step.
+"""Train a language model: settings on top (-h lists them), then one visible loop over updates.
 
-    python train.py config/shakespeare_char.py                         prepare, train, evaluate, save, sample
-    python train.py config/tiny.py --max_iters=50 --learning_rate=1e-3  change any setting below
-    python train.py --init_from=resume --out_dir=out-tiny               go on exactly where a run stopped
-    torchrun --standalone --nproc_per_node=4 train.py config/base.py    several GPUs
-
--h lists all settings. A config file is a small Python file that sets some of them.
+python train.py config/shakespeare_char.py                         prepare, train, evaluate, save, sample
+python train.py config/tiny.py --max_iters=50 --learning_rate=1e-3  change any setting below
+python train.py --init_from=resume --out_dir=out-tiny               go on exactly where a run stopped
+torchrun --standalone --nproc_per_node=4 train.py config/base.py    several GPUs
 """
 
 import dataclasses
@@ -14,19 +12,18 @@ import sys
 import time
 
 import torch
-import torch.nn.functional as F
 
 import data
 import optim
 import tokenizer
-from config import adopt, at_least, given, override, typed
-from evaluate import evaluate, spread
+from config import adopt, at_least, given, override, require, typed
+from evaluate import evaluate, fixed_windows
 from machine import distributed, hardware
-from model import GPT, GPTConfig
-from runtime import checkpoint, guard, memory, report
+from machine.threads import Threads, gradients_of
+from model import GPT, summed_nats
+from runtime import checkpoint, guard, memory, origin, report
 from sample import prompt_ids, read_start, stream_text
 from text import prepare
-from text.corpora import stand_in_notice
 
 # -----------------------------------------------------------------------------
 # the run
@@ -46,7 +43,7 @@ arch = "modern"  # modern | gpt2 | llama: chooses what the next nine leave open
 norm = ""  # '' as arch says | layernorm | rmsnorm
 position = ""  # '' as arch says | learned | rope
 activation = ""  # '' as arch says | relu2 | gelu | swiglu
-token_shift = -1  # half of what attention reads is from the token before: -1 as arch says | 0 | 1
+token_shift = -1  # half of attention's input channels come from the previous token: -1 as arch says | 0 | 1
 qk_norm = -1  # normalise queries and keys: -1 as arch says | 0 | 1
 tie_weights = -1  # head and embedding share their weights: -1 as arch says | 0 | 1
 zero_init = -1  # output projections start at zero: -1 as arch says | 0 | 1
@@ -91,11 +88,11 @@ eval_iters = 20  # an evaluation reads this x 4,096 tokens of train and val, alw
 log_interval = 10  # updates between two lines
 patience = 0  # stop after so many evaluations without a better val loss; 0 = off
 min_delta = 0.0  # what counts as better
-expected = {}  # normal val losses, {step: (lowest, highest)}: the end says whether they were (curve.py)
+expected = {}  # normal val losses, {step: (lowest, highest)}: the last lines compare (runtime/curve.py)
 always_save_checkpoint = True  # ckpt.pt after each evaluation; False: best.pt only, and ckpt.pt at the end
 save_interval = 0  # numbered checkpoints every so many updates; 0 = off
 keep_checkpoints = 5  # how many numbered ones to keep
-checkpoint_format = "file"  # file | sharded: each process writes its part, in the background (large models)
+checkpoint_format = "file"  # file | sharded: each process writes its shard, in the background (large models)
 sample_interval = 0  # print a sample every so many updates; 0 = only at the end
 tensorboard = False  # also write TensorBoard files to out_dir (pip install tensorboard)
 wandb_log = False  # also send the numbers to Weights & Biases (pip install wandb)
@@ -113,151 +110,82 @@ dtype = "auto"  # auto | float32 | bfloat16 | float16 (with a loss scaler)
 compile = False  # torch.compile: faster after a minute or so of compiling
 backend = "auto"  # between processes: auto | nccl | gloo
 strategy = "ddp"  # processes share: ddp the batch | zero1 also the optimizer | fsdp also the weights
-offload = ""  # where the optimizer's averages rest: '' on the device | cpu (GPU: weights, too) | disk
+offload = ""  # where the optimizer state rests: '' on the device | cpu (on a GPU: weights, too) | disk
 timeout = 600.0  # seconds that a process waits for the others before it gives up
-threads = 0  # CPU threads; 0 = torch's choice
+threads = 0  # CPU threads; 0 = a new run times 1, half and all cores, and keeps the fastest
 oom_retry = True  # out of memory, one process: smaller batches, more micro-steps, the same gradient
 # -----------------------------------------------------------------------------
-config = override(globals())  # now each name above has its final value; config is the same as a dict
-EVAL_TOKENS = 4096  # what one of eval_iters reads, whatever the batch size
+config = override(globals())  # each name above now has the value of its file or of the command line
 
-
-# ---- what the loop calls; these functions read the settings and the state of this script
-def evaluate_both() -> tuple[dict, dict]:
-    """What evaluate() finds on train and on val: the same windows each time, as many of train as of val."""
-    count = math.ceil(eval_iters * EVAL_TOKENS / block_size) if eval_iters else val_windows.n_windows
-    count = min(count, val_windows.n_windows)
-    return tuple(
-        evaluate(raw_model, windows, spread(windows, count), device, autocast, rank, world_size)
-        for windows in (train_windows, val_windows)
-    )
-
-
-def save(name: str) -> None:
-    """Write the whole state of the run to out_dir/name: enough to resume, evaluate and sample."""
-    plain = {
-        "model_config": dataclasses.asdict(raw_model.config),
-        "tokenizer": text_tokenizer.to_json(),
-        "dataset": meta,
-        "config": config,
-        "scaler": scaler.state_dict(),
-        **dict(step=step, tokens=tokens, seconds=seconds, evaluated_at=evaluated_at, bad_evals=bad_evals),
-        **dict(train_loss=train_loss, val_loss=val_loss, best_val_loss=best_val_loss, best_step=best_step),
-    }
-    if line := saver.save(name, plain, raw_model, optimizer):
-        out.say(line)
-
-
-def save_after_error(kind, error, traceback) -> None:
-    """sys.excepthook: whatever went wrong, the updates so far are not lost (where rank 0 has all of them)."""
-    whole = strategy == "ddp" and checkpoint_format == "file"
-    if rank == 0 and whole and not updating and not isinstance(error, ValueError):
-        save("ckpt.pt")
-        print(f"saved step {step} in {folder / 'ckpt.pt'} before stopping", file=sys.stderr)
-    if reason := distributed.lost_contact(error):
-        print(f"error: rank {rank} of {world_size}, update {step + 1}: {reason}", file=sys.stderr)
-        sys.exit(2)
-    previous_excepthook(kind, error, traceback)
-
-
-def print_sample() -> None:
-    """Print what the model writes now. Sampling has random numbers of its own: training does not notice."""
-    if rank == 0 or strategy == "fsdp":  # fsdp: all ranks gather the weights together
-        out.say(f"--- a sample at step {step} (data: {meta['name']}, sha256 {meta['sha256'][:12]})")
-        following = stream_text(raw_model, text_tokenizer, prompt, **sampling)
-        out.say(text_tokenizer.decode(prompt) + "".join(following))
-        out.say("---")
-
-
-# ---- the run to continue or to start from; processes, device, precision
+# ---- the run to resume or to start from; what was not given now comes from its checkpoint
 folder = checkpoint.run_folder(out_dir)
-architecture = {field.name for field in dataclasses.fields(GPTConfig)} & config.keys()
-saved, changes = {}, []
-if init_from == "auto":
-    init_from = "resume" if checkpoint.newest(folder / "ckpt.pt").exists() else "scratch"
-resume = init_from == "resume"
-if init_from != "scratch":
-    saved = checkpoint.load(checkpoint.find(init_from, folder), shards=resume)
-    if resume and not {"optimizer", "shards"} & saved.keys():
-        raise ValueError(f"{folder / 'ckpt.pt'} has no optimizer; start from it: --init_from={out_dir}")
-    # a resumed run keeps all its settings, a fine-tuned one the shape of its base, but for what is given now
-    everything = config.keys() - {"init_from", "out_dir", "eval_only"}
-    shape = architecture - {"dropout", "gradient_checkpointing"}
-    names = everything if resume else shape
-    kept = {name: value for name, value in saved["config"].items() if name in names}
-    changes = adopt(globals(), config, kept)  # sets what was not given now; says what differs
-rank, world_size, device = distributed.start(device, backend, strategy, timeout)
-autocast, dtype = hardware.choose_precision(dtype, device)
+saved, resume = origin.base_of(init_from, folder)  # {} and False for a run from scratch
+changes = adopt(globals(), config, origin.settings_to_keep(saved, resume))
 at_least(1, config, "batch_size block_size gradient_accumulation_steps max_iters eval_interval log_interval")
 at_least(0, config, "epochs eval_iters patience min_delta grad_clip save_interval sample_interval")
-at_least(1, config, "keep_checkpoints")
 at_least(0, config, "seed max_new_tokens threads logits_mb global_batch_size")
-batch_size, gradient_accumulation_steps = distributed.share_batch(
-    global_batch_size, batch_size, gradient_accumulation_steps, world_size
-)
-windows_per_iter = batch_size * gradient_accumulation_steps * world_size
+
+# ---- processes, device, precision
+rank, world_size, torch_device = distributed.start(device, backend, strategy, timeout)
+autocast, precision = hardware.choose_precision(dtype, torch_device)
+resolved = {**config, "dtype": precision}  # not auto
+micro_steps = gradient_accumulation_steps  # of an update, on each process
+batch_size, micro_steps = distributed.share_batch(global_batch_size, batch_size, micro_steps, world_size)
+windows_per_iter = batch_size * micro_steps * world_size
 config["global_batch_size"] = windows_per_iter  # a resumed run keeps it, with any number of processes
-if threads:
-    torch.set_num_threads(threads)
 torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it
 torch.manual_seed(seed)
 
-# ---- the data: prepared by rank 0 if it is not there yet
-if rank == 0:
-    prepare.ensure(dataset)
-distributed.barrier()
-meta = prepare.ensure(dataset)
+# ---- the data
+meta = prepare.ensure(dataset, rank)  # rank 0 prepares it if it is not there yet
 text_tokenizer = tokenizer.load_any(prepare.folder_of(dataset))
 train_windows = data.Windows(dataset, "train", block_size, seed, pack)
 val_windows = data.Windows(dataset, "val", block_size, seed, pack)
+train_set, val_set = fixed_windows(train_windows, val_windows, eval_iters)  # for each evaluation the same
 
 # ---- the model
-model_config = GPTConfig(text_tokenizer.vocab_size, **{name: config[name] for name in architecture})
-if saved:
-    checkpoint.check_same(saved, model_config, text_tokenizer, out_dir if resume else init_from)
-raw_model = GPT(model_config)  # stays free of compile and DDP
-if "model" in saved:
-    checkpoint.load_weights(raw_model, saved["model"], init_from)
-model = raw_model = distributed.place(raw_model, device, strategy, dtype, offload)
+raw_model = GPT(memory.shape_of(config, text_tokenizer.vocab_size))
+origin.put_weights(saved, raw_model, text_tokenizer, out_dir if resume else init_from)
+raw_model = distributed.place(raw_model, torch_device, strategy, precision, offload)
+model = distributed.wrap(raw_model, world_size, strategy)  # the raw model is what is saved and sampled from
 
-# ---- the optimizer, the schedule, the loss scaler
-tokens_per_iter = windows_per_iter * block_size
-if epochs and ("epochs" in typed or "max_iters" not in typed):  # a typed max_iters beats a file's epochs
+# ---- the optimizer, its schedule, the loss scaler
+if epochs and (typed("epochs") or not typed("max_iters")):  # a typed max_iters beats a file's epochs
     max_iters = math.ceil(epochs * train_windows.n_windows / windows_per_iter)
 schedule, schedule_warning = optim.resolve_schedule({**config, "max_iters": max_iters})
-chosen = {**config, "dtype": dtype}  # not auto
-optimizer = optim.build_optimizer(raw_model, chosen, device.type)
-saver = checkpoint.Saver(folder, checkpoint_format, keep_checkpoints, rank)
+opt = optim.build_optimizer(raw_model, resolved, torch_device.type)
 
 # ---- where the run stands
-step = tokens = best_step = bad_evals = skipped = 0  # skipped: updates that overflowed in float16
-seconds = 0.0  # of training: evaluation, saving and sampling excluded
-train_loss = val_loss = best_val_loss = math.inf
-evaluated_at = -1  # the step of the last evaluation
-stopping = 0  # above 0 once all processes know of a signal: they leave the loop at the same step
-updating = False
-if resume:
-    checkpoint.restore(saved, raw_model, optimizer)
-    step, tokens, seconds, evaluated_at = (saved[k] for k in ("step", "tokens", "seconds", "evaluated_at"))
-    best_val_loss, best_step, bad_evals = (saved[k] for k in ("best_val_loss", "best_step", "bad_evals"))
-    train_loss, val_loss = saved["train_loss"], saved["val_loss"]
-    if step >= max_iters and not eval_only:
-        if config["init_from"] != "auto":
-            raise ValueError(f"{out_dir} has made {step} of {max_iters} updates; try --max_iters={2 * step}")
-        if (folder / "result.json").exists():  # else it was killed between the last update and the end
-            print(f"{out_dir} has already made its {max_iters} updates")
-            sys.exit()
-
-scaler = hardware.loss_scaler(dtype, device, saved["scaler"] if resume else {})
-in_chunks = 0 < logits_mb * 2**18 < batch_size * block_size * text_tokenizer.vocab_size  # 4 bytes a logit
-if compile:
-    batch = [t.to(device) for t in train_windows.batch(0, batch_size)]  # x, y
-    model = hardware.try_compile(model, batch[: 1 + in_chunks], autocast)
-model = distributed.wrap(model, world_size, strategy)
+saved = checkpoint.restore(saved, raw_model, opt) if resume else {}
+progress = origin.progress_of(saved)  # step, tokens, seconds, losses: the numbers that a resumed run needs
+scaler = hardware.loss_scaler(precision, torch_device, saved.get("scaler", {}))
+done = progress.step >= max_iters and not eval_only
+if done and init_from == "auto" and (folder / "result.json").exists():  # else it was killed at the very end
+    print(f"{out_dir} has already made its {max_iters} updates")
+    sys.exit()
+require(
+    not done or init_from == "auto", f"{out_dir} has made {max_iters} updates; give it a larger max_iters"
+)
 if offload == "disk":
     from techniques.offload import to_disk
 
-    to_disk(optimizer, folder)
+    to_disk(opt, folder)
+
+# ---- the loss of a micro-batch: one function, so that compiled it never writes float32 logits to memory
+in_chunks = memory.too_many_logits(batch_size * block_size, text_tokenizer.vocab_size, logits_mb)
+
+
+def summed_loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Ids x and targets y (B,T), -1 where nothing is scored -> nats, summed over the targets."""
+    if in_chunks:
+        return model(x, y)  # the same sum, without holding all logits at once
+    logits = model(x)  # (B,T,V)
+    return summed_nats(logits, y)
+
+
+if compile:
+    summed_loss = hardware.try_compile(summed_loss, model, train_windows.batch(0, batch_size), autocast)
+trial = gradients_of(raw_model, summed_loss, train_windows, batch_size, autocast)
 
 # ---- what the reader should know before it starts
 # One token of the sample now: a wrong --start must fail before the training, and before old files are gone.
@@ -265,122 +193,149 @@ prompt = prompt_ids(text_tokenizer, read_start(start), unknown="error" if "start
 sampling = {name: config[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
 next(stream_text(raw_model, text_tokenizer, prompt, **sampling), "")
 floor = prepare.floor_per_token(meta, "val")
-out = report.Report(folder, config, step if resume else -1, rank == 0, raw_model, device, floor)
-if out.write:
+old_step = progress.step if resume else -1
+reporter = report.Report(folder, config, old_step, rank == 0, raw_model, torch_device, floor)
+saver = checkpoint.Saver(folder, checkpoint_format, keep_checkpoints, rank)
+if reporter.write:
     text_tokenizer.save(folder / "tokenizer.json")
-if "stand_in_for" in meta:
-    out.say(stand_in_notice(meta))
-out.start(meta, optimizer, train_windows, val_windows, dtype)
-out.length(max_iters, batch_size, gradient_accumulation_steps, world_size, train_windows)
-for warning in filter(None, [schedule_warning, *(f"changed since the checkpoint: {c}" for c in changes)]):
-    out.say(warning)
-previous_excepthook, sys.excepthook = sys.excepthook, save_after_error
-request = guard.StopRequest()
+for line in (prepare.stand_in_notice(meta), schedule_warning, *changes):
+    reporter.say(line)
+may_choose = not resume and world_size == 1 and torch_device.type == "cpu"
+chooser = Threads(config, may_choose, trial, reporter.say)
+reporter.start(meta, opt, train_windows, val_windows, precision)
+reporter.length(max_iters, batch_size, micro_steps, world_size, train_windows)
+
+
+# ---- what the loop calls; these functions read the settings and the state of this script
+def save(name: str) -> None:
+    """Write the whole state of the run to out_dir/name: enough to resume, evaluate and sample."""
+    state = {
+        "model_config": dataclasses.asdict(raw_model.config),
+        "tokenizer": text_tokenizer.to_json(),
+        "dataset": meta,
+        "config": config,
+        "scaler": scaler.state_dict(),
+        **dataclasses.asdict(progress),
+    }
+    reporter.say(saver.save(name, state, raw_model, opt))
+
+
+def save_after_error() -> None:
+    """After an error: the updates before it are not lost, where rank 0 has all of the state."""
+    if rank == 0 and strategy == "ddp" and checkpoint_format == "file" and not attempt.in_the_middle():
+        save("ckpt.pt")
+        print(f"saved step {progress.step} in {folder / 'ckpt.pt'} before stopping", file=sys.stderr)
+
+
+def print_sample() -> None:
+    """Print what the model writes now. Sampling has random numbers of its own: training does not notice."""
+    if rank == 0 or strategy == "fsdp":  # fsdp: all ranks gather the weights together
+        text = "".join(stream_text(raw_model, text_tokenizer, prompt, **sampling))
+        source = f"data: {meta['name']}, sha256 {meta['sha256'][:12]}"
+        reporter.say(
+            f"--- a sample at step {progress.step} ({source})\n{text_tokenizer.decode(prompt)}{text}\n---"
+        )
+
+
+stopping = 0  # above 0 once all processes know of a signal: they leave the loop at the same step
+attempt = memory.Attempt(opt, resolved, batch_size, micro_steps, text_tokenizer.vocab_size)
+stop_request = guard.StopRequest()
+guard.call_after_error(save_after_error, lambda: f"rank {rank} of {world_size}, update {progress.step + 1}")
 
 # ---- the loop
 while True:
     # the learning rate of this update
-    lr = optim.lr_at(step, **schedule)
-    for group in optimizer.param_groups:
+    lr = optim.lr_at(progress.step, **schedule)
+    for group in opt.param_groups:
         group["lr"] = lr * group["lr_scale"]
 
     # now and then, and at the end: evaluate on fixed windows, save, plot, perhaps stop early
-    due = step % eval_interval == 0 or step == max_iters
-    if eval_only or (due and step != evaluated_at):
-        found_train, found_val = evaluate_both()
-        train_loss, val_loss, evaluated_at = found_train["loss"], found_val["loss"], step
-        bad_evals = 0 if val_loss < best_val_loss - min_delta else bad_evals + 1
-        out.evaluation(step, tokens, seconds, train_loss, val_loss, found_val["standard_error"])
+    due = progress.step % eval_interval == 0 or progress.step == max_iters
+    if eval_only or (due and progress.step != progress.evaluated_at):
+        on_train = evaluate(raw_model, *train_set, torch_device, autocast, rank, world_size)
+        on_val = evaluate(raw_model, *val_set, torch_device, autocast, rank, world_size)
+        is_best = progress.note_losses(on_train["loss"], on_val["loss"], min_delta)
+        reporter.evaluation(progress, on_val["standard_error"])
         if eval_only:
             sys.exit()
-        if val_loss < best_val_loss:
-            best_val_loss, best_step = val_loss, step
+        if is_best:
             save("best.pt")
-        if always_save_checkpoint and step < max_iters:
+        if always_save_checkpoint and progress.step < max_iters:
             save("ckpt.pt")
-        out.plot()
-    if patience and bad_evals >= patience:  # also where a run was killed right after this evaluation
-        out.say(f"no better val loss in {patience} evaluations: stopping early at step {step}")
+        reporter.plot()
+    if patience and progress.bad_evals >= patience:  # also where a run was killed right after this evaluation
+        reporter.say(f"no better val loss in {patience} evaluations: stopping early at step {progress.step}")
         break
-    if step >= max_iters or stopping:
+    if progress.step >= max_iters or stopping:
         break
 
+    # the update; if memory runs out before a weight has changed, the next turn takes smaller micro-batches
     started = time.perf_counter()
-    torch.manual_seed(((seed * 1_000_003 + step) * world_size + rank) % 2**63)  # for dropout
-    loss_sum, before = torch.zeros((), device=device), optim.versions(optimizer)
-    try:
-        # the batches of this update, and how many targets they have in all: over micro-steps and processes
+    with attempt:
+        # Its batches, all read before the first forward pass: their targets are counted over micro-steps and
+        # processes. Reading is not overlapped with computing: it takes 0.2 ms of an update of 30.
+        torch.manual_seed(((seed * 1_000_003 + progress.step) * world_size + rank) % 2**63)  # for dropout
         batches = [
-            train_windows.batch(step, batch_size, micro_step, gradient_accumulation_steps, rank, world_size)
-            for micro_step in range(gradient_accumulation_steps)
+            train_windows.batch(progress.step, batch_size, i, micro_steps, rank, world_size)
+            for i in range(micro_steps)
         ]
         targets = sum(int((y != -1).sum()) for _, y in batches)  # -1: not scored (data.py)
-        targets, stopping = map(int, distributed.sum_over_ranks([targets, request.number], device))
+        targets, stopping = map(int, distributed.sum_over_ranks([targets, stop_request.number], torch_device))
         data_seconds = time.perf_counter() - started
 
         # forward, loss, backward
-        for micro_step, (x, y) in enumerate(batches):
-            distributed.sync_gradients(model, micro_step + 1 == len(batches))  # one exchange per update
-            x, y = hardware.to_device(x, device), hardware.to_device(y, device)  # (B, T)
+        total_loss = torch.zeros((), device=torch_device)
+        for i, (x, y) in enumerate(batches):
+            distributed.sync_gradients(model, i + 1 == len(batches))  # one exchange per update
+            x, y = hardware.to_device(x, torch_device), hardware.to_device(y, torch_device)  # (B,T)
             with autocast:
-                if in_chunks:
-                    nats = model(x, y)  # the sum below, without holding all logits at once
-                else:
-                    logits = model(x)  # (B, T, V)
-                    nats = F.cross_entropy(
-                        logits.flatten(0, 1), y.flatten(), ignore_index=-1, reduction="sum"
-                    )
+                nats = summed_loss(x, y)
             loss = nats / max(targets, 1)  # sum, count, divide once: a mean over all targets of the update
             scaler.scale(loss * world_size).backward()  # DDP averages over processes; we want the sum
-            loss_sum += loss.detach()
+            total_loss += loss.detach()
 
         # clip, step
-        scaler.unscale_(optimizer)
+        scaler.unscale_(opt)
         norm = torch.nn.utils.get_total_norm([p.grad for p in raw_model.parameters() if p.grad is not None])
-        grad_norm = distributed.gathered(norm).item()  # fsdp: each rank has the norm of its part
-        guard.stop_if_not_finite(raw_model, step + 1, loss_sum.item(), grad_norm, chosen, lr)
+        grad_norm = distributed.gathered(norm).item()  # fsdp: each rank has the norm of its shard
+        guard.stop_if_not_finite(raw_model, progress.step + 1, total_loss.item(), grad_norm, resolved, lr)
         torch.nn.utils.clip_grads_with_norm_(raw_model.parameters(), grad_clip or math.inf, norm)
-        updating = True  # between here and step += 1 the weights are of no step: do not save them
-        scaler.step(optimizer)
-    except (RuntimeError, MemoryError, OSError) as error:  # OSError: no room to read a batch
-        whole = optim.versions(optimizer) == before
-        factor = memory.divide_batch(error, batch_size, chosen, model_config.vocab_size, world_size, whole)
-        batch_size, gradient_accumulation_steps = batch_size // factor, gradient_accumulation_steps * factor
-        out.say(f"out of memory: going on with {batch_size=}, {gradient_accumulation_steps=}")
+        scaler.step(opt)
+        scaler.update()
+    opt.zero_grad(set_to_none=True)
+    if attempt.failed:
+        batch_size, micro_steps = attempt.batch_size, attempt.micro_steps
         config["batch_size"] = batch_size  # a resumed run keeps it
-        logits = nats = loss = None  # their memory, too
-        optimizer.zero_grad(set_to_none=True)
+        reporter.say(f"out of memory: going on with {batch_size=}, gradient_accumulation_steps={micro_steps}")
+        nats = loss = None  # they hold the activations
         memory.give_back()
-        scaler, updating = hardware.loss_scaler(dtype, device, scaler.state_dict()), False
+        scaler = hardware.loss_scaler(precision, torch_device, scaler.state_dict())
         continue  # with the same step, so with the same windows
-    scaler.update()
-    skipped += not math.isfinite(grad_norm)  # an overflow in float16: scaler.step() has made none
-    optimizer.zero_grad(set_to_none=True)
-    step += 1
-    tokens += tokens_per_iter
-    updating = False
+    progress.step += 1
+    progress.tokens += windows_per_iter * block_size
 
     # report
     elapsed = time.perf_counter() - started
-    seconds += elapsed
-    out.count_update(elapsed, data_seconds)
-    if step % log_interval == 0:
-        (loss_sum,) = distributed.sum_over_ranks([loss_sum.item()], device)
-        out.iteration(step, tokens, seconds, loss_sum, lr, grad_norm, skipped)
-    if sample_interval and step % sample_interval == 0:
+    progress.seconds += elapsed
+    reporter.count_update(elapsed, data_seconds, grad_norm)
+    chooser.after_update(elapsed)
+    if progress.step % log_interval == 0:
+        (mean_loss,) = distributed.sum_over_ranks([total_loss.item()], torch_device)
+        reporter.iteration(progress, mean_loss, lr, grad_norm)
+    if sample_interval and progress.step % sample_interval == 0:
         print_sample()
-    if save_interval and step % save_interval == 0:
-        save(f"ckpt_{step:06}.pt")
+    if save_interval and progress.step % save_interval == 0:
+        save(f"ckpt_{progress.step:06}.pt")
 
 # ---- the end: what is saved where, how good it is, what it sounds like
 save("ckpt.pt")
 saver.wait()
-if stopping and step < max_iters:
-    how = "python" if world_size == 1 else f"torchrun --nproc_per_node={world_size}"
-    out.say(f"stopped at step {step}, saved; go on: {how} train.py --init_from=resume --out_dir={out_dir}")
+if stopping and progress.step < max_iters:
+    how = "python train.py" if world_size == 1 else f"torchrun --nproc_per_node={world_size} train.py"
+    reporter.say(
+        f"stopped at step {progress.step}, saved; go on: {how} --init_from=resume --out_dir={out_dir}"
+    )
     sys.exit()
 print_sample()
-losses = dict(final_train_loss=train_loss, final_val_loss=val_loss, best_val_loss=best_val_loss)
-n_params = sum(p.numel() for p in raw_model.parameters())
-out.finish(**losses, best_step=best_step, training_time=seconds, parameters=n_params)
+reporter.finish(progress)
 distributed.barrier()  # rank 0 has more to do at the end; the others wait, and all leave together

@@ -8,8 +8,6 @@ machine for a while slows both sides of a turn. So each turn gives a ratio of it
 result is the median of these ratios, the spread their smallest..largest.
 """
 
-import ast
-import dataclasses
 import functools
 import json
 import math
@@ -31,10 +29,10 @@ import torch.nn.functional as F
 
 import data
 import optim
-from config import ROOT, read_config_file
+from config import ROOT, defaults_of, read_config_file
 from machine import hardware
-from model import GPT, GPTConfig
-from runtime import report
+from model import GPT, summed_nats
+from runtime import memory, report
 
 SMALLER = {}  # settings of train.py that override config files in every run; bench.py --quick fills it
 CPU = torch.device("cpu")
@@ -123,10 +121,7 @@ def time_and_loss(file: str, *flags: str) -> Callable:
 # ---- the loop of train.py, in this process
 def settings_of(*files: str, **changes) -> dict:
     """train.py's settings for a CPU: its defaults, then config files, SMALLER and changes."""
-    source = (ROOT / "train.py").read_text(encoding="utf-8")
-    head = ast.parse(source[: source.index("config = override(")]).body
-    lines = [node for node in head if isinstance(node, ast.Assign)]
-    defaults = {node.targets[0].id: ast.literal_eval(node.value) for node in lines}
+    defaults = defaults_of("train.py")
     settings = {**defaults, "device": "cpu"}
     for file in files:
         settings |= read_config_file(file, settings, defaults)
@@ -139,21 +134,23 @@ class Run:
     def __init__(self, settings: dict, vocab_size: int, device: torch.device = CPU):
         torch.manual_seed(settings["seed"])
         self.autocast, dtype = hardware.choose_precision(settings["dtype"], device)
-        shape = {field.name for field in dataclasses.fields(GPTConfig)} & settings.keys()
-        self.config = GPTConfig(vocab_size, **{name: settings[name] for name in shape})
-        self.model = self.raw_model = GPT(self.config).to(device)  # model may be replaced by a compiled one
+        self.config = memory.shape_of(settings, vocab_size)
+        self.model = GPT(self.config).to(device)
         self.optimizer = optim.build_optimizer(self.model, {**settings, "dtype": dtype}, device.type)
         self.schedule, _ = optim.resolve_schedule(settings)
         self.longest = settings["grad_clip"] or math.inf
-        logits = settings["batch_size"] * settings["block_size"] * vocab_size
-        self.chunked = 0 < settings["logits_mb"] * 2**18 < logits  # as in train.py
+        tokens = settings["batch_size"] * settings["block_size"]
+        self.in_chunks = memory.too_many_logits(tokens, vocab_size, settings["logits_mb"])
+        self.loss_of = self.summed_loss  # may be replaced by a compiled one
+
+    def summed_loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Nats summed over the targets of a batch (B, T)."""
+        return self.model(x, y) if self.in_chunks else summed_nats(self.model(x), y)
 
     def gradients(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """Forward, loss, backward of a batch (B, T)."""
         with self.autocast:
-            nats = self.model(x, y) if self.chunked else self.model(x)
-        if not self.chunked:
-            nats = F.cross_entropy(nats.flatten(0, 1), y.flatten(), ignore_index=-1, reduction="sum")
+            nats = self.loss_of(x, y)
         (nats / (y != -1).sum()).backward()
 
     def update(self, step: int, x: torch.Tensor, y: torch.Tensor) -> None:
@@ -163,7 +160,7 @@ class Run:
             group["lr"] = lr * group["lr_scale"]
         self.optimizer.zero_grad(set_to_none=True)
         self.gradients(x, y)
-        torch.nn.utils.clip_grad_norm_(self.raw_model.parameters(), self.longest)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.longest)
         self.optimizer.step()
 
 
@@ -204,10 +201,10 @@ def training_rate(settings: dict, vocab_size: int, device: torch.device) -> Call
     run = Run(settings, vocab_size, device)
     x = torch.randint(vocab_size, (settings["batch_size"], settings["block_size"]), device=device)
     if settings["compile"]:
-        run.model = hardware.try_compile(run.model, (x, x) if run.chunked else (x,), run.autocast)
+        run.loss_of = hardware.try_compile(run.summed_loss, run.model, (x, x), run.autocast)
     for step in range(3):  # not counted: they allocate
         run.update(step, x, x)
-    work = 10 * x.numel() * report.flops_per_token(run.raw_model)
+    work = 10 * x.numel() * report.flops_per_token(run.model)
     return lambda turn: work / seconds_of(lambda: [run.update(step, x, x) for step in range(10)])
 
 

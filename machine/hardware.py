@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from collections.abc import Callable
 
 import torch
 
@@ -45,26 +46,31 @@ def choose_precision(dtype: str, device: torch.device) -> tuple[contextlib.Abstr
     return torch.autocast(device.type, getattr(torch, dtype)), dtype
 
 
-def try_compile(model: torch.nn.Module, inputs: tuple, autocast) -> torch.nn.Module:
-    """Compile the model and try it on the inputs. If that fails, print why and return the model as it was.
+def try_compile(loss: Callable, model: torch.nn.Module, batch: tuple, autocast) -> Callable:
+    """Compile a function of x and y (B,T) that calls the model, and try it on a batch (x, y).
 
-    With fsdp each block is compiled by itself, in place: torch cannot compile the gathering between blocks.
+    If that fails, print why and return the function as it was. With fsdp each block is compiled by itself, in
+    place: torch cannot compile the gathering between blocks.
     """
     blocks = model.blocks if hasattr(model, "set_requires_gradient_sync") else []
+    device = next(model.parameters()).device
+    model.require_backward_grad_sync = False  # DDP: another rank may have failed already, so wait for none
     try:
         for block in blocks:
             block.compile()
-        compiled = model if blocks else torch.compile(model)
+        compiled = loss if blocks else torch.compile(loss)
         with autocast:
-            compiled(*inputs).sum().backward()
+            nats = compiled(*(to_device(t, device) for t in batch))
+        nats.backward()
         model.zero_grad(set_to_none=True)
         return compiled
     except Exception as error:
         for block in blocks:
             block._compiled_call_impl = None
+        model.zero_grad(set_to_none=True)
         reason = str(error).strip().split("\n")[0]
         print(f"torch.compile does not work here, going on without it: {type(error).__name__}: {reason}")
-        return model
+        return loss
 
 
 def to_device(t: torch.Tensor, device: torch.device) -> torch.Tensor:

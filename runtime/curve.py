@@ -1,11 +1,11 @@
-"""Is my curve normal? The band in which a config expects its val losses, and loss.png, which shows both.
+"""Is my curve normal? The bands in which a config expects its val losses, and loss.png, which shows both.
 
-    expected = {"val": "d37d30cc0c82", 250: (1.9, 2.3)}    in a config file: val loss after 250 updates
-    python -m runtime.curve out-1 out-2 out-3 out-4 out-5    prints that line, from runs with five seeds
+    expected = {"val": "d37d30cc0c83", 250: (1.9, 2.3)}     in a config file: the val loss after 250 updates
+    python -m runtime.curve out-1 out-2 out-3 out-4 out-5    prints such a line, from runs with five seeds
 
-A band reaches from the lowest to the highest val loss of the runs, and beyond both by as much again, at least
-by 0.02. It holds for the config as it is, and for val tokens whose sha256 begins as "val" says: another text
-and a shorter run have a curve of their own.
+A band reaches from the lowest to the highest val loss of the runs, widened on both sides by that distance,
+but at least by 0.02. "val" is the beginning of the sha256 of the val tokens: with another val split nothing
+is compared. Neither is a run with another --max_iters, whose learning rate falls at other steps.
 """
 
 import json
@@ -18,7 +18,7 @@ from runtime.guard import atomic_file
 
 ABOVE = "it learns less than it should: look at learning_rate, dropout, and whether y is x one token later"
 BELOW = "too good: is val text in the training text, can a position see what follows? If not, well done"
-# What does not change a curve, or no more than the bands are wide.
+# Settings that do not change a curve, or by less than the bands are wide.
 HARMLESS = set(
     "out_dir init_from dataset seed threads device compile dtype eval_interval log_interval save_interval "
     "sample_interval max_new_tokens".split()
@@ -26,19 +26,20 @@ HARMLESS = set(
 
 
 def check_bands(expected: dict) -> None:
-    """ValueError unless it is {step: (lowest, highest)}, with or without "val"."""
+    """ValueError unless expected is {step: (lowest, highest)}, with or without "val": text."""
     for step, band in expected.items():
+        if step == "val" and isinstance(band, str):
+            continue
         pair = type(step) is int and isinstance(band, (tuple, list)) and len(band) == 2
-        good = pair and all(type(loss) in (int, float) for loss in band) and band[0] <= band[1]
-        if not good and (step != "val" or not isinstance(band, str)):
+        if not pair or not all(type(loss) in (int, float) for loss in band) or band[0] > band[1]:
             raise ValueError(
                 f"expected has {step!r}: {band!r}; write the step and the lowest and highest val loss, "
-                "250: (1.9, 2.3)"
+                "for example 250: (1.9, 2.3)"
             )
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The rows of a metrics.jsonl; none if there is no such file. A half-written last line is left out."""
+    """The rows of a metrics.jsonl; [] if there is no such file. An unfinished last line is left out."""
     if not path.is_file():
         return []
     rows = []
@@ -51,18 +52,17 @@ def read_rows(path: Path) -> list[dict]:
 
 
 def evaluations(rows: list[dict]) -> dict[int, float]:
-    """{step: val loss}, of the rows of a metrics.jsonl."""
+    """{step: val loss} of the evaluations among the rows of a metrics.jsonl."""
     return {row["step"]: row["val_loss"] for row in rows if "val_loss" in row}
 
 
-def bands_for(meta: dict, expected: dict) -> dict[int, tuple[float, float]]:
-    """The bands, if they were measured on the val tokens of this dataset; {} if not."""
-    same = meta["splits"]["val"]["sha256"].startswith(expected.get("val", ""))
-    return {step: band for step, band in expected.items() if step != "val"} if same else {}
+def same_val_split(expected: dict, meta: dict) -> bool:
+    """Whether the bands were measured on the val tokens of the dataset with this meta.json."""
+    return meta["splits"]["val"]["sha256"].startswith(expected.get("val", ""))
 
 
 def bands(runs: list[dict[int, float]]) -> dict[int, tuple[float, float]]:
-    """What to expect after several runs that differ in their seed: {step: (lowest, highest)}, widened."""
+    """The bands {step: (lowest, highest)} from the {step: val loss} of several runs with different seeds."""
     expected = {}
     for step in runs[0]:
         if not all(step in run for run in runs):
@@ -74,18 +74,19 @@ def bands(runs: list[dict[int, float]]) -> dict[int, tuple[float, float]]:
 
 
 def outside(found: dict[int, float], expected: dict) -> dict[int, float]:
-    """Those of the evaluations that are not in their band."""
+    """The evaluations {step: val loss} that are outside their band. Steps without a band do not count."""
     judged = {step: loss for step, loss in found.items() if step in expected}
     return {step: loss for step, loss in judged.items() if not expected[step][0] <= loss <= expected[step][1]}
 
 
 def judge(found: dict[int, float], expected: dict, changed: list[str]) -> str:
-    """Whether a run stayed inside, and where it left: one line or two; "" if nothing is known of its steps.
+    """One or two lines: did a run stay within its bands, and if not, where did it leave them?
 
-    changed: settings that are not the config's, as "name=value".
+    found: {step: val loss}. changed: settings that differ from the config's, as "name=value". Returns "" if
+    no step but 0 has a band.
     """
     known = [step for step in found if step in expected]
-    if not any(known):  # step 0 alone says nothing
+    if not any(known):  # at step 0 nothing is trained yet
         return ""
     left = outside(found, expected)
     if not left:
@@ -96,15 +97,15 @@ def judge(found: dict[int, float], expected: dict, changed: list[str]) -> str:
     line = f"is the curve normal? NO: val loss {loss:.4f} at step {step}, expected {low} to {high}"
     if len(left) > 1:
         line += f"; outside at {len(left)} of {len(known)} steps: {', '.join(map(str, left))}"
-    here = f" (not as in the config: {' '.join(changed)})" if changed else ""
-    return f"{line}\n  {cause}{here}"
+    but = f" (not as in the config: {' '.join(changed)})" if changed else ""
+    return f"{line}\n  {cause}{but}"
 
 
 def open_pyplot():
-    """matplotlib.pyplot, for files alone; ValueError if the package is missing."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # not a word on where it keeps its cache
+    """Import matplotlib.pyplot for drawing to files. ValueError if the package is missing."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it reports where its cache is
     try:
-        from matplotlib import pyplot  # here, because it takes half a second that not all should wait for
+        from matplotlib import pyplot  # here, because it takes half a second
     except ImportError:
         raise ValueError("a plot needs what is not installed: pip install matplotlib") from None
     pyplot.switch_backend("Agg")  # needs no display
@@ -112,7 +113,7 @@ def open_pyplot():
 
 
 def plot_loss(rows: list[dict], floor: float, expected: dict, path: Path) -> None:
-    """Draw the rows of a metrics.jsonl to a PNG file; floor: a line across, 0 for none; expected: bands."""
+    """Draw the rows of a metrics.jsonl to a PNG file, with the bands and a line at floor (0: none)."""
     pyplot = open_pyplot()
     updates = [row for row in rows if "loss" in row]
     evaluated = [row for row in rows if "val_loss" in row]
@@ -124,7 +125,8 @@ def plot_loss(rows: list[dict], floor: float, expected: dict, path: Path) -> Non
     if expected:
         low, high = zip(*expected.values(), strict=True)
         upper.vlines(expected.keys(), low, high, color="tab:green", lw=8, alpha=0.4, label="expected val")
-    if left := outside(evaluations(rows), expected):
+    left = outside(evaluations(rows), expected)
+    if left:
         upper.plot(left.keys(), left.values(), "o", color="red", mfc="none", ms=10, label="not as expected")
     if floor:
         upper.axhline(floor, color="black", linestyle=":", label="entropy of the source")
@@ -140,7 +142,7 @@ def plot_loss(rows: list[dict], floor: float, expected: dict, path: Path) -> Non
 
 
 def main() -> None:
-    """The line for a config file, from the folders of its runs."""
+    """Print the line `expected = ...` for a config file, from the folders of its runs."""
     start_script(__doc__)
     if len(sys.argv) < 3:
         raise ValueError("expected the folders of two runs or more: python -m runtime.curve out-1 out-2")

@@ -1,5 +1,6 @@
-"""What can go wrong in a run, and what is done about it: signals, kills, a second process at the same work,
-numbers gone bad, memory that runs out.
+"""Protect a run from signals, kills, a second process in the same folder, and NaN or infinity.
+
+(memory.py handles memory that runs out.)
 """
 
 import contextlib
@@ -7,46 +8,66 @@ import math
 import os
 import re
 import signal
+import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
-from machine.distributed import local_shard
+from machine.distributed import local_shard, lost_contact
 
 try:
     import fcntl
 except ImportError:
-    fcntl = None  # Windows has no flock: there nobody waits and nobody is refused
+    fcntl = None  # Windows has no flock: alone() then locks nothing
 
-recent: deque[tuple[int, float, float]] = deque(maxlen=30)  # latest updates: number, loss, gradient norm
+recent: deque[tuple[int, float, float]] = deque(maxlen=30)  # (update, loss, gradient norm) of the latest
 LEFTOVER = re.compile(r"(ckpt(_\d+)?|best|metrics|config|result|loss)\.tmp")
-held: set[Path] = set()  # the files by which this process is alone()
+held: set[Path] = set()  # the lock files that this process holds: see alone()
 
 
 class StopRequest:
-    """SIGINT (Ctrl-C) and SIGTERM: the first asks the loop to stop after an update, a second ends at once."""
+    """Catches SIGINT (Ctrl-C) and SIGTERM: the loop stops after its update. A second one ends it at once."""
 
     def __init__(self):
-        self.number = 0  # of the signal, once one has come
+        self.number = 0  # 0 until a signal arrives, then the signal's number
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.handle)
 
     def handle(self, number: int, frame) -> None:
         self.number = number
         signal.signal(number, signal.SIG_DFL)
-        os.write(2, b"\nstopping after this update\n")  # print is not safe in a signal handler
+        os.write(2, b"\nstopping after this update\n")  # print() is not safe in a signal handler
+
+
+def call_after_error(save: Callable[[], None], where: Callable[[], str]) -> None:
+    """From now on, call save() when an error ends the program, unless it is a user's mistake (ValueError).
+
+    The error is then reported as before. If another process no longer answers, one line says so and where().
+    """
+    previous = sys.excepthook
+
+    def hook(kind, error, traceback) -> None:
+        if not isinstance(error, ValueError):
+            save()
+        if reason := lost_contact(error):
+            print(f"error: {where()}: {reason}", file=sys.stderr)
+            sys.exit(2)
+        previous(kind, error, traceback)
+
+    sys.excepthook = hook
 
 
 @contextlib.contextmanager
 def alone(path: Path, advice: str = "") -> Iterator[None]:
-    """One process at a time: a second one waits here, or with advice gets a ValueError that ends in it.
+    """Hold a lock, so that only one process at a time runs the `with` block.
 
-    path: a file for the lock (flock); its folder is made. The lock dies with its owner, whatever kills that
-    one, so a file left over stops nobody. A process that has the lock may come again.
+    path: the lock file (flock); its folder is made. If another process holds the lock, wait for it, or, if
+    advice is given, raise a ValueError that ends in it. The lock is released when its process ends, even by
+    SIGKILL, so a leftover file blocks nobody. A process that holds the lock may enter again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if fcntl is None or path in held:
@@ -65,11 +86,11 @@ def alone(path: Path, advice: str = "") -> Iterator[None]:
             print(f"waiting for {owner}, which holds {path}", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
-            pass  # a file system without locks
+            pass  # this file system has no locks: go on without
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 break
-        file.close()  # the one before has removed it: lock a new one
+        file.close()  # the previous owner has deleted this file: lock a new one
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
@@ -84,89 +105,96 @@ def alone(path: Path, advice: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to; at every moment either the old one or the whole new one has its name."""
+    """A file to write to. At every moment `path` is the complete old file or the complete new one."""
     temporary = path.with_suffix(".tmp")
     try:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())  # without it the new name may survive a power cut, and its content not
+            os.fsync(file.fileno())  # or a power cut may keep the new name and lose the content
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)  # is there only if something went wrong: no space left, say
+        temporary.unlink(missing_ok=True)  # still there only after an error, such as a full disk
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """A text as a atomic_file."""
+    """Write a text file atomically, in UTF-8."""
     with atomic_file(path) as file:
         file.write(text.encode("utf-8"))
 
 
 def remove_leftovers(folder: Path) -> None:
-    """What a killed run was writing when it was killed: ckpt.tmp and the like; no other file is touched."""
+    """Delete the unfinished files of a killed run, such as ckpt.tmp. Touches no other file."""
     for path in folder.glob("*.tmp"):
         if LEFTOVER.fullmatch(path.name):
             path.unlink()
 
 
 def stop_if_not_finite(model, update: int, loss: float, grad_norm: float, settings: dict, lr: float) -> None:
-    """ValueError, with the likely cause, before a step that would spoil the weights.
+    """Raise a ValueError with the likely cause, instead of a step that would ruin the weights.
 
-    model: with the gradients of this update, not clipped yet (a norm that is NaN makes all of them NaN).
-    loss: this rank's part of it. settings: those of train.py, dtype resolved. lr: of this update.
+    model: holds the gradients of this update, before clipping (clipping by a NaN norm makes all of them NaN).
+    loss: this rank's share of the mean loss. settings: train.py's, with dtype resolved. lr: this update's.
     """
     if recent and recent[-1][0] != update - 1:
-        recent.clear()  # it was another run in this process
+        recent.clear()  # they belong to an earlier run in this process
     loss *= torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     recent.append((update, loss, grad_norm))
-    guess = math.log(model.config.vocab_size)
-    cause = likely_cause(model, guess, settings["dtype"])
+    uniform = math.log(model.config.vocab_size)  # the loss of a uniform guess
+    cause = likely_cause(model, uniform, settings["dtype"])
     if not cause:
         return
     before = [old for n, old, _ in recent if n < update and math.isfinite(old)]
-    sizes = [local_shard(p).abs().max().item() for p in model.parameters() if local_shard(p).numel()]
-    numbers = [f"losses before: {', '.join(f'{old:.4g}' for old in before[-5:])}"] if before else []
-    rates = "learning_rate" + " or muon_lr" * (settings["optimizer"] == "muon")
-    if before and before[-1] > min(1.2 * min(before) + 0.2, guess + 5):
-        numbers.append(f"so {rates} is too high")
-    elif math.inf > max(sizes) > 1000:
-        numbers.append(f"the largest weight is {max(sizes):.3g}, at first it is about 1: {rates} is too high")
-    peak = f" or muon_lr ({settings['muon_lr']:.2e} at its peak)" if settings["optimizer"] == "muon" else ""
+    shards = [local_shard(p) for p in model.parameters()]
+    largest = max(shard.abs().max().item() for shard in shards if shard.numel())
+    details = [cause]
+    if before:
+        details.append(f"losses before: {', '.join(f'{old:.4g}' for old in before[-5:])}")
+    muon = settings["optimizer"] == "muon"
+    rate = "learning_rate or muon_lr" if muon else "learning_rate"
+    if before and before[-1] > min(1.2 * min(before) + 0.2, uniform + 5):
+        details.append(f"so {rate} is too high")
+    elif math.inf > largest > 1000:
+        details.append(f"the largest weight is {largest:.3g}, from about 1 at the start: {rate} is too high")
+    muon_lr = f" or muon_lr ({settings['muon_lr']:.2e} at its peak)" if muon else ""
     raise ValueError(
         f"update {update}: loss {loss:.4g}, gradient norm {grad_norm:.4g}; no step was made, the last good "
-        f"checkpoint is in {settings['out_dir']}. {'; '.join([cause, *numbers])}. Try a smaller "
-        f"learning_rate (now {lr:.2e}){peak}, --grad_clip=1.0 (now {settings['grad_clip']}), a longer "
+        f"checkpoint is in {settings['out_dir']}. {'; '.join(details)}. Try a smaller "
+        f"learning_rate (now {lr:.2e}){muon_lr}, --grad_clip=1.0 (now {settings['grad_clip']}), a longer "
         f"warm-up, or --dtype=float32 (now {settings['dtype']})"
     )
 
 
-def likely_cause(model, guess: float, dtype: str) -> str:
-    """What is wrong with the latest update; "" if nothing is. guess: ln(V), what a blind guess costs.
+def likely_cause(model, uniform: float, dtype: str) -> str:
+    """What went wrong in the latest update, as a sentence; "" if nothing did. uniform: ln(vocab_size).
 
-    Searched in the order of the computation, so that what is named is not the consequence of another.
+    Looks in the order of the computation (weights, loss, gradient), so that it names the cause rather than a
+    consequence.
     """
     _, loss, grad_norm = recent[-1]
     if math.isfinite(loss) and math.isfinite(grad_norm):
-        # Norms and capped logits keep all numbers finite at any learning rate; then the loss is absurd.
+        # Norms and a logit cap keep all numbers finite at any learning rate; but then the loss is absurd.
         lowest = min(loss for _, loss, _ in list(recent)[-10:])
-        if len(recent) < 10 or lowest < guess + 5 or lowest < recent[0][1]:
+        if len(recent) < 10 or lowest < uniform + 5 or lowest < recent[0][1]:
             return ""
-        return f"The loss of 10 updates was above {lowest:.4g}, and a blind guess costs {guess:.4g}"
-    if bad := first_not_finite(model.named_parameters()):
+        return f"The last 10 losses were above {lowest:.4g}; a uniform guess costs {uniform:.4g}"
+    bad = first_not_finite(model.named_parameters())
+    if bad:
         return f"The weights were not finite before this update, first {bad}: an earlier step, or the file"
     if not math.isfinite(loss):
-        return "The weights are finite, what they compute is not"
+        return "The weights are finite, but the loss computed from them is not"
     overflowed = sum(not math.isfinite(norm) for _, _, norm in recent)
     if dtype == "float16" and overflowed < recent.maxlen:
-        return ""  # the scaler skips the step and halves its factor, at first 2**16; after 30 it is 2**-14
+        return ""  # the loss scaler skips the step and halves its factor, from 2**16 down to 2**-14 after 30
     bad = first_not_finite((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
-    return f"Weights and loss are finite, the gradient is not, first {bad or 'its length: it overflows'}"
+    return f"Weights and loss are finite, the gradient is not, first {bad or 'its norm, which overflows'}"
 
 
 def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """The first tensor that holds NaN or infinity, as "NAME (3 of 1,024 numbers)"; "" if none does."""
+    """The first tensor with NaN or infinity in it, as "NAME (3 of 1,024 numbers)"; "" if there is none."""
     for name, t in tensors:
-        bad = local_shard(t).numel() - int(local_shard(t).isfinite().sum())
+        t = local_shard(t)
+        bad = t.numel() - int(t.isfinite().sum())
         if bad:
-            return f"{name} ({bad:,} of {local_shard(t).numel():,} numbers)"
+            return f"{name} ({bad:,} of {t.numel():,} numbers)"
     return ""

@@ -43,6 +43,14 @@ def shard_numel(p: torch.Tensor, W: int) -> int:
 
 
 # ---- how much, by formula
+def too_many_logits(n_tokens: int, vocab_size: int, logits_mb: float) -> bool:
+    """Do the float32 logits of so many tokens take more than logits_mb? Then the loss is computed in chunks.
+
+    logits_mb: train.py's setting; 0 means no limit.
+    """
+    return 0 < logits_mb * 2**20 < 4 * n_tokens * vocab_size
+
+
 def optimizer_bytes(model: GPT, settings: dict, W: int) -> int:
     """The averages of the rank that has most of them.
 
@@ -106,8 +114,8 @@ def activations(config: GPTConfig, settings: dict) -> int:
     blocks = 4 * C * config.n_layer + block if config.gradient_checkpointing else block * config.n_layer
     tokens = settings["batch_size"] * config.block_size
     logits = 4 * tokens * config.vocab_size
-    if 0 < settings["logits_mb"] * 2**20 < logits:  # as in train.py: in chunks of 64 MB
-        logits = 2**26
+    if too_many_logits(tokens, config.vocab_size, settings["logits_mb"]):
+        logits = 2**26  # bytes of a chunk
     return tokens * (blocks + (4 + n) * C) + 3 * logits  # with their log-softmax and their gradient
 
 
@@ -148,34 +156,62 @@ def needed(model: GPT, settings: dict, W: int) -> dict[str, float]:
 
 
 # ---- when it runs out
-def divide_batch(
-    error: Exception, batch_size: int, config: dict, vocab_size: int, world_size: int, whole: bool
-) -> int:
-    """By what to divide a micro-batch that did not fit into memory: the smallest prime factor of batch_size.
+class Attempt:
+    """One try at an update: `with attempt:` around everything from its batches to the optimizer's step.
 
-    config: train.py's settings, dtype resolved. whole: no weight has changed since the update began. Raises
-    the error itself if it is another one, and ValueError with the remedies where dividing does not help.
+    If memory runs out inside before any weight has changed, the block ends without an error: `failed` is
+    True, and batch_size and micro_steps name smaller micro-batches with the same gradient. Every other error
+    goes on. It becomes a ValueError with remedies where smaller micro-batches cannot help.
     """
-    if not is_out_of_memory(error):
-        raise error
-    factor = next((n for n in range(2, batch_size + 1) if batch_size % n == 0), 0)
-    if factor and whole and world_size == 1 and config["oom_retry"]:
-        return factor
-    found = remedies({**config, "batch_size": batch_size}, vocab_size, world_size)
-    advice = [f"{flag} (needs {share:.0%} as much)" for flag, share in found]
-    if factor:
-        steps = config["global_batch_size"] // world_size * factor // batch_size
-        advice.insert(0, f"--batch_size={batch_size // factor} --gradient_accumulation_steps={steps}")
-    lost = "" if whole else " in the middle of the optimizer's step (go on from the last checkpoint)"
-    raise ValueError(
-        f"out of memory with {batch_size=}{lost}; what helps this model, by formula, most comes first: "
-        + ", ".join(advice)
-    ) from None
+
+    def __init__(self, optimizer, settings: dict, batch_size: int, micro_steps: int, vocab_size: int):
+        """settings: train.py's, dtype resolved. batch_size and micro_steps: of an update, on this process."""
+        self.optimizer, self.settings, self.vocab_size = optimizer, settings, vocab_size
+        self.batch_size, self.micro_steps = batch_size, micro_steps
+        self.failed, self.running = False, False
+
+    def __enter__(self) -> None:
+        self.failed, self.running = False, True
+        self.before = optim.versions(self.optimizer)
+
+    def __exit__(self, kind, error, traceback) -> bool:
+        if error is None:
+            self.running = False
+            return False
+        if not isinstance(error, Exception) or not is_out_of_memory(error):
+            return False
+        factor = next((n for n in range(2, self.batch_size + 1) if self.batch_size % n == 0), 0)
+        alone = not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1
+        if not (factor and alone and self.settings["oom_retry"]) or self.in_the_middle():
+            raise ValueError(self.advice(factor)) from None
+        self.batch_size, self.micro_steps = self.batch_size // factor, self.micro_steps * factor
+        self.failed, self.running = True, False
+        return True
+
+    def in_the_middle(self) -> bool:
+        """Whether an update has begun to change the weights and has not ended: then they are of no step."""
+        return self.running and optim.versions(self.optimizer) != self.before
+
+    def advice(self, factor: int) -> str:
+        """The message for memory that ran out: what helps this model, with the share of memory it needs."""
+        settings = {**self.settings, "batch_size": self.batch_size}
+        world_size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        found = remedies(settings, self.vocab_size, world_size)
+        advice = [f"{flag} (needs {share:.0%} as much)" for flag, share in found]
+        if factor:
+            flags = f"--batch_size={self.batch_size // factor}"
+            advice.insert(0, f"{flags} --gradient_accumulation_steps={self.micro_steps * factor}")
+        middle = " in the middle of the optimizer's step (go on from the last checkpoint)"
+        where = middle if self.in_the_middle() else ""
+        return (
+            f"out of memory with batch_size={self.batch_size}{where}; what helps this model, by formula, "
+            f"most comes first: {', '.join(advice)}"
+        )
 
 
 def give_back() -> None:
-    """Freed memory back to the system: glibc keeps it, and then the next batch finds no room to be mapped."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # it is not glibc
+    """Return freed memory to the system. glibc keeps it, and then the next batch may find no room."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library has no malloc_trim
         ctypes.CDLL(None).malloc_trim(0)
 
 

@@ -1,14 +1,15 @@
-"""What a run tells: lines on the screen, metrics.jsonl, loss.png, result.json; TensorBoard and W&B by flag.
+"""What a run writes: lines on the screen, metrics.jsonl, loss.png, result.json; TensorBoard and W&B by flag.
 
-metrics.jsonl holds one JSON object a line. Every log_interval: step, tokens, seconds (of training), loss, lr,
-grad_norm, tokens_per_second, memory_mb, cpu_percent, data_ms. Every evaluation: step, tokens, seconds,
-train_loss, val_loss.
+metrics.jsonl has one JSON object a line. Every log_interval updates: step, tokens, seconds (of training),
+loss, lr, grad_norm, tokens_per_second, memory_mb, cpu_percent, data_ms. Every evaluation: step, tokens,
+seconds, train_loss, val_loss.
 """
 
 import atexit
 import contextlib
 import gc
 import json
+import math
 import os
 import sys
 import time
@@ -16,23 +17,23 @@ from pathlib import Path
 
 import torch
 
-from config import after_bands, typed
+from config import given, typed
 from optim import state_names
 from runtime import guard
-from runtime.curve import HARMLESS, bands_for, check_bands, evaluations, judge, plot_loss, read_rows
+from runtime.curve import HARMLESS, check_bands, evaluations, judge, plot_loss, read_rows, same_val_split
 
 try:
     import resource  # not on Windows
 except ImportError:
     resource = None
 
-SHARED = {
+SHARED = {  # strategy -> what to add to the line on memory
     "ddp": "",
     "zero1": " (divided among the processes)",
     "fsdp": " (all of it divided among the processes)",
 }
-# Dense bf16 matrix peak in TFLOP/s, from NVIDIA's data sheets, by the name that CUDA gives the device. MFU is
-# printed for these and no other: an L40 is no L4, and an H100 on PCIe does not reach 989.
+# Peak of dense bf16 matrix products in TFLOP/s, from NVIDIA's data sheets, by CUDA's device name. MFU is
+# printed only for these names: an L40 is not an L4, and an H100 on PCIe does not reach 989.
 BF16_PEAK = {
     "NVIDIA A100-SXM4-40GB": 312, "NVIDIA A100-SXM4-80GB": 312, "NVIDIA A100-PCIE-40GB": 312,
     "NVIDIA A100 80GB PCIe": 312, "NVIDIA H100 80GB HBM3": 989, "NVIDIA H100 PCIe": 756, "NVIDIA H200": 989,
@@ -41,25 +42,27 @@ BF16_PEAK = {
 
 
 class Report:
-    """The lines and files of one run. Ranks above 0 say and write nothing; with eval_only rank 0 only says.
+    """Prints the lines and writes the files of one run, on rank 0. With eval_only it writes no files.
 
-    step: where a resumed run goes on, -1 for a new one. floor: nats per token that no model can beat (0 where
-    the entropy of the text is not known).
+    step: where a resumed run goes on; -1 for a new run. main: true on rank 0. floor: entropy of the text in
+    nats per token, which no model can beat; 0 if unknown.
     """
 
     def __init__(self, folder: Path, config: dict, step: int, main: bool, model, device, floor: float):
         self.folder, self.main, self.model, self.device, self.floor = folder, main, model, device, floor
-        self.shared = SHARED[config["strategy"]]
+        self.config, self.shared = config, SHARED[config["strategy"]]
         check_bands(config["expected"])
-        scratch = config["init_from"] in ("scratch", "resume", "auto")
-        if not scratch or (step < 0 and typed & {"max_iters", "epochs"}):
-            config["expected"] = {}  # val losses of the whole run, from scratch; nor if this one is resumed
+        from_scratch = config["init_from"] in ("scratch", "resume", "auto")
+        other_length = step < 0 and (typed("max_iters") or typed("epochs"))
+        if not from_scratch or other_length:
+            config["expected"] = {}  # in config, so that it stays empty when this run is resumed
         self.expected = config["expected"]
-        told = sorted(after_bands - HARMLESS)
-        self.changed = [f"{name}={config[name]}" for name in told if name in config]
+        elsewhere = {name for name in given if given[name] != given.get("expected")}
+        self.changed = [f"{name}={config[name]}" for name in sorted(elsewhere - HARMLESS) if name in config]
         self.rows, self.plot_error = [], ""
-        self.overwrite = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"  # each line the one before
+        self.overwrite = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"  # lines replace each other
         self.updates, self.update_seconds, self.data_seconds = 0, 0.0, 0.0  # since the last progress line
+        self.skipped = 0  # updates that overflowed in float16
         self.clocks = (time.perf_counter(), time.process_time())
         self.tensorboard = self.wandb = None
         self.write = main and not config["eval_only"]
@@ -70,25 +73,29 @@ class Report:
         if config["wandb_log"]:
             self.wandb = open_wandb(config)
         self.path = folder / "metrics.jsonl"
-        if step >= 0:  # rows after the checkpoint belong to updates that are done again
+        if step >= 0:  # later rows belong to updates that this run repeats
             self.rows = [row for row in read_rows(self.path) if row["step"] <= step]
         self.lock = contextlib.ExitStack()
         advice = "wait for its end, stop it, or choose another --out_dir"
         self.lock.enter_context(guard.alone(folder / ".lock", advice))
         atexit.register(self.lock.close)
         guard.remove_leftovers(folder)
-        (folder / "result.json").unlink(missing_ok=True)  # who has none is not done: see train.py
-        guard.write_atomic(folder / "config.json", json.dumps(config, indent=2) + "\n")
+        (folder / "result.json").unlink(missing_ok=True)  # a run without result.json has not finished
         self.write_rows()
 
-    def say(self, line: str = "") -> None:
-        """Print a line on rank 0."""
-        if self.main:
+    def say(self, line: str) -> None:
+        """Print a line on rank 0, unless it is empty."""
+        if self.main and line:
             print(("\033[K" if self.overwrite else "") + line, flush=True)
 
     def start(self, meta: dict, optimizer, train, val, dtype: str) -> None:
-        """What is trained on what, and the memory it takes."""
-        self.expected = bands_for(meta, self.expected)
+        """Print device, data, model and memory. meta: the dataset's meta.json. train, val: data.Windows."""
+        if self.write:  # now all settings are resolved
+            guard.write_atomic(self.folder / "config.json", json.dumps(self.config, indent=2) + "\n")
+        if self.expected and not same_val_split(self.expected, meta):
+            measured = self.expected["val"]
+            self.say(f"the expected losses are for another val split (sha256 {measured}...): not compared")
+            self.expected = {}
         threads = torch.get_num_threads()
         self.say(f"device {self.device}, dtype {dtype}, {threads} threads, torch {torch.__version__}")
         self.say(
@@ -113,7 +120,7 @@ class Report:
         )
 
     def length(self, max_iters: int, batch_size: int, micro_steps: int, world_size: int, train) -> None:
-        """How much is trained: tokens per update with their factors, and how many passes over the data."""
+        """Print how much is trained: tokens per update with their factors, and passes over the data."""
         self.max_iters, self.world_size = max_iters, world_size
         windows = batch_size * micro_steps * world_size
         self.tokens_per_iter = windows * train.block_size
@@ -124,16 +131,18 @@ class Report:
         tokens, epochs = max_iters * self.tokens_per_iter, max_iters * windows / train.n_windows
         self.say(f"{max_iters:,} updates: {tokens:,} tokens, {epochs:.2f} epochs")
 
-    def count_update(self, seconds: float, data_seconds: float) -> None:
-        """Note the time of one update, and how much of it went into its batches."""
+    def count_update(self, seconds: float, data_seconds: float, grad_norm: float) -> None:
+        """Note the time of one update, and how much of it went into reading its batches."""
         self.updates += 1
+        self.skipped += not math.isfinite(grad_norm)  # float16 overflowed: the scaler made no step
         self.update_seconds += seconds
         self.data_seconds += data_seconds
 
-    def iteration(self, step, tokens, seconds, loss, lr, grad_norm, skipped) -> None:
-        """`iter 10: loss 2.5528, time 44.79ms, ...` and a row of metrics.jsonl; times are means."""
-        each = self.update_seconds / self.updates
-        row = dict(step=step, tokens=tokens, seconds=round(seconds, 4), loss=loss, lr=lr, grad_norm=grad_norm)
+    def iteration(self, progress, loss: float, lr: float, grad_norm: float) -> None:
+        """Print `iter 10: loss 2.5528, time 44.79ms, ...` and record the row. Times are means."""
+        each, step = self.update_seconds / self.updates, progress.step
+        row = dict(step=step, tokens=progress.tokens, seconds=round(progress.seconds, 4))
+        row |= dict(loss=loss, lr=lr, grad_norm=grad_norm)
         row["tokens_per_second"] = round(self.tokens_per_iter / each, 1)
         row["memory_mb"] = memory_mb(self.device)
         row["cpu_percent"] = self.cpu_percent()
@@ -144,18 +153,20 @@ class Report:
         line = (
             f"iter {step}: loss {loss:.4f}, time {1000 * each:.2f}ms, {row['tokens_per_second']:,.0f} tok/s, "
             f"lr {lr:.2e}, grad norm {grad_norm:.2f}{f', mfu {mfu:.1%}' if mfu else ''}"
-            f"{f', {skipped} skipped' if skipped else ''}, {clock((self.max_iters - step) * each)} left"
+            f"{f', {self.skipped} skipped' if self.skipped else ''}, {clock((self.max_iters - step) * each)} left"
         )
         if self.main and self.overwrite:
             print("\033[K" + line, end="\r", flush=True)
         else:
             self.say(line)
 
-    def evaluation(self, step, tokens, seconds, train_loss, val_loss, standard_error) -> None:
-        """`step 250: train loss 1.9612, val loss 2.0647`, what is suspicious, a row of metrics.jsonl."""
-        row = dict(step=step, tokens=tokens, seconds=seconds, train_loss=train_loss, val_loss=val_loss)
+    def evaluation(self, progress, standard_error: float) -> None:
+        """Print `step 250: train loss 1.9612, val loss 2.0647` with warnings, and record the row."""
+        step, train_loss, val_loss = progress.step, progress.train_loss, progress.val_loss
+        row = dict(step=step, tokens=progress.tokens, seconds=progress.seconds)
+        row |= dict(train_loss=train_loss, val_loss=val_loss)
         if self.rows and self.rows[-1]["step"] == step and "val_loss" in self.rows[-1]:
-            self.rows.pop()  # resumed from a file that was saved just before this evaluation
+            self.rows.pop()  # resumed from a checkpoint saved just before this evaluation
             self.write_rows()
         line = f"step {step}: train loss {train_loss:.4f}, val loss {val_loss:.4f}"
         if self.floor:
@@ -168,16 +179,16 @@ class Report:
         self.say(line)
 
     def overfitting(self, row: dict) -> bool:
-        """True where val loss is above the evaluation before it and train loss is below it."""
+        """Whether val loss has risen and train loss has fallen since the evaluation before."""
         before = next((old for old in reversed(self.rows) if "val_loss" in old), row)
         return row["val_loss"] > before["val_loss"] and row["train_loss"] < before["train_loss"]
 
     def write_rows(self) -> None:
-        """Write metrics.jsonl anew; while a run goes on, record() only appends to it."""
+        """Write metrics.jsonl from self.rows; record() appends single rows."""
         guard.write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def record(self, row: dict) -> None:
-        """Append a row to metrics.jsonl, and send it to TensorBoard and W&B where they are on."""
+        """Append a row to metrics.jsonl, and send it to TensorBoard and W&B if they are on."""
         if not self.write:
             return
         self.rows.append(row)
@@ -191,14 +202,22 @@ class Report:
             self.wandb.log(numbers, step=row["step"])
 
     def cpu_percent(self) -> float:
-        """Processor time of this process over wall time since the last call; 200 means two cores busy."""
+        """CPU time over wall time since the last call, in percent: 200 means that two cores were busy."""
         wall, cpu = time.perf_counter(), time.process_time()
         before, self.clocks = self.clocks, (wall, cpu)
         return round(100 * (cpu - before[1]) / max(wall - before[0], 1e-9), 1)
 
-    def finish(self, **result) -> None:
+    def finish(self, progress) -> None:
         """Write result.json, draw loss.png, and say which file holds what."""
         self.plot()
+        result = dict(
+            final_train_loss=progress.train_loss,
+            final_val_loss=progress.val_loss,
+            best_val_loss=progress.best_val_loss,
+            best_step=progress.best_step,
+            training_time=progress.seconds,
+            parameters=sum(p.numel() for p in self.model.parameters()),
+        )
         if self.write:
             guard.write_atomic(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
             self.lock.close()
@@ -214,13 +233,13 @@ class Report:
             self.say(line)
 
     def plot(self) -> None:
-        """loss.png: train and val loss on one axis, the source's floor if known, the learning rate below."""
+        """Draw loss.png: train and val loss with the source's floor if known; below, the learning rate."""
         if not self.write or not self.rows or self.plot_error:
             return
-        gc.freeze()  # figures are cycles of 2.5 MB: collect() finds them, and need not look at older things
+        gc.freeze()  # a figure is a reference cycle of 2.5 MB; collect() then only looks at what is new
         try:
             plot_loss(self.rows, self.floor, self.expected, self.folder / "loss.png")
-        except Exception as error:  # a run does not end for want of a picture
+        except Exception as error:  # a run does not fail because of a picture
             self.plot_error = " ".join(str(error).split())
             self.say(f"WARNING: no loss.png: {self.plot_error}")
         gc.collect()
@@ -228,10 +247,10 @@ class Report:
 
 
 def memory_mb(device: torch.device) -> float:
-    """Peak memory in MB: allocated on the GPU if the run is there, else resident (RSS) of this process."""
+    """Peak memory in MB: allocated by torch on a GPU, else resident (RSS) of this process."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
-    status = Path("/proc/self/status")  # Linux; its getrusage begins with the peak of whoever started us
+    status = Path("/proc/self/status")  # Linux, where getrusage includes the peak of the parent process
     if status.exists():
         lines = status.read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) * 1.024e-3 for line in lines if line.startswith("VmHWM"))
@@ -241,7 +260,7 @@ def memory_mb(device: torch.device) -> float:
 
 
 def flops_utilisation(model, tokens_per_second: float, device: torch.device) -> float:
-    """MFU: arithmetic that the model needs over what the device can do, 0 where that is not known.
+    """MFU: the operations that the model needs over the device's peak; 0 if the peak is not known.
 
     tokens_per_second: of one device.
     """
@@ -251,7 +270,7 @@ def flops_utilisation(model, tokens_per_second: float, device: torch.device) -> 
 
 
 def flops_per_token(model) -> int:
-    """Operations that training needs: 6 per weight of a matrix and token (2 forward, 4 backward), and
+    """Operations per token of training: 6 for each weight of a matrix (2 forward, 4 backward), and
     12 n_layer n_embd T for attention (Chowdhery et al. 2022, PaLM, appendix B).
     """
     config = model.config
@@ -267,18 +286,18 @@ def clock(seconds: float) -> str:
 
 
 def open_tensorboard(folder: Path):
-    """A SummaryWriter that writes to the run's folder; ValueError if the package is missing."""
+    """A TensorBoard SummaryWriter for the run's folder. ValueError if the package is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ValueError("--tensorboard=True needs what is not installed: pip install tensorboard") from None
     writer = SummaryWriter(str(folder))
-    atexit.register(writer.close)  # it writes in the background: also after Ctrl-C nothing is to be lost
+    atexit.register(writer.close)  # it writes in the background: lose nothing after Ctrl-C
     return writer
 
 
 def open_wandb(config: dict):
-    """The wandb module, with a run begun that knows all settings; ValueError if the package is missing."""
+    """Start a W&B run with all settings and return the wandb module. ValueError if it is missing."""
     try:
         import wandb
     except ImportError:

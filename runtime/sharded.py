@@ -1,13 +1,13 @@
-"""Checkpoints of large models: every process writes its part, in the background, into one folder.
+"""Checkpoints of large models: every process writes its shard, in the background, into one folder.
 
-    out-mine/ckpt_000500/run.json       what is no tensor: settings, tokenizer, step, ...
-                         __0_0.distcp   what rank 0 holds, __1_0.distcp what rank 1 holds, ...
-                         tensors.json   which part of which tensor is where; written last
+    out-mine/ckpt_000500/run.json       everything but tensors: settings, tokenizer, step, ...
+                         __0_0.distcp   the shard of rank 0; __1_0.distcp that of rank 1, ...
+                         tensors.json   the table of contents: which piece of which tensor is where
 
-A folder with tensors.json is whole. torch.distributed.checkpoint does the work: it copies the tensors, writes
-while training goes on, leaves out what other ranks write, too, and reads the parts of one division into the
-parts of another. Its own table of contents is a pickle, which could run code when it is read; ours is JSON.
-Imported only where a run asks for it: torch.distributed.checkpoint takes a second.
+tensors.json is written last, so a folder that has one is complete. torch.distributed.checkpoint (DCP) does
+the work: it copies the tensors, writes them while training goes on, writes replicated tensors once, and loads
+them into any other sharding. Its own table of contents is a pickle, which could run code when it is read;
+this one is JSON. Only a run that needs this file imports it, because importing DCP takes a second.
 """
 
 import contextlib
@@ -35,33 +35,33 @@ from torch.distributed.checkpoint.metadata import (
 
 from machine.distributed import all_gather, barrier, join
 from optim import init_state, named_state
-from runtime.trust import check_zip, or_one_line, read_json, write_json
+from runtime.trust import check_zip, explain_disk_errors, read_json, write_json
 
 
 class Shards:
-    """Writes a run's checkpoints, one after the other. Whatever kills a save, the folders before it stay."""
+    """Writes a run's checkpoints, one at a time. If a save is killed, the folders before it remain."""
 
     def __init__(self, folder: Path, keep: int, main: bool):
-        """keep: how many ckpt_* to keep (best_*: one). main: true on rank 0. All ranks make one together."""
+        """keep: number of ckpt_* to keep (best_*: one). main: true on rank 0. All ranks create one."""
         self.folder, self.keep, self.main, self.pending = folder, keep, main, None
         if not dist.is_initialized():
             join("gloo", timeout=600)
-        # The background has a group of its own: its messages must not meet those of the training.
+        # A process group of its own: the background thread's messages must not mix with those of training.
         self.group = dist.new_group(backend="gloo")
 
     def save(self, stem: str, plain: dict, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> str:
-        """Begin to write stem_STEP/; returns a line that says how long training stood still for it.
+        """Start to write the folder stem_STEP/; returns a line that says how long training was stopped.
 
-        stem: ckpt | best. plain: what is no tensor. All ranks call this together.
+        stem: ckpt | best. plain: everything but tensors. All ranks call this together.
         """
         started = time.perf_counter()
         self.wait()
         name = f"{stem}_{plain['step']:06}"
-        taken = len(list(self.folder.glob(f"{name}*")))  # by an older run, or by a save that was killed
+        taken = len(list(self.folder.glob(f"{name}*")))  # by an older run or a killed save
         self.path = path = self.folder / all_gather(f"{name}_{taken}" if taken else name)[0]
         if self.main:
             groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-            with self.or_no_folder():
+            with self.or_remove_folder():
                 path.mkdir(parents=True)
                 write_json(path / "run.json", {**plain, "param_groups": groups})
         barrier()
@@ -74,25 +74,25 @@ class Shards:
         return f"saving {path.name} in the background; training stood still for {stalled:.3f} s"
 
     def wait(self) -> None:
-        """Until the last save is on the disk; then the oldest folders go."""
+        """Wait until the last save is on the disk; then delete the oldest folders."""
         if self.pending is None:
             return
         pending, self.pending = self.pending, None
-        with self.or_no_folder():
+        with self.or_remove_folder():
             try:
                 pending.result()
-            except CheckpointException as error:  # of all ranks
+            except CheckpointException as error:  # holds the errors of all ranks
                 raise next(iter(error.failures.values()))[0] from None
         for stem, keep in (("ckpt", self.keep), ("best", 1)):
             for path in complete_folders(self.folder, stem)[:-keep] if self.main else ():
-                (path / "tensors.json").unlink()  # first: from here on the folder is no checkpoint
+                (path / "tensors.json").unlink()  # first: without it the folder counts as incomplete
                 shutil.rmtree(path)
 
     @contextlib.contextmanager
-    def or_no_folder(self):
-        """ValueError in place of what a full disk raises; what there is of the folder then goes."""
+    def or_remove_folder(self):
+        """If the disk is full or read-only: remove the incomplete folder, then a ValueError of one line."""
         try:
-            with or_one_line(self.path):
+            with explain_disk_errors(self.path):
                 yield
         except ValueError:
             shutil.rmtree(self.path, ignore_errors=True)
@@ -100,38 +100,41 @@ class Shards:
 
 
 def complete_folders(folder: Path, stem: str) -> list[Path]:
-    """The folders stem_*/ that are whole, the oldest first."""
+    """The complete folders stem_*/, the oldest first."""
     tables = folder.glob(f"{stem}_*/tensors.json")
     return [path.parent for path in sorted(tables, key=lambda path: path.stat().st_mtime_ns)]
 
 
 def tensors_of(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """All tensors of a run that this rank holds, by name. A part is a DTensor, which knows its place."""
+    """Weights and optimizer state of this rank, by name. A shard is a DTensor, which knows its place."""
     tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
     for name, state in named_state(optimizer).items():
-        tensors |= {f"optimizer.{name}/{average}": t for average, t in state.items()}
+        tensors |= {f"optimizer.{name}/{quantity}": t for quantity, t in state.items()}
     return tensors
 
 
 def load_shards(saved: dict, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Fill a model and its optimizer from the folder that checkpoint.load(..., shards=True) has named.
+    """Load model and optimizer state in place from saved["shards"], the folder that checkpoint.load() found.
 
-    Each rank reads what it holds, whatever strategy and number of processes wrote it. Errors of torch for
-    damaged files, on all ranks.
+    Each rank reads its own shard; the number of processes and the strategy may differ from when it was saved.
+    If a file is damaged, all ranks raise torch's error.
     """
     for state in named_state(optimizer).values():
-        state.clear()  # half of it may have come from a folder that turned out to be damaged
+        state.clear()  # may hold what was read from a folder before it turned out to be damaged
     init_state(optimizer)
     reader = Reader(saved["shards"])
-    there = reader.read_metadata().state_dict_metadata  # (none of averages before the first update, once)
+    in_folder = reader.read_metadata().state_dict_metadata  # earlier versions: no optimizer state at step 0
     tensors = tensors_of(model, optimizer)
-    read_all({key: t for key, t in tensors.items() if key in there}, reader)
+    read_all({key: t for key, t in tensors.items() if key in in_folder}, reader)
 
 
 def read_all(tensors: dict[str, torch.Tensor], reader: "Reader", **how) -> None:
-    """dcp.load, whose own exception is no Exception: OSError instead, on all ranks if one meets damage."""
+    """Read tensors in place with dcp.load. OSError on all ranks if any of them finds damage.
+
+    (dcp.load raises a CheckpointException, which is a BaseException: `except Exception` would not catch it.)
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says so if one process reads
+        warnings.simplefilter("ignore")  # dcp.load warns when only one process reads
         try:
             dcp.load(tensors, storage_reader=reader, **how)
         except CheckpointException:
@@ -139,7 +142,7 @@ def read_all(tensors: dict[str, torch.Tensor], reader: "Reader", **how) -> None:
 
 
 def shapes_of(path: Path) -> dict[str, torch.Tensor]:
-    """The weights in a folder by name, on the meta device: their shapes alone."""
+    """The weights of a folder as tensors on the meta device: names, shapes and dtypes only."""
     entries = Reader(path).read_metadata().state_dict_metadata
     return {
         name.removeprefix("model."): torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
@@ -149,7 +152,7 @@ def shapes_of(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_shards(path: Path, groups: list[dict]) -> dict:
-    """The tensors of a folder as an ordinary checkpoint has them: {"model": ..., "optimizer": ...}.
+    """Read all tensors of a folder, in the form of a file: {"model": ..., "optimizer": ...}.
 
     groups: param_groups of run.json.
     """
@@ -165,18 +168,18 @@ def read_shards(path: Path, groups: list[dict]) -> dict:
         if kind == "model":
             weights[name] = t
         else:
-            name, _, average = name.partition("/")
-            state[names.index(name)][average] = t
+            name, _, quantity = name.partition("/")
+            state[names.index(name)][quantity] = t
     numbers = iter(state)
     groups = [{**group, "params": [next(numbers) for _ in group["param_names"]]} for group in groups]
     return {"model": weights, "optimizer": {"state": state, "param_groups": groups}}
 
 
 class Writer(dcp.FileSystemWriter):
-    """As torch's, but for the table of contents."""
+    """torch's FileSystemWriter, but the table of contents is JSON instead of a pickle."""
 
     def finish(self, metadata: Metadata, results: list) -> None:
-        """Called on one rank, when all have written and synced their files."""
+        """Write the table. DCP calls this on one rank, when all have written and synced their files."""
         table: dict[str, dict] = {}
         for index, place in ((each.index, each.storage_data) for result in results for each in result):
             entry = metadata.state_dict_metadata[index.fqn]
@@ -184,7 +187,7 @@ class Writer(dcp.FileSystemWriter):
             about = dict(dtype=str(entry.properties.dtype).removeprefix("torch."), size=list(entry.size))
             table.setdefault(index.fqn, {**about, "chunks": []})["chunks"].append(
                 dict(
-                    offsets=list(index.offset),  # where in the whole tensor this part begins
+                    offsets=list(index.offset),  # where this piece begins in the full tensor
                     sizes=list(sizes),
                     file=place.relative_path,
                     position=place.offset,  # in bytes
@@ -195,11 +198,11 @@ class Writer(dcp.FileSystemWriter):
 
 
 class Reader(dcp.FileSystemReader):
-    """As torch's, but for the table of contents."""
+    """torch's FileSystemReader, but the table of contents is JSON, and everything is checked."""
 
-    @functools.cache  # noqa: B019 (one reader reads one folder once)
+    @functools.cache  # noqa: B019 (a reader lives as long as one load)
     def read_metadata(self, *args, **kwargs) -> Metadata:
-        """ValueError for a table that cannot be true."""
+        """Read tensors.json. ValueError for a table that contradicts itself or the files."""
         folder = Path(self.path)
         table = read_json(folder / "tensors.json")
         sizes_of = {path.name: path.stat().st_size for path in folder.glob("*.distcp")}
@@ -211,7 +214,7 @@ class Reader(dcp.FileSystemReader):
             chunks = []
             for chunk in entry["chunks"]:
                 if Path(chunk["file"]).name != chunk["file"]:
-                    raise ValueError(f"{self.path}: {name} lies outside of the folder")
+                    raise ValueError(f"{self.path}: {name} lies outside the folder")
                 offsets, sizes = torch.Size(chunk["offsets"]), torch.Size(chunk["sizes"])
                 first, length = chunk["position"], chunk["length"]
                 claimed += length
@@ -227,14 +230,14 @@ class Reader(dcp.FileSystemReader):
                 )
             size = torch.Size(entry["size"])
             if sum(math.prod(chunk.sizes) for chunk in chunks) != math.prod(size):
-                raise ValueError(f"{self.path}: parts of {name} are missing")
+                raise ValueError(f"{self.path}: pieces of {name} are missing")
             entries[name] = TensorStorageMetadata(TensorProperties(dtype), size, chunks)
         if claimed > sum(sizes_of.values()):
             raise ValueError(f"{self.path}: the tensors are larger than the files")
         return Metadata(entries, storage_data=places, storage_meta=StorageMeta())
 
     def read_data(self, plan, planner):
-        """First the CRC-32 of each part that this rank reads: it was written by torch.save (trust.py)."""
+        """Check the CRC-32 of each piece that this rank needs (torch.save wrote it), then read them."""
         for item in plan.items:
             place = self.storage_data[item.storage_index]
             with open(Path(self.path) / place.relative_path, "rb") as file:

@@ -1,11 +1,11 @@
-"""What comes from the disk is not believed: a bit may have flipped, and a stranger may have made the file.
+"""Validate everything read from disk before using it: a bit may have flipped, or a stranger made the file.
 
-    check_zip     the CRC-32 of every tensor, which torch.save writes and torch.load does not look at
-    read_json     JSON with a sha256 of its own, write_json writes it
-    check_*       types, sizes and numbers, before anything of that size is made
-    or_one_line   a disk that is full, read-only or gone
+    check_zip            compares the CRC-32 of every tensor: torch.save writes it, torch.load ignores it
+    write_json           writes JSON with a sha256 of its content; read_json compares it
+    check_*              check types, sizes and numbers before anything of that size is allocated
+    explain_disk_errors  turns the error of a full or read-only disk into one line
 
-Nothing here runs code out of a file, and all that is wrong ends in a ValueError of one line.
+Nothing here runs code from a file. Whatever is wrong ends in a ValueError with a message of one line.
 """
 
 import contextlib
@@ -21,155 +21,180 @@ import torch
 
 from runtime.guard import write_atomic
 
-# The types of what is in every checkpoint, and of what only resuming needs.
-TYPES = {dict: "model_config dataset config", str: "tokenizer", int: "step tokens", float: "seconds"}
-LOSSES = "train_loss val_loss best_val_loss"
-TO_RESUME = {dict: "scaler", int: "evaluated_at bad_evals best_step", float: LOSSES}
-LONGEST = 2**20  # block_size of a checkpoint: sampling makes a cache of so many columns
+# What a checkpoint must hold, with its type; TO_RESUME: what resuming needs in addition.
+TYPES = {"model_config": dict, "dataset": dict, "config": dict, "tokenizer": str}
+TYPES |= {"step": int, "tokens": int, "seconds": float}
+TO_RESUME = {"scaler": dict, "evaluated_at": int, "bad_evals": int, "best_step": int}
+TO_RESUME |= {"train_loss": float, "val_loss": float, "best_val_loss": float}
+SCALER = {"scale": float, "growth_factor": float, "backoff_factor": float}
+SCALER |= {"growth_interval": int, "_growth_tracker": int}
+PLAIN = (torch.Tensor, bool, int, float, str, type(None))
+LONGEST = 2**20  # limit for a checkpoint's block_size: sampling allocates a cache of that many columns
 
 
 def check_zip(file) -> None:
-    """Compare the CRC-32 of all that torch.save has written. file: a path, or an open file.
+    """Compare the CRC-32 of everything that torch.save wrote. file: a path or an open file.
 
-    torch.load alone takes a tensor with a flipped bit for good: its zip reader is built without this check.
-    500 MB in memory, one core: 0.15 s; torch.load takes 0.37, and to look for NaN (check_tensors) 0.64.
-    What is packed is no checkpoint: torch.save packs nothing, and a few packed bytes can be a terabyte.
+    torch.load accepts a tensor with a flipped bit, because its zip reader is built without this check. For
+    500 MB in memory on one core this takes 0.15 s, torch.load 0.37 s and the search for NaN (check_tensors)
+    0.64 s. ValueError also for a compressed zip: torch.save never compresses, and a few compressed bytes can
+    expand to a terabyte.
     """
     with zipfile.ZipFile(file) as content:
         if any(entry.compress_type for entry in content.infolist()):
-            raise ValueError("it is a packed zip file")
-        if damaged := content.testzip():
+            raise ValueError("it is a compressed zip file")
+        damaged = content.testzip()
+        if damaged:
             raise ValueError(f"{damaged} is damaged")
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Write a dict and its sha256, and rename: the file is there as a whole, or not at all."""
+    """Write a dict and its sha256 atomically: the file is complete, or not there."""
     write_atomic(path, json.dumps({**value, "sha256": sha256_of(value)}))
 
 
 def read_json(path: Path) -> dict:
-    """What write_json wrote; files of earlier versions have no sha256. ValueError if it is another."""
+    """Read what write_json wrote. ValueError if its sha256 differs; earlier versions wrote none."""
     value = json.loads(path.read_text(encoding="utf-8"))
-    if value.pop("sha256", found := sha256_of(value)) != found:
+    if "sha256" in value and value.pop("sha256") != sha256_of(value):
         raise ValueError(f"{path} is damaged")
     return value
 
 
 def sha256_of(value: dict) -> str:
-    """Of its JSON, which is the same again after it was written and read."""
+    """The sha256 of a dict's JSON, without its key "sha256". Writing and reading it does not change it."""
     content = {key: item for key, item in value.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(content).encode("utf-8")).hexdigest()
 
 
-def check_types(values: dict, types: dict, where: str, all_there: bool = True) -> None:
-    """ValueError for the first value that is not there or of another type; types: {type: "name name ..."}.
+def check_plain(value, where: str) -> None:
+    """TypeError for the first thing in a nested value that torch.load(weights_only=True) would refuse."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            check_plain(key, f"a key of {where}")
+            check_plain(item, f"{where}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            check_plain(item, f"{where}[{i}]")
+    elif not isinstance(value, PLAIN) or type(value).__module__ == "numpy":  # numpy.float64 is a float, too
+        kind = type(value).__name__
+        raise TypeError(f"{where} is a {kind}; a checkpoint holds only tensors and plain Python values")
 
-    An int has to lie between -1 and 2**53; for a float an int will do. all_there: none may be missing.
+
+def check_types(values: dict, types: dict[str, type], where: str, required: bool = True) -> None:
+    """ValueError for the first of these names that is missing or has another type; types: {name: type}.
+
+    An int must be at least -1 and below 2**53, and will do for a float. required=False: names may be missing.
     """
     if not isinstance(values, dict):
         raise ValueError(f"{where} is a {type(values).__name__}; expected a dict")
-    for kind, names in types.items():
-        for name in names.split():
-            if name not in values:
-                if all_there:
-                    raise ValueError(f"{where}: {name} is missing")
-                continue
-            value = values[name]
-            fits = type(value) is kind or (kind is float and type(value) is int)
-            if not fits and not (kind is dict and isinstance(value, dict)):  # state_dict(): an OrderedDict
-                raise ValueError(f"{where}: {name} is a {type(value).__name__}; expected {kind.__name__}")
-            if kind is int and not -1 <= value < 2**53:
-                raise ValueError(f"{where}: {name} is below zero, or too large")
+    for name, kind in types.items():
+        if name not in values and required:
+            raise ValueError(f"{where}: {name} is missing")
+        if name not in values:
+            continue
+        value = values[name]
+        fits = type(value) is kind or (kind is float and type(value) is int)
+        if not fits and not (kind is dict and isinstance(value, dict)):  # a state_dict() is an OrderedDict
+            raise ValueError(f"{where}: {name} is a {type(value).__name__}; expected {kind.__name__}")
+        if kind is int and not -1 <= value < 2**53:
+            raise ValueError(f"{where}: {name} is negative or too large")
 
 
 def check_tensors(tensors: dict, where: str) -> None:
-    """ValueError unless all are named, ordinary, finite tensors that are as large as what the file holds.
+    """ValueError unless these are named, dense, finite CPU tensors that are no larger than their storage.
 
-    (A view can repeat one number a billion times.)
+    (A view can repeat one stored number a billion times.)
     """
     for name, t in tensors.items():
         if type(name) is not str or not isinstance(t, torch.Tensor):
             raise ValueError(f"{where}: expected names and tensors, found a {type(t).__name__}")
         plain = t.layout == torch.strided and t.device.type == "cpu" and not t.is_quantized
         if not plain or t.numel() * t.element_size() > t.untyped_storage().nbytes():
-            raise ValueError(f"{where}: {name} is larger than what the file holds, or no plain tensor")
+            raise ValueError(f"{where}: {name} is larger than what the file holds, or is no plain tensor")
         if not t.isfinite().all():
             raise ValueError(f"{where}: {name} holds NaN or infinity")
 
 
 def check_fit(shape: dict, weights: dict, where: str) -> None:
-    """ValueError unless weights are those of a GPT of this shape. Makes nothing that is larger than they are.
+    """ValueError unless the weights are those of a GPT of this shape. Allocates nothing larger than they are.
 
-    shape: model_config of a checkpoint. weights: {name: tensor}, which may be on the meta device.
+    shape: a checkpoint's model_config. weights: {name: tensor}; the tensors may be on the meta device.
     """
-    from model import GPT, GPTConfig  # here: a dataset is read without them
+    from model import GPT, GPTConfig  # here, because reading a dataset does not need them
 
     fields = {field.name: type(field.default) for field in dataclasses.fields(GPTConfig)}
-    if unknown := shape.keys() - fields:
+    unknown = shape.keys() - fields
+    if unknown:
         raise ValueError(f"{where} holds a model of another version of tinylm: {sorted(map(str, unknown))}")
-    for name in shape:
-        check_types(shape, {fields[name]: name}, where)
+    check_types(shape, {name: fields[name] for name in shape}, where)
     largest = max((n for t in weights.values() for n in t.shape), default=0)
-    most = dict.fromkeys(("vocab_size", "n_head", "n_embd", "n_kv_head", "n_ff"), largest)
-    for name, limit in {**most, "n_layer": len(weights), "block_size": LONGEST}.items():
+    limits = dict.fromkeys(("vocab_size", "n_head", "n_embd", "n_kv_head", "n_ff"), largest)
+    limits |= {"n_layer": len(weights), "block_size": LONGEST}
+    for name, limit in limits.items():
         if shape.get(name, 0) > limit:
             raise ValueError(f"the weights in {where} do not fit the model: {name}={shape[name]}")
     try:
         config = GPTConfig(**shape)
     except ValueError as error:
-        raise ValueError(f"{where} holds no model: {error}") from None
+        raise ValueError(f"{where} holds an impossible model: {error}") from None
     with torch.device("meta"):  # shapes only
         model = GPT(config)
     try:
-        # dict: a state_dict() would remember `assign`, and untie the weights of the next who loads it
+        # dict() makes a copy: load_state_dict notes `assign` in the state_dict that it loads, and the next
+        # model to load it would get untied weights.
         model.load_state_dict(dict(weights), strict=True, assign=True)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise ValueError(f"the weights in {where} do not fit the model: {reason}") from None
 
 
-def check_run(saved: dict, path: Path, weights: dict | None, resume: bool) -> None:
-    """ValueError for a checkpoint that no run has saved: other types, a model that its weights do not make.
+def check_run(saved: dict, path: Path, shapes: dict | None, resume: bool) -> None:
+    """ValueError for a checkpoint that no run can have saved: wrong types, or weights of another model.
 
-    weights: shapes of those in shards, None: they are in the file. resume: all that only resuming needs, too.
+    shapes: of a folder of shards, its weights on the meta device; None if `saved` has the weights.
+    resume: also check what only resuming needs.
     """
-    where = f"{path} is no checkpoint of tinylm"
+    where = f"{path} is not a checkpoint of tinylm"
     check_types(saved, TYPES, where)
     if not 0 <= saved["seconds"] < 1e12 or min(saved["step"], saved["tokens"]) < 0:
-        raise ValueError(f"{where}: it has made step {saved['step']} in {saved['seconds']} seconds")
+        raise ValueError(f"{where}: its step is {saved['step']}, after {saved['seconds']} seconds")
+    weights = shapes
     if "model" in saved:
-        check_types(saved, {dict: "model"}, where)
+        check_types(saved, {"model": dict}, where)
         check_tensors(saved["model"], str(path))
         weights = saved["model"]
     check_fit(saved["model_config"], weights, str(path))
-    for name in saved["model_config"].keys() & saved["config"].keys():  # the shape is there twice
+    for name in saved["model_config"].keys() & saved["config"].keys():  # the model's shape is stored twice
         ours, theirs = saved["model_config"][name], saved["config"][name]
-        # those three: as arch says; a tensor cannot be compared with them
+        # "", 0 and -1 leave a setting to arch. A tensor is tested first, because `in` cannot compare it.
         if isinstance(theirs, torch.Tensor) or theirs not in (ours, "", 0, -1):
-            raise ValueError(f"{where}: {name} is {ours} in its model, and another in its settings")
+            raise ValueError(f"{where}: {name} is {ours} in its model, but not in its settings")
     if not resume:
         return
     check_types(saved, TO_RESUME, where)
     if saved["scaler"]:
-        numbers = {float: "scale growth_factor backoff_factor", int: "growth_interval _growth_tracker"}
-        check_types(saved["scaler"], numbers, f"{where}: its loss scaler")
-    if "shards" in saved or "optimizer" in saved:
-        optimizer = saved if "shards" in saved else saved["optimizer"]
-        check_optimizer(optimizer, weights, f"{where}: its optimizer")
+        check_types(saved["scaler"], SCALER, f"{where}: its loss scaler")
+    if "shards" in saved:
+        check_groups(saved, weights, f"{where}: its optimizer")
+    elif "optimizer" in saved:
+        check_groups(saved["optimizer"], weights, f"{where}: its optimizer")
+        check_state(saved["optimizer"], weights, f"{where}: its optimizer")
 
 
-def check_optimizer(optimizer: dict, weights: dict, where: str) -> None:
-    """ValueError unless it has groups of these weights, and averages of their shapes."""
-    check_types(optimizer, {list: "param_groups"}, where)
-    names = []
+def check_groups(optimizer: dict, weights: dict, where: str) -> None:
+    """ValueError unless the optimizer's parameter groups hold parameters of this model only."""
+    check_types(optimizer, {"param_groups": list}, where)
     for group in optimizer["param_groups"]:
-        check_types(group, {str: "kind", list: "param_names"}, where)
-        names += group["param_names"]
-    if any(type(name) is not str or name not in weights for name in names):
-        raise ValueError(f"{where} is of another model")
-    if "shards" in optimizer:
-        return  # its averages are still on the disk
-    check_types(optimizer, {dict: "state"}, where)
+        check_types(group, {"kind": str, "param_names": list}, where)
+        if any(type(name) is not str or name not in weights for name in group["param_names"]):
+            raise ValueError(f"{where} is of another model")
+
+
+def check_state(optimizer: dict, weights: dict, where: str) -> None:
+    """ValueError unless the optimizer state is finite and has its parameters' shapes, or is a scalar."""
+    check_types(optimizer, {"state": dict}, where)
+    names = [name for group in optimizer["param_groups"] for name in group["param_names"]]
     for number, state in optimizer["state"].items():
         if type(number) is not int or not 0 <= number < len(names) or type(state) is not dict:
             raise ValueError(f"{where} is damaged")
@@ -179,27 +204,29 @@ def check_optimizer(optimizer: dict, weights: dict, where: str) -> None:
                 raise ValueError(f"{where} has {name} of another shape than {names[number]}")
 
 
-def read_meta(folder: Path, whole: bool = True) -> dict:
-    """meta.json of a dataset, or ValueError: it says how large files are, and how to read them.
+def read_meta(folder: Path, complete: bool = True) -> dict:
+    """Read and check a dataset's meta.json, which says how large its files are and how to read them.
 
-    whole: with all that data.py writes; else with what Windows needs.
+    complete: require all that data.py writes, else only what data.Windows needs. ValueError if damaged.
     """
     path = folder / "meta.json"
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
-        check_types(meta, {str: "name dtype format", bool: "masked", int: "end_id", dict: "splits"}, "it")
-        texts = "stand_in_for stand_in_reason"
-        check_types(meta, {int: "vocab_size", float: "nats_per_char", str: texts}, "it", all_there=False)
-        if whole:
-            check_types(meta, {str: "source sha256", dict: "dropped", int: "vocab_size"}, "it")
+        types = {"name": str, "dtype": str, "format": str, "masked": bool, "end_id": int, "splits": dict}
+        optional = {"vocab_size": int, "nats_per_char": float, "stand_in_for": str, "stand_in_reason": str}
+        check_types(meta, types, "it")
+        check_types(meta, optional, "it", required=False)
+        if complete:
+            check_types(meta, {"source": str, "sha256": str, "dropped": dict, "vocab_size": int}, "it")
         for split, counts in meta["splits"].items():
-            check_types(counts, {int: "tokens"}, split)
-            check_types(counts, {int: "learned bytes characters documents"}, split, all_there=whole)
+            check_types(counts, {"tokens": int}, split)
+            names = ("learned", "bytes", "characters", "documents")
+            check_types(counts, dict.fromkeys(names, int), split, required=complete)
             shards = counts.get("shards", [counts["tokens"]])
             if type(shards) is not list or not all(type(n) is int and n >= 0 for n in shards):
-                raise ValueError(f"{split}: shards is no list of numbers")
+                raise ValueError(f"{split}: shards is not a list of numbers")
             if sum(shards) != counts["tokens"]:
-                raise ValueError(f"{split}: the shards do not make up the whole")
+                raise ValueError(f"{split}: the tokens of its shards do not add up to {counts['tokens']}")
         if meta["dtype"] not in ("uint16", "uint32") or meta["format"] not in ("text", "lines", "jsonl"):
             raise ValueError("dtype or format is unknown")
         if meta["end_id"] >= meta.get("vocab_size", 2**32) or not math.isfinite(meta.get("nats_per_char", 0)):
@@ -211,16 +238,16 @@ def read_meta(folder: Path, whole: bool = True) -> dict:
 
 
 @contextlib.contextmanager
-def or_one_line(path: Path) -> Iterator[None]:
-    """Around the writing of a checkpoint: ValueError in place of whatever a disk or torch's writer raises."""
+def explain_disk_errors(path: Path) -> Iterator[None]:
+    """Around the writing of a checkpoint: a ValueError of one line for whatever the disk or torch raises."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        first = error
-        while first.__context__ and not isinstance(first, OSError):
-            first = first.__context__  # torch's writer raises an error of its own after the disk's
-        reason = first.strerror if isinstance(first, OSError) else str(error).splitlines()[0]
+        cause = error
+        while cause.__context__ and not isinstance(cause, OSError):
+            cause = cause.__context__  # torch's writer raises an error of its own after the disk's
+        reason = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
         raise ValueError(
-            f"{path} could not be saved: {reason}. The file before it is as it was; make room or choose "
-            "another --out_dir, and go on with --init_from=resume"
+            f"{path} could not be saved: {reason}. The previous checkpoint is unchanged; free some space or "
+            "choose another --out_dir, then go on with --init_from=resume"
         ) from None

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from machine import distributed
+from runtime import report
 from text import corpora, prepare
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,11 +25,17 @@ TINY = (
 FIGURES = pytest.StashKey[list[str]]()
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # so train.py does not choose, here and in processes of tests
 
 
 def needs(package: str):
     """Import a package of requirements-dev.txt, or skip the test; at the top of a file, all its tests."""
     return pytest.importorskip(package, reason=f"needs {package}: pip install -r requirements-dev.txt")
+
+
+def pytest_runtest_setup(item):
+    for mark in item.iter_markers("needs"):
+        needs(*mark.args)
 
 
 def pytest_addoption(parser):
@@ -75,8 +82,13 @@ def datasets(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run_script(datasets, tmp_path, monkeypatch):
-    """run("train.py", "--flag=1") runs a script in this process, in tmp_path/out; returns its globals."""
+def run_script(request, datasets, tmp_path, monkeypatch):
+    """run("train.py", "--flag=1") runs a script in this process, in tmp_path/out; returns its globals.
+
+    loss.png is drawn for tests marked `draws`; a figure takes longer than all updates of such a run.
+    """
+    if not request.node.get_closest_marker("draws"):
+        monkeypatch.setattr(report, "plot_loss", lambda rows, floor, expected, path: path.touch())
     monkeypatch.setattr(prepare, "DATASETS", datasets)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import bench
 import config
 import data
-from conftest import ROOT, TINY, needs
+from conftest import ROOT, TINY
 from lab import measure, scaling
 from lab.measure import CPU, NotMeasured, Row, Run, settings_of
 from runtime import report
@@ -108,18 +108,18 @@ def test_a_loss_from_the_model_gives_the_same_gradient():
     x = torch.randint(65, (2, 16))
     y = torch.where(torch.rand(2, 16) < 0.3, -1, x)
     whole, chunked = (Run(settings_of(n_embd=32, block_size=16, dtype="float32"), 65) for _ in range(2))
-    whole.chunked, chunked.chunked = False, True
+    whole.in_chunks, chunked.in_chunks = False, True
 
     def summed(x, y):  # what GPT.forward(idx, targets) may give: nats of the scored targets, added up
-        logits = chunked.raw_model.to_logits(chunked.raw_model.trunk(x))
+        logits = chunked.model.to_logits(chunked.model.trunk(x))
         rows = zip(logits, y, strict=True)
         return sum(F.cross_entropy(row, target, ignore_index=-1, reduction="sum") for row, target in rows)
 
     chunked.model = summed
     for run in (whole, chunked):
         run.gradients(x, y)
-    assert whole.raw_model.head.weight.grad.abs().max() > 1e-4
-    for ours, theirs in zip(chunked.raw_model.parameters(), whole.raw_model.parameters(), strict=True):
+    assert whole.model.head.weight.grad.abs().max() > 1e-4
+    for ours, theirs in zip(chunked.model.parameters(), whole.model.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
@@ -209,10 +209,18 @@ def test_the_envelope_holds_what_no_cheaper_point_beats():
 
 
 # ---- the items
-@pytest.mark.parametrize("name", ["throughput", "generation", "bytepairs", "preparing", "growth", "ablation"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "throughput",
+        "generation",
+        pytest.param("bytepairs", marks=pytest.mark.needs("tokenizers")),
+        "preparing",
+        "growth",
+        "ablation",
+    ],
+)
 def test_an_item_gives_rows_with_numbers_and_targets(tiny, monkeypatch, tmp_path, name):
-    if name == "bytepairs":
-        needs("tokenizers")
     monkeypatch.setattr(bench, "plot", True)
     monkeypatch.setattr(bench, "out_dir", str(tmp_path))
     monkeypatch.setattr(scaling, "AXES", dict(block_size=(16, 32, 64), n_layer=(1, 2, 3)))
@@ -230,7 +238,7 @@ def test_an_item_gives_rows_with_numbers_and_targets(tiny, monkeypatch, tmp_path
 
 def test_an_update_reports_its_process_memory(tiny, monkeypatch):
     chunked = []
-    monkeypatch.setattr(Run, "gradients", lambda run, x, y: chunked.append((run.chunked, *x.shape)))
+    monkeypatch.setattr(Run, "gradients", lambda run, x, y: chunked.append((run.in_chunks, *x.shape)))
     assert 50 < measure.memory_of_update(settings_of(logits_mb=0), bench.VOCABULARY) < 50_000
     measure.memory_of_update(settings_of(logits_mb=1), bench.VOCABULARY)
     assert chunked == [(False, 4, 32), (True, 4, 32)]

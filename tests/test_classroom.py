@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, needs
+from conftest import ROOT
 from lessons import course, grader, notebook, progress, worker
 from solved import solved
 
@@ -380,10 +380,12 @@ def test_a_notebook_is_valid_and_each_cell_compiles(lesson):
 
 
 @pytest.mark.slow
+@pytest.mark.needs("nbclient")
 @pytest.mark.parametrize("lesson", list(course.lessons()))
 def test_a_notebook_runs_in_its_own_folder(lesson, command, work):
     """In Jupyter's kernel, started in work/, as the student would."""
-    nbclient, nbformat = needs("nbclient"), needs("nbformat")
+    import nbclient
+    import nbformat
 
     path = Path(command("notebook", str(lesson)).stdout.strip())
     cells = nbformat.read(path, as_version=4)

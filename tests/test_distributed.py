@@ -68,7 +68,8 @@ names = runpy.run_path("train.py", run_name="__main__")
 model, windows = names["raw_model"], names["val_windows"]
 torch.save(model.state_dict(), folder / f"weights-{rank}.pt")
 found = names["evaluate"](
-    model, windows, np.arange(windows.n_windows), names["device"], names["autocast"], rank, 2, batch_size=7
+    model, windows, np.arange(windows.n_windows), names["torch_device"], names["autocast"], rank, 2,
+    batch_size=7,
 )
 seen |= {"val_loss": found["loss"], "wrapper": type(names["model"]).__name__}
 seen |= {"backend": torch.distributed.get_backend()}

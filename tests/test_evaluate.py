@@ -301,7 +301,7 @@ def test_a_split_and_the_plot(letters, run_script, tmp_path, capsys):
     run_script("evaluate.py", "--device=cpu", "--dtype=float32", "--split=train")
     targets = data.Windows("letters", "train", T).n_tokens - 1
     assert f"{targets:,} targets" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="no such thing as the test split of letters"):
+    with pytest.raises(ValueError, match="the test split of letters does not exist"):
         run_script("evaluate.py", "--device=cpu", "--split=test")
 
 

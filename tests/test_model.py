@@ -17,7 +17,6 @@ import torch.nn.functional as F
 
 import generate as generate_module
 import model as model_module
-from conftest import needs
 from generate import Cache, token_probs
 from model import ARCHS, GPT, Attention, GPTConfig, rope_tables, rotate, written_out_attention
 
@@ -322,9 +321,11 @@ def test_memory_grows_like_the_length_not_like_its_square():
 # ------------------------------------------------------------------------------------------ references
 
 
+@pytest.mark.needs("transformers")
 @pytest.mark.filterwarnings("ignore")
 def test_gpt2_equals_the_reference():
-    transformers = needs("transformers")
+    import transformers
+
     ours = tiny("gpt2", bias=True)
     sizes = dict(vocab_size=V, n_positions=8, n_layer=2, n_head=H, n_embd=C)
     theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).eval()
@@ -348,9 +349,11 @@ def test_gpt2_equals_the_reference():
     torch.testing.assert_close(ours(ids(B, T)), theirs(ids(B, T)).logits, atol=1e-4, rtol=0)
 
 
+@pytest.mark.needs("transformers")
 @pytest.mark.filterwarnings("ignore")
 def test_llama_equals_the_reference():
-    transformers = needs("transformers")
+    import transformers
+
     ours = tiny("llama", n_ff=40)
     sizes = dict(vocab_size=V, max_position_embeddings=8, num_hidden_layers=2, hidden_size=C)
     sizes |= dict(intermediate_size=40, num_attention_heads=H, num_key_value_heads=2, rms_norm_eps=1e-5)

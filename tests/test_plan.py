@@ -128,10 +128,9 @@ def test_activations_are_what_autograd_saves(arch, dtype):
 
     x = torch.randn(2, 1024, 128, requires_grad=True)
     rope = rope_tables(torch.arange(1024)[None], 64, 1e4) if model.config.position == "rope" else None
-    first = (torch.arange(1024) == 0)[None, :, None] if model.config.token_shift else None
     autocast, _ = hardware.choose_precision(dtype, CPU)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t), autocast:
-        model.blocks[0](x, rope, first=first)
+        model.blocks[0](x, rope)
     found = sum(t.untyped_storage().nbytes() for t in saved.values())
     rest = 2048 * (4 + (4 if dtype == "float32" else 2)) * 128 + 3 * 4 * 2048 * 10  # final norm, logits
     assert memory.activations(model.config, settings) - rest == pytest.approx(found, rel=0.05)

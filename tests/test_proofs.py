@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import data
-from generate import Cache
+from generate import Cache, reading
 from model import ARCHS, GPT, GPTConfig
 from test_data import dataset_of, samples_of
 
@@ -118,11 +118,16 @@ def test_the_gradient_with_every_switch(request, figure):
 PADS = torch.tensor([[0], [2], [3]])  # columns at the left of each row that are no tokens
 
 
+def read(model: GPT, idx: torch.Tensor, caches=None, pad=None) -> torch.Tensor:
+    """The logits (B,T,V) of a pass as generation makes it."""
+    return model.to_logits(model.trunk(idx, *reading(model.config, idx, caches, pad)))
+
+
 def one_by_one(model: GPT, idx: torch.Tensor, prompt: int, static: bool = False, pad=None) -> torch.Tensor:
     """The logits of a prompt and then of one token after the other, as generation computes them."""
     caches = [Cache(model.config.block_size, static=static) for _ in model.blocks]
     parts = [idx[:, :prompt], *idx[:, prompt:].split(1, dim=1)]
-    return torch.cat([model.to_logits(model.trunk(part, caches, pad)) for part in parts], dim=1)
+    return torch.cat([read(model, part, caches, pad) for part in parts], dim=1)
 
 
 def scored_alone(model: GPT, idx: torch.Tensor) -> torch.Tensor:
@@ -139,7 +144,7 @@ PATHS = {
     "written out in bfloat16": lambda model, idx: model(idx),
     "blocks computed again": lambda model, idx: model(idx),
     "in chunks": scored_alone,
-    "masked": lambda model, idx: model.to_logits(model.trunk(idx, pad=PADS)),
+    "masked": lambda model, idx: read(model, idx, pad=PADS),
     "one token and a cache": lambda model, idx: one_by_one(model, idx, 1),
     "a prompt and a cache": lambda model, idx: one_by_one(model, idx, 4),
     "a masked prompt and a cache": lambda model, idx: one_by_one(model, idx, 4, pad=PADS),

@@ -22,6 +22,7 @@ import optim
 from conftest import ROOT, TINY
 from model import GPT, GPTConfig
 from runtime import checkpoint, report
+from runtime.origin import Progress
 from text import corpora
 
 ITERATION = re.compile(
@@ -89,7 +90,7 @@ def test_a_slow_evaluation_leaves_the_speed_of_training_alone(train, tmp_path, m
     names = train("--eval_interval=5", "--max_iters=10", "--log_interval=1", "--sample_interval=5")
     wall = time.perf_counter() - began
     slept = 0.25 * 2 * 3  # train and val, at steps 0, 5 and 10
-    assert names["seconds"] < wall - slept
+    assert names["progress"].seconds < wall - slept
     logged = rows(tmp_path / "out")
     for before, row in itertools.pairwise(logged):
         seconds = row["seconds"] - before["seconds"]
@@ -161,7 +162,7 @@ def test_the_printed_bytes_are_those_of_the_tensors(train, capsys, flags):
     names = train(*flags, "--max_iters=1")
     (line,) = lines_of(capsys.readouterr().out, "memory: ")
     weights, gradients, moments = (int(number.replace(",", "")) for number in re.findall(r"[\d,]*\d", line))
-    model, optimizer = names["raw_model"], names["optimizer"]
+    model, optimizer = names["raw_model"], names["opt"]
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     kept = [
         value
@@ -185,8 +186,8 @@ def report_on(device: str, folder, capsys, **more) -> str:
     out = report.Report(folder, dict(SETTINGS), 0, True, model, torch.device(device), 0.0)
     out.length(10, 8, 1, 2, types.SimpleNamespace(block_size=32, n_windows=100))
     capsys.readouterr()
-    out.count_update(0.5, 0.1)
-    out.iteration(1, 512, 0.5, 2.0, 1e-3, 1.0, 0)
+    out.count_update(0.5, 0.1, 1.0)
+    out.iteration(Progress(1, 512, 0.5), 2.0, 1e-3, 1.0)
     return capsys.readouterr().out
 
 
@@ -229,6 +230,7 @@ def drawn_curves(monkeypatch) -> list[tuple[str, list]]:
     return curves
 
 
+@pytest.mark.draws
 def test_loss_png_has_both_curves_also_after_a_resume(train, tmp_path, monkeypatch):
     train("--max_iters=10", "--eval_interval=5")
     curves = drawn_curves(monkeypatch)
@@ -264,16 +266,16 @@ def test_overfitting_is_marked_when_val_rises_while_train_falls(tmp_path, capsys
     out = bare_report(tmp_path)
     losses = [(3.0, 3.0), (2.5, 2.8), (2.2, 2.9), (2.3, 3.0), (2.1, 3.0), (2.0, 3.1), (1.9, 2.9), (1.9, 3.0)]
     for i, (train_loss, val_loss) in enumerate(losses):
-        out.evaluation(i, 0, 0.0, train_loss, val_loss, 0.1)
+        out.evaluation(Progress(i, train_loss=train_loss, val_loss=val_loss), 0.1)
     marked = ["overfitting" in line for line in lines_of(capsys.readouterr().out, "step ")]
     assert marked == [False, False, True, False, False, True, False, False]
 
 
 def test_the_floor_and_its_alarm(tmp_path, capsys):
     out = bare_report(tmp_path, floor=0.5)
-    out.evaluation(1, 0, 0.0, 0.61, 0.62, 0.01)
-    out.evaluation(2, 0, 0.0, 0.61, 0.48, 0.01)  # 2 standard errors below: noise
-    out.evaluation(3, 0, 0.0, 0.61, 0.46, 0.01)  # 4
+    out.evaluation(Progress(1, train_loss=0.61, val_loss=0.62), 0.01)
+    out.evaluation(Progress(2, train_loss=0.61, val_loss=0.48), 0.01)  # 2 standard errors below: noise
+    out.evaluation(Progress(3, train_loss=0.61, val_loss=0.46), 0.01)  # 4
     first, second, third = lines_of(capsys.readouterr().out, "step ")
     assert first == "step 1: train loss 0.6100, val loss 0.6200, source floor 0.5000, gap 0.1200"
     assert ["BELOW THE FLOOR" in line for line in (first, second, third)] == [False, False, True]
@@ -285,11 +287,13 @@ def test_the_floor_and_its_alarm(tmp_path, capsys):
 
 def test_other_ranks_and_eval_only_write_nothing(tmp_path, capsys):
     silent = bare_report(tmp_path / "rank", main=False, tensorboard=True, wandb_log=True)
-    silent.evaluation(1, 0, 0.0, 1.0, 1.0, 0.1)
+    silent.evaluation(Progress(1, train_loss=1.0, val_loss=1.0), 0.1)
     silent.say("nobody hears this")
     silent.plot()
     assert capsys.readouterr().out == ""
-    bare_report(tmp_path / "only", eval_only=True).evaluation(1, 0, 0.0, 1.0, 1.0, 0.1)
+    bare_report(tmp_path / "only", eval_only=True).evaluation(
+        Progress(1, train_loss=1.0, val_loss=1.0), 0.1
+    )
     assert "val loss" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
@@ -307,9 +311,10 @@ def test_on_a_terminal_progress_lines_replace_each_other(tmp_path, monkeypatch, 
     assert report_on("cpu", tmp_path, capsys) == text
 
 
+@pytest.mark.draws
 def test_without_matplotlib_a_run_goes_on_and_says_so_once(train, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # importing it raises ImportError
-    assert train()["step"] == 20
+    assert train()["progress"].step == 20
     printed = capsys.readouterr().out
     assert (
         printed.count("WARNING: no loss.png: a plot needs what is not installed: pip install matplotlib") == 1

@@ -203,14 +203,14 @@ def test_tokens_per_iteration_are_printed_with_their_factors(train, tmp_path, ca
 def test_epochs_are_turned_into_updates(train, capsys):
     names = train("--epochs=0.02", "--batch_size=4")
     windows = names["train_windows"].n_windows
-    assert names["step"] == math.ceil(0.02 * windows / 4)
+    assert names["progress"].step == math.ceil(0.02 * windows / 4)
     assert f"{names['step']} updates" in capsys.readouterr().out
 
 
 def test_max_iters_on_the_command_line_beats_epochs_in_a_file(train, tmp_path):
     file = tmp_path / "epochs.py"
     file.write_text("epochs = 3\n", encoding="utf-8")
-    assert train(str(file), "--epochs=0", "--max_iters=3")["step"] == 3
+    assert train(str(file), "--epochs=0", "--max_iters=3")["progress"].step == 3
 
 
 def scripted(monkeypatch, values):
@@ -228,7 +228,7 @@ def scripted(monkeypatch, values):
 def test_early_stopping_counts_evaluations_without_progress(train, tmp_path, monkeypatch):
     scripted(monkeypatch, [3, 2, 2, 2, 1])
     names = train("--patience=2", "--eval_interval=5", "--max_iters=100")
-    assert names["step"] == 15  # the fourth evaluation
+    assert names["progress"].step == 15  # the fourth evaluation
     best = torch.load(tmp_path / "out/best.pt", weights_only=True)
     assert best["step"] == 5
     assert best["best_val_loss"] == 2.0
@@ -301,7 +301,7 @@ def test_a_float16_overflow_skips_one_step_and_halves_the_scale(train, monkeypat
     monkeypatch.setattr(torch.amp.GradScaler, "unscale_", overflow)
     names = train("--dtype=float16", "--optimizer=adamw", "--max_iters=6", "--log_interval=1")
     assert calls[3] == calls[2] / 2
-    assert names["skipped"] == 1
+    assert names["reporter"].skipped == 1
     assert "1 skipped" in capsys.readouterr().out
 
 
@@ -328,7 +328,7 @@ def test_running_out_of_memory_is_retried_with_half_the_batch(train, tmp_path, m
     monkeypatch.setattr(hardware, "to_device", small_memory)
     names = train("--batch_size=8", "--max_iters=3", "--log_interval=1")
     assert losses(tmp_path / "out") == pytest.approx(expected, abs=1e-6)
-    assert (names["batch_size"], names["gradient_accumulation_steps"]) == (4, 2)
+    assert (names["batch_size"], names["micro_steps"]) == (4, 2)
     assert capsys.readouterr().out.count("out of memory: going on with batch_size=4") == 1
     with pytest.raises(ValueError, match="out of memory with batch_size=8; .* first: --batch_size=4"):
         train("--batch_size=8", "--oom_retry=False")
@@ -378,7 +378,7 @@ def test_frozen_parameters_stay(train, tmp_path):
     changed = {name for name in first if not torch.equal(first[name], last[name])}
     assert all(not name.startswith(("wte", "blocks.0")) for name in changed)
     assert any(name.startswith("blocks.1") for name in changed)
-    trained = {id(p) for group in names["optimizer"].param_groups for p in group["params"]}
+    trained = {id(p) for group in names["opt"].param_groups for p in group["params"]}
     assert id(names["raw_model"].wte.weight) not in trained
 
 

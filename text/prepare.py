@@ -1,6 +1,6 @@
-"""A text becomes a dataset on disk: datasets/NAME/ with token files, tokenizer.json and meta.json.
+"""Prepare a text: make the dataset datasets/NAME/ with token files, tokenizer.json and meta.json.
 
-`python data.py` is the command. train.py prepares the datasets in KNOWN by itself.
+`python data.py` is the command for it. train.py prepares the datasets in KNOWN by itself.
 """
 
 import contextlib
@@ -37,16 +37,17 @@ def prepare(
     dedup: bool = False, clean: bool = False, skip_bad: bool = False, threads: int = 0,
     shard_mb: float = 0.0, rank: int = 0, world_size: int = 1,
 ) -> dict:  # fmt: skip
-    """Make datasets/NAME and return its meta; the settings on top say what the arguments are.
+    """Make datasets/NAME and return its meta.json as a dict. The settings of data.py explain the arguments.
 
     Three passes, none of which holds the text in memory: count and hash; train the tokenizer (bpe) on the
-    training split only; encode. Of several processes each reads all text and writes its own shards, and rank
-    0 does the rest. Whatever interrupts this, an older dataset of that name stays as it was.
+    training split only; encode. With several processes, each reads all text and writes its own shards; rank 0
+    does the rest. If this is interrupted, an older dataset of that name stays as it was. ValueError for a
+    setting that makes no sense, a source that cannot be read, or a tokenizer that cannot encode the text.
     """
     if not re.fullmatch(r"\w[\w.-]*", name) or name == "downloads":
         raise ValueError(f"--name={name} is no name for a dataset; expected letters, digits and _ - .")
     if source.endswith(".jsonl") and format == "text" and rank == 0:
-        print("NOTE: JSONL is read as plain text, braces and all; --format=jsonl reads its rows")
+        print("NOTE: the JSONL file is read as plain text, braces and all; --format=jsonl reads its rows")
     if format not in ("text", "lines", "jsonl"):
         raise ValueError(f"--format={format} is unknown; expected text, lines or jsonl")
     if min(val_ratio, test_ratio) < 0 or val_ratio + test_ratio >= 1:
@@ -72,7 +73,7 @@ def prepare(
     sources[0].shares = {"train": totals[0] - sum(shares.values()), **shares}
     sources[-1].shares = {"val": totals[1]} if val_input else sources[0].shares
 
-    end = format != "text" or any(corpus.many for corpus in corpora)  # the end token closes each document
+    end = format != "text" or any(corpus.many for corpus in corpora)  # an end token closes each document
     temporary = None
     with contextlib.ExitStack() as at_end:
         if rank == 0:
@@ -81,7 +82,7 @@ def prepare(
             temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=DATASETS))
             at_end.callback(shutil.rmtree, temporary, ignore_errors=True)
             made.save(temporary / "tokenizer.json")
-        if world_size > 1:  # the others wait here for the tokenizer, and have to read the text of rank 0
+        if world_size > 1:  # wait for rank 0's tokenizer; its hashes tell whether all read the same text
             temporary, hashes = all_gather((temporary, hashes))[0]
             at_end.callback(shutil.rmtree, temporary, ignore_errors=True)
         text_tokenizer = load_any(str(temporary))
@@ -90,14 +91,14 @@ def prepare(
             for each in sources:
                 yield from each.parts(seed)
             if [each.sha256.hexdigest() for each in sources] != hashes:
-                raise ValueError(f"{source} was changed while it was read; prepare it again")
+                raise ValueError(f"{source} changed while it was being read; prepare it again")
 
         how = (end, format == "jsonl", threads, shard_mb, rank, world_size)
         meta = {
             **corpora[0].info,
             **dict(name=name, source=source, val_input=val_input, sha256=hashes[0], seed=seed, format=format),
             "dropped": dict(sum((each.dropped for each in sources), Counter())),
-            "tokenizer": json.loads(text_tokenizer.to_json())["type"],
+            "tokenizer": text_tokenizer.kind,
             "tokenizer_hash": text_tokenizer.hash,
             "vocab_size": text_tokenizer.vocab_size,
             **encode(parts(), text_tokenizer, temporary, *how),
@@ -107,7 +108,7 @@ def prepare(
             publish(temporary, DATASETS / name, meta)
             print(summary(meta))
         if world_size > 1:
-            barrier()  # who leaves, done or failed, removes the temporary folder
+            barrier()  # a process that ends, finished or failed, removes the temporary folder
     return meta
 
 
@@ -138,7 +139,7 @@ def gpt2() -> BPETokenizer:
 
 
 def folder_of(name: str | Path) -> Path:
-    """The folder of a prepared dataset, by its name or path; ValueError with the command that makes it."""
+    """The folder of a prepared dataset, by its name or path. ValueError names the command that makes it."""
     for folder in (DATASETS / name, Path(name)):
         if (folder / "meta.json").is_file():
             return folder
@@ -147,9 +148,9 @@ def folder_of(name: str | Path) -> Path:
 
 
 def ensure(name: str, rank: int = 0) -> dict:
-    """The meta of a dataset. Rank 0 prepares a KNOWN one that is missing, and the other ranks wait.
+    """Return a dataset's meta.json as a dict. Rank 0 prepares a KNOWN one if it is missing; other ranks wait.
 
-    Raises ValueError with the command that prepares any other dataset.
+    ValueError names the command that prepares any other dataset.
     """
     if rank == 0 and name in KNOWN and not (DATASETS / name / "meta.json").is_file():
         with guard.alone(DATASETS / f".{name}.lock"):
@@ -160,6 +161,7 @@ def ensure(name: str, rank: int = 0) -> dict:
 
 
 def floor_per_token(meta: dict, split: str) -> float:
-    """Nats per token of a split that no model can beat on average; 0.0 where the entropy is not known."""
+    """The entropy of a split in nats per token, a floor for every model's mean loss; 0.0 if it is unknown."""
     per_char = 0.0 if meta["dropped"] else meta.get("nats_per_char", 0.0)
-    return per_char * meta["splits"][split]["characters"] / meta["splits"][split]["tokens"]
+    counts = meta["splits"][split]
+    return per_char * counts["characters"] / counts["tokens"]

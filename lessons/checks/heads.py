@@ -2,7 +2,7 @@
 
 import torch
 
-from generate import Cache
+from generate import Cache, Past
 from lessons.checks.attention import who_sees_whom
 from model import GPT, Attention, GPTConfig, written_out_attention
 
@@ -17,7 +17,7 @@ def bare(width, n_head, n_kv=0):
 # ---- 10a: the keys that the project's layer puts into its cache
 def reference_split(x, n_head):
     cache = Cache(x.size(1))
-    bare(x.size(2), n_head)(x, cache=cache)
+    bare(x.size(2), n_head)(x, past=Past(cache, None, None))
     return cache.kv[0]  # (B,H,T,hs)
 
 

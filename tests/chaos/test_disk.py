@@ -142,7 +142,7 @@ def test_a_run_goes_on_from_the_newest_good_one(train, tmp_path, capsys, format)
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     names = train("--init_from=resume", "--max_iters=6")
     printed = capsys.readouterr().out
-    assert names["step"] == 6
+    assert names["progress"].step == 6
     lines = [line for line in printed.splitlines() if "going on from" in line]
     assert lines[0].startswith(f"WARNING: {newest} cannot be read")
     assert "going on from step 2 in" in lines[-1]
@@ -156,7 +156,7 @@ def test_files_that_may_not_grow(datasets, tmp_path, train, format):
     before = {path: path.read_bytes() for path in out.rglob("*") if path.suffix in (".pt", ".distcp")}
     resumed = ("--init_from=resume", "--eval_interval=1")
     line = one_line(run(datasets, out, *resumed, "--max_iters=20", limit=50_000))
-    assert "could not be saved: File too large. The file before it is as it was" in line
+    assert "could not be saved: File too large. The previous checkpoint is unchanged" in line
     assert {path: path.read_bytes() for path in before} == before
     assert not list(out.rglob("*.tmp"))
     assert checkpoint.load(out / "ckpt.pt")["step"] == 4

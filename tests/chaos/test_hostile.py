@@ -83,7 +83,7 @@ BPE = {
 }
 USE = "data.py --input=in.txt --name=new --tokenizer=t.json"
 TEXT = "To be, or not to be. " * 9
-NO = "is no checkpoint of tinylm"
+NO = "is not a checkpoint of tinylm"
 # ---- checkpoints: what is wrong, words of the message, the change; for sample.py, and to resume from it
 CHECKPOINTS = [
     ("code", "cannot be read", changed(extra=Canary())),
@@ -100,8 +100,8 @@ CHECKPOINTS = [
     ("a list for an architecture", "arch is a list", model_config(arch=[])),
     ("nothing for a width", "n_embd is a NoneType", model_config(n_embd=None)),
     ("a rope of NaN", "rope_theta", model_config(rope_theta=math.nan)),
-    ("two shapes", "another in its settings", settings(n_embd=10**12)),
-    ("a tensor for a width", "another in its settings", settings(n_embd=torch.zeros(2))),
+    ("two shapes", "not in its settings", settings(n_embd=10**12)),
+    ("a tensor for a width", "not in its settings", settings(n_embd=torch.zeros(2))),
     ("a list for a shape", NO, changed(model_config=[])),
     ("a list for settings", NO, changed(config=[1])),
     ("nothing for settings", NO, changed(config=None)),
@@ -151,7 +151,7 @@ FILES = [
     ("shards of words", NEW, "shards", {META: counts(shards=["1"])}),
     ("a split that is a list", NEW, "train is a list", {META: meta(splits={"train": []})}),
     ("splits that are a list", NEW, "splits is a list", {META: meta(splits=[])}),
-    ("a split outside of the folder", NEW, "no such thing as the train split",
+    ("a split outside of the folder", NEW, "does not exist; prepare it with --train_ratio",
      {META: meta(splits=lambda splits: {"../../x": splits["train"]})}),
     ("ids that are objects", NEW, "dtype", {META: meta(dtype="object")}),
     ("ids of 8 bytes", NEW, "dtype", {META: meta(dtype="float64")}),

@@ -99,10 +99,10 @@ def test_the_batch_is_divided_and_nothing_else_changes(
     else:  # float16 rounds sums of other lengths differently
         for name, t in weights(out / "ckpt.pt").items():
             assert (t - expected[name]).abs().max() < 0.02, name
-    assert names["step"] == 6
+    assert names["progress"].step == 6
     figure("out of memory, injected at five places: batch divided twice, same weights, kept on resume")
     names = run_script("train.py", "--init_from=resume", "--max_iters=8")
-    assert (names["batch_size"], names["gradient_accumulation_steps"]) == (2, 4)
+    assert (names["batch_size"], names["micro_steps"]) == (2, 4)
     assert "out of memory" not in capsys.readouterr().out
 
 
@@ -123,7 +123,7 @@ def test_a_step_that_broke_off_in_the_middle_is_not_repeated(train, tmp_path, mo
         train(*FLAGS)
     saved = checkpoint.load(tmp_path / "out/ckpt.pt")
     assert saved["step"] == 0
-    assert train("--init_from=resume", "--max_iters=6")["step"] == 6
+    assert train("--init_from=resume", "--max_iters=6")["progress"].step == 6
 
 
 def test_the_averages_are_there_before_the_first_update(train, monkeypatch):

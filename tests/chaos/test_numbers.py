@@ -108,7 +108,7 @@ def test_training_stops_before_the_step_and_names_the_cause(poisoned, where, val
         "weight": "The weights were not finite before this update, first blocks.1.attn.v.weight (1 of",
         "embedding": "The weights were not finite before this update, first wte.weight (32 of ",
         "gradient": "loss are finite, the gradient is not, first blocks.1.mlp.up.weight (1 of 4,096 numbers)",
-        "loss": "The weights are finite, what they compute is not; losses before",
+        "loss": "The weights are finite, but the loss computed from them is not; losses before",
     }
     assert cause[where] in text
     assert "; losses before: 4." in text or "; losses before: 3." in text
@@ -121,7 +121,7 @@ def test_training_stops_before_the_step_and_names_the_cause(poisoned, where, val
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_an_overflow_in_float16_skips_one_step_and_counts_it(poisoned, value, tmp_path):
     text, names = poisoned("gradient", value, "float16")
-    assert not text and names["skipped"] == 1 and names["step"] == 20
+    assert not text and names["reporter"].skipped == 1 and names["progress"].step == 20
     assert all(p.isfinite().all() for p in names["raw_model"].parameters())
 
 
@@ -144,7 +144,7 @@ def test_an_overflow_in_float16_that_no_scale_cures_ends_the_run(train, monkeypa
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_batch_without_any_target_changes_nothing_much(poisoned, dtype):
     text, names = poisoned("no targets", 0.0, dtype)  # 0 / 0 would be NaN
-    assert not text and names["step"] == 20 and not names["skipped"]
+    assert not text and names["progress"].step == 20 and not names["reporter"].skipped
     assert all(p.isfinite().all() for p in names["raw_model"].parameters())
 
 

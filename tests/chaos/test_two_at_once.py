@@ -114,7 +114,7 @@ def test_a_second_run_in_one_folder_is_refused_while_the_first_lives(datasets, t
     finally:
         first.kill()
         first.communicate(timeout=60)
-    assert train("--init_from=auto", "--max_iters=5")["step"] == 5  # a dead owner stops nobody
+    assert train("--init_from=auto", "--max_iters=5")["progress"].step == 5  # a dead owner stops nobody
     assert not (out / ".lock").exists()
 
 

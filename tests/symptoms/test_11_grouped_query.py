@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from generate import Cache
+from generate import Cache, Past
 from lessons.checks.grouped_query import exercises, predictions, seen_working, who_reads_whom
 from lessons.checks.heads import bare
 from lessons.grader import RIGHT, judge
@@ -62,7 +62,7 @@ def test_a_new_token_attends_as_in_the_project():
     new = {"q": q, "k": k[:, :, -1], "v": v[:, :, -1]}  # (B,heads,hs)
     for name, part in new.items():
         getattr(attention, name).forward = lambda x, part=part: part.flatten(1)[:, None]
-    found = attention(torch.zeros(B, 1, H * hs), cache=cache)
+    found = attention(torch.zeros(B, 1, H * hs), past=Past(cache, None, None))
     assert torch.allclose(found.view(B, H, hs), answer("11c", "")(q, k, v), atol=1e-5)
 
 
