@@ -151,6 +151,7 @@ def test_the_baseline_trains_too(tiny):
     assert losses[1] < losses[0] - 0.8
 
 
+@pytest.mark.slow
 def test_a_whole_run_is_made_once_and_shared(tiny, capsys):
     result, rows = measure.trained("config/tiny.py", 1, "--device=cpu", "--max_iters=6")
     assert measure.trained("config/tiny.py", 1, "--device=cpu", "--max_iters=6") == (result, rows)

@@ -212,6 +212,7 @@ def test_without_fork_each_exercise_has_a_fresh_process(work, monkeypatch):
     assert [one["status"] for one in found] == [grader.WRONG, grader.FAILED, grader.MISSING]
 
 
+@pytest.mark.slow
 def test_what_an_optimizer_imports_is_imported_before_the_fork(shell):
     """Else each check of lesson 15 takes a second longer."""
     program = """

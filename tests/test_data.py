@@ -1011,9 +1011,10 @@ def big_file(path, megabytes):
     return str(path)
 
 
-def test_prepare_in_little_memory(tmp_path):
-    """D10: 50 MB of text, Python's and numpy's allocations together peak below 20 MB."""
-    path = big_file(tmp_path / "big.txt", 50)
+@pytest.mark.parametrize("megabytes", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_prepare_in_little_memory(tmp_path, megabytes):
+    """D10: of a text of any size, Python's and numpy's allocations together peak below 20 MB."""
+    path = big_file(tmp_path / "big.txt", megabytes)
     tracemalloc.start()
     try:
         prepare.prepare("mine", path)

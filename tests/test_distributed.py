@@ -226,6 +226,7 @@ def test_ranks_read_disjoint_parts_whose_union_is_the_batch(datasets, monkeypatc
     assert len(set.union(*parts)) == n_steps * per_step
 
 
+@pytest.mark.slow
 def test_a_rank_that_raises_ends_the_whole_run(tmp_path):
     began = time.perf_counter()
     process = start(tmp_path / "run", *FLAGS, "--save_interval=1", BROKEN_RANK="1")
@@ -290,6 +291,7 @@ for _ in range(20):
 """
 
 
+@pytest.mark.slow
 def test_a_process_ends_while_threads_of_gloo_hold_python(shell):
     """It aborted, once in some hundred runs: one of them had to free an object when Python was gone."""
     done = shell("-c", GLOO_IN_PYTHON)

@@ -344,6 +344,7 @@ def test_bad_input(here, monkeypatch, capsys, case, figure):
     figure("bad input by hand: one line, exit code 2, no file touched")
 
 
+@pytest.mark.slow
 def test_bad_input_in_processes_of_their_own(made, tmp_path_factory, shell):
     def start(name: str) -> tuple:
         (case,) = (case for case in CASES if case[0] == name)

@@ -35,6 +35,8 @@ from tokenizer import load_any
 LESSONS = list(course.lessons())
 EXERCISES = [(n, name) for n in LESSONS for name in course.checks(n).exercises]
 each_lesson = pytest.mark.parametrize("lesson", LESSONS)
+# The wrong answers of these lessons train: a second and more for each exercise.
+TRAINS = (4, 14, 15)
 each_exercise = pytest.mark.parametrize(("lesson", "name"), EXERCISES, ids=[name for _, name in EXERCISES])
 OTHER_SEEDS = [(seed, seed + 1) for seed in range(100, 110, 2)]  # as `grade` draws them
 
@@ -159,7 +161,13 @@ def check_hints(lesson: int, name: str, seeds) -> int:
     return len(exercise["wrong"])
 
 
-@each_exercise
+@pytest.mark.parametrize(
+    ("lesson", "name"),
+    [
+        pytest.param(*place, id=place[1], marks=pytest.mark.slow if place[0] in TRAINS else ())
+        for place in EXERCISES
+    ],
+)
 def test_wrong_answers_get_their_hints(lesson, name, figure):
     check_hints(lesson, name, SEEDS)
 
@@ -172,6 +180,7 @@ def test_wrong_answers_get_their_hints_with_other_seeds(lesson, name):
         family.cache_clear()
 
 
+@pytest.mark.slow
 @each_exercise
 def test_no_two_answers_look_alike(lesson, name):
     tol = grader.tolerance(exercise_of(lesson, name))
@@ -542,6 +551,7 @@ def test_the_cost_counts_where_it_is_asked_for():
     assert "steps, where ours takes" in grader.judge(exercise, row_by_row)["line"]
 
 
+@pytest.mark.slow
 def test_counting_imports_no_compiler(shell):
     """800 modules of torch, 3 seconds for each check."""
     program = """

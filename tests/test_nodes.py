@@ -186,6 +186,7 @@ def undisturbed(tmp_path_factory, datasets) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_killed_worker_starts_again_with_the_same_end(undisturbed, tmp_path, datasets):
     """On one machine, so it needs no namespaces. Without rank 0 nobody saves: the checkpoint of 10 counts."""
     folder = new_folder(tmp_path / "run", datasets)
@@ -200,6 +201,7 @@ def test_a_killed_worker_starts_again_with_the_same_end(undisturbed, tmp_path, d
     assert "error: rank 1 of 2, update " in text
 
 
+@pytest.mark.slow
 def test_two_machines_train_together(nodes, undisturbed, tmp_path, datasets, train):
     folder = new_folder(tmp_path / "run", datasets)
     with running(*(start_node(nodes, i, folder) for i in (0, 1))) as processes:

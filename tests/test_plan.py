@@ -146,7 +146,7 @@ CASES = [
 CASES += [dict(strategy="fsdp", optimizer="adamw", dtype="bfloat16", gradient_accumulation_steps=2)]
 
 
-@pytest.mark.parametrize("W", [1, *(pytest.param(W, marks=pytest.mark.slow) for W in (2, 4))])
+@pytest.mark.parametrize("W", [pytest.param(W, marks=pytest.mark.slow) for W in (1, 2, 4)])
 def test_processes_hold_and_send_what_the_formulas_say(W):
     for case, ranks in zip(CASES, plan_check.start(CASES, W), strict=True):
         settings = settings_of(**{**plan_check.SMALL, **case})
@@ -204,6 +204,7 @@ def test_too_big_is_marked():
         assert mark in row
 
 
+@pytest.mark.slow
 def test_two_processes_measure_their_network(shell):
     launcher = "-m torch.distributed.run --standalone --nproc_per_node=2".split()
     done = shell(*launcher, "-m", "techniques.allreduce")

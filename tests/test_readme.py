@@ -134,7 +134,9 @@ LANGUAGES = {
 }
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize(
+    "language", ["chinese", *(pytest.param(name, marks=pytest.mark.slow) for name in [*LANGUAGES][1:])]
+)
 def test_three_kilobytes_in_any_language_become_a_sample_in_two_commands(copy, language):
     line = LANGUAGES[language]
     text = line * (3000 // len(line.encode("utf-8")) + 1)

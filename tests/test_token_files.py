@@ -225,7 +225,7 @@ def torchrun(folder, n, *flags):
     )
 
 
-@pytest.mark.parametrize(("kind", "n"), [("lines", 2), ("text", 3)])
+@pytest.mark.parametrize(("kind", "n"), [("lines", 2), pytest.param("text", 3, marks=pytest.mark.slow)])
 def test_several_processes_write_what_one_writes(tmp_path, kind, n):
     """Byte for byte, meta.json too; one of them speaks."""
     source, settings, shard_mb = sources(tmp_path)[kind]
@@ -240,6 +240,7 @@ def test_several_processes_write_what_one_writes(tmp_path, kind, n):
     assert [line.split()[0] for line in done.stdout.splitlines()] == words
 
 
+@pytest.mark.slow
 def test_the_older_dataset_is_whole_after_a_failure(tmp_path):
     """One rank meets a character that the tokenizer lacks: it says so, all end, and nothing has changed."""
     folder = project(tmp_path)

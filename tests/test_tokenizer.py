@@ -130,9 +130,10 @@ def test_examples_in_the_docstrings():
     assert result.failed == 0
 
 
-def test_2000_random_unicode_strings(text):
-    strings = random_strings(2000, seed=1)
-    ours = BPETokenizer.train([text[:100_000], *random_strings(2000, seed=2)], 1500)
+@pytest.mark.parametrize("n", [300, pytest.param(2000, marks=pytest.mark.slow)])
+def test_random_unicode_strings(text, n):
+    strings = random_strings(n, seed=1)
+    ours = BPETokenizer.train([text[: 50 * n], *random_strings(n, seed=2)], 1500)
     oracle = tiktoken_from(ours)
     published = regex.compile(PUBLISHED_PATTERN)
     merged = 0
@@ -143,7 +144,7 @@ def test_2000_random_unicode_strings(text):
         assert ours.encode_slowly(s) == ids.tolist() == oracle.encode_ordinary(s), repr(s)
         assert ours.decode(ids) == s
         merged += len(ids) < len(s.encode("utf-8"))
-    assert merged > 1000  # the merges were at work, it was not all single bytes
+    assert merged > n / 2  # the merges were at work, it was not all single bytes
 
 
 def test_tiny_shakespeare_equals_tiktoken_and_round_trips(text, bpe):

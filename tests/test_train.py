@@ -432,7 +432,7 @@ def test_the_run_repeats_from_its_config_json(train, tmp_path):
     assert losses(tmp_path / "out") == expected
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_saves_at_a_step_boundary_and_the_run_goes_on_exactly(train, tmp_path, datasets, number):
     flags = ("--log_interval=1", "--lr_decay_iters=3000", "--eval_interval=5000", "--dropout=0.1")
     out = tmp_path / "stopped"
@@ -469,6 +469,7 @@ def test_a_signal_saves_at_a_step_boundary_and_the_run_goes_on_exactly(train, tm
     assert resumed == losses(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_an_error_in_the_middle_saves_what_was_learned(datasets, tmp_path):
     code = f"""
 import pathlib, runpy, sys, torch
