@@ -1,10 +1,10 @@
-"""Text out of a trained model. The run's folder is enough: the tokenizer is in the checkpoint.
+"""Text out of a trained model. The run's folder is enough: its checkpoint holds the tokenizer, too.
 
     python sample.py --out_dir=out-shakespeare-char --start="ROMEO:" --num_samples=3
     python sample.py --out_dir=out-shakespeare-char --interactive
     python sample.py --start=FILE:prompt.txt --temperature=0
 
-start, temperature, top_k, top_p and max_new_tokens are those of the run, unless given here.
+start, temperature, top_k, top_p and max_new_tokens come from the run unless they are given here.
 """
 
 import codecs
@@ -23,27 +23,27 @@ from runtime.trust import check_types
 # -----------------------------------------------------------------------------
 out_dir = "out-shakespeare-char"  # folder of the run
 file = "best.pt"  # which checkpoint in it: best.pt | ckpt.pt | ckpt_000500.pt
-start = "\n"  # the prompt, or FILE:prompt.txt; not given: as the run
+start = "\n"  # the prompt, or FILE:prompt.txt; not given: the run's
 num_samples = 1  # how many texts; each has its own random numbers, seed + 0, 1, ...
-max_new_tokens = 500  # length of each; not given: as the run was trained with
-temperature = 0.8  # below 1 safer, above 1 wilder; 0 = always the likeliest token; not given: as the run
-top_k = 0  # choose among the k likeliest tokens; 0 = all; not given: as the run
-top_p = 1.0  # choose among the likeliest tokens that make up this probability; 1 = all; not given: as the run
-stop = ""  # end a text where it has written this
+max_new_tokens = 500  # length of each text in tokens; not given: the run's
+temperature = 0.8  # below 1 safer, above 1 wilder; 0 = always the likeliest token; not given: the run's
+top_k = 0  # choose among the k likeliest tokens; 0 = all; not given: the run's
+top_p = 1.0  # choose among the likeliest tokens with this total probability; 1 = all; not given: the run's
+stop = ""  # end a text before this string
 seed = 1337  # the same seed gives the same text
-unknown = "error"  # characters that the tokenizer never saw: error | skip
-stream = True  # show the text while it is written; False: when it is complete
-interactive = False  # ask for prompts until the end of input (Ctrl-D)
+unknown = "error"  # characters that the tokenizer does not know: error | skip
+stream = True  # show the text while it is generated; False: when it is complete
+interactive = False  # ask for one prompt after another until Ctrl-D
 device = "auto"  # auto | cpu | cuda | cuda:N | mps
 dtype = "auto"  # auto | float32 | bfloat16 | float16
 # -----------------------------------------------------------------------------
 
 
 def prompt_ids(tokenizer, text: str, unknown: str = "error") -> list[int]:
-    """The ids of a prompt; there may be none.
+    """Encode a prompt. The list is empty if nothing is left of it.
 
-    unknown: "error" raises ValueError naming each character that the tokenizer never saw and its place;
-    "skip" drops it. (Byte pairs know every character.)
+    unknown: what happens to characters that the tokenizer does not know. "error": ValueError that names them
+    and their positions; "skip": they are left out. (Byte pairs know every character.)
     """
     if unknown not in ("error", "skip"):
         raise ValueError(f"unknown={unknown} is not understood; expected error or skip")
@@ -56,11 +56,11 @@ def stream_text(
 ) -> Iterator[str]:
     """Yield the text that follows a prompt (a list of ids), piece by piece, in whole characters.
 
-    Ends after max_new_tokens, at the tokenizer's end token, or before the text `stop`. What follows an empty
-    prompt is the beginning of a document (after an end token) or of a line, or what follows id 0.
+    Ends after max_new_tokens, at the end token, or before the text `stop`. An empty prompt is replaced by
+    the end token (so a new document begins), or by a newline, or by id 0: the first that the tokenizer has.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may span several tokens
-    held = ""  # what could still be the beginning of `stop`
+    held = ""  # text that is not shown yet: it may be the beginning of `stop`
     ends = [tokenizer.end_id] if tokenizer.end_id >= 0 else []
     prompt = prompt or ends or prompt_ids(tokenizer, "\n", unknown="skip") or [0]
     for (token,) in model.stream([prompt], max_new_tokens, temperature, top_k, top_p, ends, seed):
@@ -70,27 +70,30 @@ def stream_text(
         if stop and stop in held:
             yield held[: held.index(stop)]
             return
-        safe = max(0, len(held) - max(0, len(stop) - 1))
+        keep = max(0, len(stop) - 1)
+        safe = max(0, len(held) - keep)
         yield held[:safe]
         held = held[safe:]
-    held += decoder.decode(b"", final=True)
-    if held := held.split(stop)[0] if stop else held:
+    held += decoder.decode(b"", final=True)  # an incomplete character becomes U+FFFD
+    if stop:
+        held = held.split(stop)[0]
+    if held:
         yield held
 
 
 def read_start(start: str) -> str:
-    """The prompt itself, or the text of the file behind FILE:."""
+    """Return the prompt: `start` itself, or with FILE:path the text of that file."""
     if not start.startswith("FILE:"):
         return start
     path = Path(start.removeprefix("FILE:"))
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the name
         raise ValueError(f"the prompt file {path} cannot be read as UTF-8 text: {error}") from None
 
 
 def prompts() -> Iterator[str]:
-    """The prompts to answer: one, or with --interactive each line of the input."""
+    """Yield the prompts to answer: the setting `start`, or with --interactive each line of the input."""
     if not interactive:
         yield read_start(start)
         return
@@ -108,14 +111,13 @@ if __name__ == "__main__":
     place = hardware.choose_device(device)
     folder = checkpoint.run_folder(out_dir)
     model, tokenizer, saved = checkpoint.load_model(folder / file, place)
-    check_types(saved, {float: "val_loss"}, file)
-    check_types(saved["dataset"], {str: "name source sha256"}, f"{file}: dataset")
-    sampling = {str: "start", int: "max_new_tokens top_k", float: "temperature top_p"}
-    check_types(saved["config"], sampling, f"{file}: config")
-    # The weights themselves are cast. On 2 CPU cores GPT-2's size takes 29 ms a token in bfloat16, 42 in
-    # float32, and 70 in autocast, which casts all of them again for each token.
+    check_types(saved, {"val_loss": float}, file)
+    check_types(saved["dataset"], {"name": str, "source": str, "sha256": str}, f"{file}: dataset")
+    stored = {"start": str, "max_new_tokens": int, "top_k": int, "temperature": float, "top_p": float}
+    check_types(saved["config"], stored, f"{file}: config")
+    # The weights are cast once. Autocast would cast all of them again for each token: with GPT-2's size on
+    # 2 CPU cores that takes 70 ms a token; weights in bfloat16 take 29 ms, in float32 42 ms.
     model.to(getattr(torch, hardware.choose_precision(dtype, place)[1]))
-    stored = ("start", "max_new_tokens", "temperature", "top_k", "top_p")
     adopt(globals(), config, {name: saved["config"][name] for name in stored})
     meta = saved["dataset"]
     print(f"--- {folder / file}: step {saved['step']}, val loss {saved['val_loss']:.4f}")
@@ -126,14 +128,15 @@ if __name__ == "__main__":
         except ValueError as error:
             if not interactive:
                 raise
-            print(f"error: {error}", file=sys.stderr)  # one bad line does not end the conversation
+            print(f"error: {error}", file=sys.stderr)  # a bad line does not end the conversation
             continue
         began, tokens = time.perf_counter(), 0
         for i in range(num_samples):
             pieces = stream_text(
                 model, tokenizer, prompt, max_new_tokens, temperature, top_k, top_p, seed + i, stop
             )
-            pieces = pieces if stream else list(pieces)
+            if not stream:
+                pieces = list(pieces)
             print(tokenizer.decode(prompt), end="", flush=stream)
             for piece in pieces:  # one for each token
                 print(piece, end="", flush=stream)

@@ -1,11 +1,11 @@
-"""A corpus as items: stretches of text, or samples and what is to be learned of them.
+"""Corpora as items: stretches of a text, or samples together with what is to be learned of them.
 
-    text    chunks of about 1 MB, as corpora.py yields them
-    lines   one sample a line
-    jsonl   one sample a row: {"text"}, {"prompt", "response"} or {"messages": [{"role", "content"}, ...]}
+    text    the chunks of corpora.py, about 256,000 characters each
+    lines   one sample per line
+    jsonl   one sample per row: {"text"}, {"prompt", "response"} or {"messages": [{"role", "content"}, ...]}
 
-Everything streams: a pass over a Source reads the corpus anew, sees the same as the pass before, and holds no
-more than a chunk, a line or (JSON lists only) a document. Cleaning, dropping and splitting happen on the way.
+Everything is streamed. Each pass over a Source reads the corpus again and sees the same items. Only one
+chunk, line or (JSON lists) document is in memory. Items are cleaned, dropped and split on the way.
 """
 
 import hashlib
@@ -20,21 +20,22 @@ import numpy as np
 
 from text.corpora import Corpus
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")  # all but tab and newline: no \r either
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")  # all except tab and newline; \r is one of them
 BLANKS = re.compile(r"[ \t]{2,}")
-LINE = re.compile(r"(?=\r\n)|(?<!\r)(?=\n)")  # lines are cut before their newline: it begins the next one
-SHORTEST = 3  # visible characters of a line or sample, for --clean
-CHUNK = 2**20  # characters: lines that were cleaned or compared are joined to chunks of this size again
-Segments = list[tuple[str, bool]]  # (text, learned): one stretch of a text, or one whole sample
+LINE = re.compile(r"(?=\r\n)|(?<!\r)(?=\n)")  # a text is cut before a newline, which begins the next line
+SHORTEST = 3  # --clean drops lines and samples with fewer visible characters
+CHUNK = 2**20  # characters; lines that were cleaned or compared are joined to chunks of this size
+Segments = list[tuple[str, bool]]  # [(text, learned), ...]: a stretch of a text, or one sample
 
 
 def segments_of(row) -> Segments:
-    r"""One JSON row as [(text, learned), ...]; ValueError if it is none of the three kinds.
+    r"""Turn a JSON row into [(text, learned), ...]. ValueError if it is none of the three kinds.
 
-    {"text"}: all is learned. {"prompt", "response"}: the response is. {"messages"}: "role: content", with a
-    newline between two ("user: 2+2?\nassistant: 4"); what the assistant says is learned. Segments are encoded
-    one by one: no token spans their border, so the mask is exact and a prompt has the same ids when text is
-    generated. The end token that closes each sample is learned as well.
+    {"text"}: everything is learned. {"prompt", "response"}: the response is. {"messages"}: they become lines
+    "role: content", such as "user: 2+2?\nassistant: 4"; what the assistant says is learned.
+
+    Segments are encoded one by one. So no token spans a border: the mask is exact, and a prompt has the same
+    ids when text is generated. The end token that closes each sample is learned, too.
     """
     match row:
         case {"messages": [*_, {"role": "assistant"}]}:
@@ -59,22 +60,22 @@ def segments_of(row) -> Segments:
     if ("", True) in segments:
         raise ValueError(f"there is nothing to learn: {row!r:.60}")
     for text, _ in segments:
-        text.encode("utf-8")  # half a surrogate pair ("\ud83d") is a UnicodeEncodeError, so a ValueError
+        text.encode("utf-8")  # UnicodeEncodeError, a ValueError, for half a surrogate pair such as "\ud83d"
     return segments
 
 
 class Source:
-    """A corpus as a stream of (segments, ends_document). Iterate as often as needed.
+    """A corpus as a stream of (segments, ends_document), to be iterated as often as needed.
 
-    After a pass, dropped counts what was left out of it and sha256 is the hash of the text as it was read.
+    After a pass, `dropped` counts what was left out, and `sha256` is the hash of the text as it was read.
     """
 
     def __init__(self, corpus: Corpus, format="text", clean=False, dedup=False, skip_bad=False):
         self.corpus, self.format, self.clean, self.skip_bad = corpus, format, clean, skip_bad
         self.dropped: Counter = Counter()
-        self.shares: dict[str, int] = {}  # split -> characters of a text, or samples; in this order
-        self.first = None  # with dedup: is a sample, or a visible line, the first of its kind?
-        if dedup:  # 8 bytes each; of 10 million different lines, two look equal once in 370,000 corpora
+        self.shares: dict[str, int] = {}  # split -> how many characters of a text, or samples; in this order
+        self.first = None  # dedup: for each sample or visible line, whether it is the first of its kind
+        if dedup:  # 8 bytes a hash: of 370,000 corpora of 10 million lines, one has two equal by accident
             hashes = array("Q", (digest(unit) for unit, _ in self.units() if self.countable(unit)))
             self.first = np.zeros(len(hashes), dtype=bool)
             self.first[np.unique(np.array(hashes, dtype=np.uint64), return_index=True)[1]] = True
@@ -85,18 +86,19 @@ class Source:
         return joined(self.kept()) if self.format == "text" else self.kept()
 
     def count(self, alphabet: set[str] | None = None) -> int:
-        """One pass: the number of characters (text) or samples; all characters go into alphabet."""
+        """Count the characters (text) or samples in one pass. Adds all characters that occur to alphabet."""
         total = 0
         for segments, _ in self:
             total += len(segments[0][0]) if self.format == "text" else 1
             if alphabet is not None:
                 alphabet.update(*(text for text, _ in segments))
         if not total:
-            raise ValueError(f"{self.corpus.name} holds no text; dropped from it: {dict(self.dropped)}")
+            raise ValueError(f"{self.corpus.name} holds no text; dropped: {dict(self.dropped)}")
         return total
 
     def parts(self, seed: int) -> Iterator[tuple[str, Segments, bool]]:
-        """(split, segments, ends_document): a text is cut at characters, samples are drawn whole, by seed."""
+        """Yield (split, segments, ends_document). A text is cut between characters, one split after the
+        other. Samples stay whole; the seed draws the split of each."""
         names, sizes = list(self.shares), list(self.shares.values())
         if self.format != "text":
             labels = np.repeat(np.arange(len(names), dtype=np.uint8), sizes)
@@ -116,6 +118,7 @@ class Source:
             yield names[split], [(text, True)], ends
 
     def chunks(self) -> Iterator[tuple[str, bool]]:
+        """The chunks of the corpus, from the beginning; hashes them on the way."""
         self.dropped.clear()
         self.sha256 = hashlib.sha256()
         for text, ends in self.corpus.chunks():
@@ -123,7 +126,7 @@ class Source:
             yield text, ends
 
     def lines(self) -> Iterator[tuple[str, bool]]:
-        """The text of the chunks, cut before every newline."""
+        """Yield (line, ends_document): the text, cut before every newline."""
         rest = ""
         for text, ends in self.chunks():
             *lines, rest = LINE.split(rest + text)
@@ -134,7 +137,7 @@ class Source:
                 rest = ""
 
     def samples(self) -> Iterator[Segments]:
-        """One per visible line or JSON row. A document that begins with "[" is read whole, as a list."""
+        """One sample per visible line or JSON row. A document that begins with "[" is one list of rows."""
         files = itertools.chain(self.corpus.files, itertools.repeat(self.corpus.name))
         file, number, begun, document = next(files), 1, False, []
         for line, ends in self.lines():
@@ -154,6 +157,7 @@ class Source:
                 file, number, begun, document = next(files), 1, False, []
 
     def row(self, text: str, where: str) -> Iterator[Segments]:
+        """The sample in a JSON row. ValueError for a bad row; with skip_bad it is counted and left out."""
         try:
             yield segments_of(json.loads(text))
         except (ValueError, RecursionError) as error:
@@ -163,23 +167,19 @@ class Source:
             self.dropped["bad rows"] += 1
 
     def units(self) -> Iterator[tuple[Segments, bool]]:
-        """What is cleaned and compared: samples, or the lines of a text. A line cleaned away is empty."""
-        if self.format != "text":
-            for segments in self.samples():
-                if self.clean:
-                    segments = [(self.tidy(text), learned) for text, learned in segments]
-                    visible = "".join(text for text, _ in segments).strip()
-                    if len(visible) < SHORTEST or ("", True) in segments:
-                        self.dropped["short samples"] += 1
-                        continue
-                yield segments, True
-            return
-        before = ""  # the line kept last: one of several blank lines is kept, none at a document's beginning
+        """What is cleaned and compared: the lines of a text, or samples."""
+        return self.clean_lines() if self.format == "text" else self.clean_samples()
+
+    def clean_lines(self) -> Iterator[tuple[Segments, bool]]:
+        """The lines of a text, cleaned if asked for. A dropped line becomes empty: it may end a document."""
+        before = ""  # the last line that was kept since the document began
         for line, ends in self.lines():
             if self.clean:
                 line = self.tidy(line)
                 length = len(line.strip())
-                if 0 < length < SHORTEST or (line and not length and not before.strip()):
+                # One of several blank lines is kept, and none at the beginning of a document.
+                blank_again = line and not length and not before.strip()
+                if 0 < length < SHORTEST or blank_again:
                     self.dropped["short lines" if length else "blank lines"] += 1
                     line = ""
                 elif not before:
@@ -187,18 +187,30 @@ class Source:
                 before = "" if ends else line or before
             yield [(line, True)], ends
 
+    def clean_samples(self) -> Iterator[tuple[Segments, bool]]:
+        """The samples, cleaned if asked for. Each is a document of its own."""
+        for segments in self.samples():
+            if self.clean:
+                segments = [(self.tidy(text), learned) for text, learned in segments]
+                visible = "".join(text for text, _ in segments).strip()
+                if len(visible) < SHORTEST or ("", True) in segments:
+                    self.dropped["short samples"] += 1
+                    continue
+            yield segments, True
+
     def tidy(self, text: str) -> str:
+        """Remove control characters, and make each run of blanks one blank."""
         for what, pattern, new in (("control characters", CONTROL, ""), ("runs of blanks", BLANKS, " ")):
             text, n = pattern.subn(new, text)
             self.dropped[what] += n
         return text
 
     def countable(self, segments: Segments) -> bool:
-        """Blank lines of a text are never repeats."""
+        """Whether dedup compares it: blank lines of a text are never repeats."""
         return self.format != "text" or bool(segments[0][0].strip())
 
     def kept(self) -> Iterator[tuple[Segments, bool]]:
-        """units() without repeats. A line dropped is left empty: it may mark the end of a document."""
+        """The units without repeats. A dropped line stays as an empty one: it may end a document."""
         number = -1
         for segments, ends in self.units():
             if self.first is not None and self.countable(segments):
@@ -211,12 +223,13 @@ class Source:
 
 
 def digest(segments: Segments) -> int:
+    """A hash of 8 bytes, for dedup. Newlines at the ends do not count."""
     text = "\0".join(text for text, _ in segments).strip("\r\n")
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")
 
 
 def joined(lines: Iterator[tuple[Segments, bool]]) -> Iterator[tuple[Segments, bool]]:
-    """Lines as chunks again, cut where corpora.py cuts: between a visible character and a newline."""
+    """Join lines to chunks again, which end as in corpora.py: after a visible character, before a newline."""
     parts, length = [], 0
     for segments, ends in lines:
         parts.append(segments[0][0])
@@ -227,7 +240,7 @@ def joined(lines: Iterator[tuple[Segments, bool]]) -> Iterator[tuple[Segments, b
 
 
 def parse_list(document: str, file) -> Iterator[str]:
-    """The rows of a list, each as JSON again."""
+    """The rows of a JSON list, each as JSON text. ValueError, naming the file, for another document."""
     try:
         for row in json.loads(document.removeprefix("\ufeff")) if document else []:
             yield json.dumps(row)

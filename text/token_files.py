@@ -1,11 +1,11 @@
-"""Ids on disk: token files in shards, written one by one or by several processes, and read lazily.
+"""Ids on disk: token files, in one piece or in shards, written by one or several processes and read lazily.
 
     train.bin                            one file: the ids of a split, one after the other
-    train_000.bin train_001.bin ...      shards: a new file after so many characters of the split
-    train_mask.bin, train_mask_000.bin   1: learned, 0: context; one byte a token, only if some is not learned
+    train_000.bin train_001.bin ...      shards: a new file after a given number of characters of the split
+    train_mask.bin, train_mask_000.bin   1: learned, 0: context; one byte per token, if some are not learned
 
-To which shard a stretch of text or a sample belongs is known before it is encoded. So each process finds the
-shards that are its own, and the files are the same with any number of processes and threads.
+The shard of a stretch of text or of a sample is known before it is encoded. So each process can tell which
+shards it has to write, and the files are the same with any number of processes and threads.
 """
 
 import contextlib
@@ -29,21 +29,23 @@ OURS = re.compile(rf"({'|'.join(SPLITS)})(_mask)?(_\d{{3,}})?\.bin|tokenizer\.js
 
 
 def file_name(stem: str, number: int, in_shards: bool) -> str:
+    """The name of one token file, such as train.bin or train_003.bin."""
     return f"{stem}_{number:03}.bin" if in_shards else f"{stem}.bin"
 
 
 def file_names(stem: str, counts: dict) -> list[str]:
-    """The token files of a split (stem: train) or its masks (train_mask); counts: its part of meta.json."""
-    n = len(counts.get("shards", ["one file"]))
-    return [file_name(stem, number, "shards" in counts) for number in range(n)]
+    """The token files of a split (stem: train) or its masks (train_mask). counts: its part of meta.json."""
+    in_shards = "shards" in counts
+    n = len(counts["shards"]) if in_shards else 1
+    return [file_name(stem, number, in_shards) for number in range(n)]
 
 
 class TokenFiles:
-    """The ids (or masks) of a split as one long array, in whatever files they lie: shards[places].
+    """The ids (or masks) of a split as one long array, whatever files they lie in: token_files[places].
 
-    The files are looked up at once, but not opened: ValueError if one is missing or has another size than
-    counts (the split's part of meta.json) say. Reading maps the files it needs, anew each time. ValueError
-    for an id that is not below `limit`.
+    Nothing is opened at first; ValueError if a file is missing or does not have the size that meta.json gives
+    (counts: the split's part of it). Each access maps the files that it needs anew. It raises ValueError for
+    an id that is not below `limit`.
     """
 
     def __init__(self, folder: Path, stem: str, counts: dict, dtype, limit: int = 2**32):
@@ -51,18 +53,19 @@ class TokenFiles:
         self.dtype, self.limit = np.dtype(dtype), limit
         sizes = np.array(counts.get("shards", [counts["tokens"]]), dtype=np.int64)
         self.ends = np.cumsum(sizes)
-        self.starts = self.ends - sizes  # the place of each file's first id
+        self.starts = self.ends - sizes  # of each file: the place of its first id
         for path, n in zip(self.paths, sizes.tolist(), strict=True):
             if not path.is_file() or path.stat().st_size != n * self.dtype.itemsize:
                 raise ValueError(f"{path} is not what meta.json says; prepare the dataset again")
 
     def __getitem__(self, places: np.ndarray) -> np.ndarray:
-        """The ids at these places, an array of the same shape."""
-        if len(self.paths) == 1:  # 32 windows of 128: 93 microseconds; 112 by what follows
+        """The ids at these places, in an array of the same shape."""
+        if len(self.paths) == 1:  # 32 windows of 128 take 93 microseconds; the code below would take 112
             return self.checked(np.asarray(np.memmap(str(self.paths[0]), self.dtype, mode="r")[places]))
         flat = places.ravel()
         file_of = np.searchsorted(self.ends, flat, side="right")
-        borders = [0, *np.flatnonzero(np.diff(file_of)) + 1, len(flat)]  # of stretches in one file
+        # Between two borders all places lie in the same file.
+        borders = [0, *np.flatnonzero(np.diff(file_of)) + 1, len(flat)]
         ids, maps = np.empty(len(flat), self.dtype), {}
         for first, end in itertools.pairwise(borders):
             i = file_of[first]
@@ -72,33 +75,40 @@ class TokenFiles:
         return self.checked(ids.reshape(places.shape))
 
     def checked(self, ids: np.ndarray) -> np.ndarray:
+        """Return the ids. ValueError if one of them is not in the vocabulary."""
         if ids.size and ids.max() >= self.limit:
             where, most = self.paths[0].parent, self.limit - 1
             raise ValueError(f"{where} has the id {ids.max()}, {most} at most; prepare the dataset again")
         return ids
 
     def samples(self, end_id: int) -> tuple[np.ndarray, np.ndarray]:
-        """(starts, lengths) of the samples that end tokens close. Reads all files, a million ids at once."""
-        closed = [np.zeros(1, dtype=np.int64)]
+        """(starts, lengths) of the samples; an end token closes each. Reads all files, 2**20 ids a time."""
+        closed = [np.zeros(1, dtype=np.int64)]  # where a sample begins: at 0, and behind each end token
         for path, start, end in zip(self.paths, self.starts.tolist(), self.ends.tolist(), strict=True):
             for at in range(start, end, 2**20):
                 ids = np.fromfile(path, self.dtype, 2**20, offset=(at - start) * self.dtype.itemsize)
                 closed.append(at + 1 + np.flatnonzero(ids == end_id))
         borders = np.concatenate(closed)
         if len(borders) == 1:
-            raise ValueError(f"no sample in {self.paths[0].parent} ends; prepare the dataset again")
+            raise ValueError(f"{self.paths[0].parent} has no end token; prepare the dataset again")
         return borders[:-1], np.diff(borders)
 
 
 def packed(lengths: np.ndarray, room: int) -> np.ndarray:
-    """The row of each sample (n,), when they are packed first-fit into rows of `room` ids, 256 rows open."""
+    """Pack samples first-fit into rows of `room` ids: the row (n,) of each sample, from the lengths (n,).
+
+    At most 256 rows are open at a time.
+    """
     rows = np.zeros(len(lengths), dtype=np.int64)
-    free, number, n_rows = np.zeros(256, np.int64), np.zeros(256, np.int64), 0  # room left; of which row
+    free = np.zeros(256, np.int64)  # the room left in each open row
+    number = np.zeros(256, np.int64)  # the number of each open row
+    n_rows = 0
     for i, length in enumerate(lengths.tolist()):
         place = int((free >= length).argmax())
-        if free[place] < length:  # none has room: a new row takes the place of the fullest
+        if free[place] < length:  # no open row has room: a new row replaces the fullest
             place = int(free.argmin())
-            free[place], number[place], n_rows = room, n_rows, n_rows + 1
+            free[place], number[place] = room, n_rows
+            n_rows += 1
         rows[i] = number[place]
         free[place] -= length
     return rows
@@ -107,17 +117,18 @@ def packed(lengths: np.ndarray, room: int) -> np.ndarray:
 def encode(
     parts, tokenizer, folder: Path, end: bool, masks: bool, threads=0, shard_mb=0.0, rank=0, world_size=1
 ) -> dict:
-    """Write the ids of (split, segments, ends_document) to folder/*.bin; return what meta.json says of them.
+    """Write folder/*.bin and return what meta.json says of them. parts: (split, segments, ends_document), ...
 
-    end: the end token closes every document. masks: some text may be there as context only. threads: 0 = one
-    per core, 16 at most, over all processes of a machine. shard_mb: million characters a shard, 0 = one file
-    a split. Of several processes each writes every world_size-th shard, and all return the same.
+    end: close every document with the end token. masks: some text may be context only, so write masks.
+    threads: 0 = one per core, at most 16, for all processes of a machine together. shard_mb: million
+    characters per shard, 0 = one file per split. With several processes, each writes every world_size-th
+    shard; all return the same. ValueError if an end token is needed and the tokenizer has none.
 
-    The sha256 of a split is that of its file, or of its shards' sha256 (hexadecimal) one after the other.
+    The sha256 of a split is that of its file. With shards, it is the sha256 of their hex sha256s, joined.
     """
     if end and tokenizer.end_id < 0:
         raise ValueError(
-            "this tokenizer has no end token to close samples or documents; expected one that was made with "
+            "this tokenizer has no end token to close samples and documents; expected one that was made with "
             "--tokenizer=bpe, or with --tokenizer=char from samples or a folder"
         )
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
@@ -142,9 +153,9 @@ def encode(
 
 
 def numbered(parts, size: float) -> Iterator[tuple[tuple[str, int], Segments, bool]]:
-    """Parts with (split, shard) in place of the split: a new shard every `size` characters, 0 = never.
+    """Replace the split of each part by (split, shard). A shard is full after `size` characters; 0 = never.
 
-    Parts stay whole. After one that is longer than a shard no number is left out.
+    Parts stay whole. A part may be longer than a shard; even so, no shard number is left out.
     """
     number, full, before = Counter(), Counter(), Counter()
     for split, segments, ends in parts:
@@ -157,23 +168,27 @@ def numbered(parts, size: float) -> Iterator[tuple[tuple[str, int], Segments, bo
 
 
 def write(parts, tokenizer, folder: Path, end: bool, masks: bool, dtype, in_shards: bool) -> dict:
-    """Write encoded parts to their files; {(split, shard): counts, sha256, open (no document ended last)}."""
+    """Write encoded parts to their files. Returns {(split, shard): counts, sha256 and open}.
+
+    open: the last document of the shard continues in the next one.
+    """
     shards, hashes, files = {}, {}, {}
     with contextlib.ExitStack() as stack:
         for place, segments, ends, new in parts:
             split, number = place
             if place not in shards:
                 for file in files.get(split, ()):
-                    file.close()  # 2,000 open files are more than a process may have
+                    file.close()  # a process may not have 2,000 open files
                 shards[place], hashes[place] = dict.fromkeys(COUNTS, 0), hashlib.sha256()
-                stems = [split, f"{split}_mask"][: 1 + masks]
+                stems = [split, f"{split}_mask"] if masks else [split]
                 names = [file_name(stem, number, in_shards) for stem in stems]
                 files[split] = [stack.enter_context(open(folder / name, "wb")) for name in names]
             counts = shards[place]
             closing = [(np.array([tokenizer.end_id]), True)] if ends and end else []
             stretches = [(ids, learned) for ids, (_, learned) in zip(new, segments, strict=True)]
             for ids, learned in stretches + closing:
-                files[split][0].write(data := ids.astype(dtype).tobytes())
+                data = ids.astype(dtype).tobytes()
+                files[split][0].write(data)
                 hashes[place].update(data)
                 if masks:
                     files[split][1].write(bytes([learned]) * len(ids))
@@ -187,20 +202,20 @@ def write(parts, tokenizer, folder: Path, end: bool, masks: bool, dtype, in_shar
 
 
 def encoded(parts, tokenizer, threads: int) -> Iterator[tuple]:
-    """(place, segments, ends_document, ids of each segment) of (place, segments, ends_document), in order.
+    """Encode parts (place, segments, ends_document) in order; yields each with its ids, a list per segment.
 
-    tiktoken lets other threads run while it encodes, though not without loss: 2 threads were 1.0 to 1.7 times
-    as fast as one. (Characters are encoded in Python, which lets none run.) At most two batches a thread are
-    under way, however long the text is.
+    tiktoken lets other threads run while it encodes, with some loss: 2 threads were 1.0 to 1.7 times as fast
+    as one. (CharTokenizer encodes in Python, which runs one thread at a time.) At most two batches per thread
+    are in flight, however long the text is.
     """
 
     def encode_batch(batch: list) -> list:
         return [(*part, [tokenizer.encode(text) for text, _ in part[1]]) for part in batch]
 
-    if threads == 1 or tokenizer.kind == "char":  # this one reads and writes: 1/20 of the work
+    if threads == 1 or tokenizer.kind == "char":
         yield from itertools.chain.from_iterable(map(encode_batch, batches(parts)))
         return
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads) as pool:  # this thread reads and writes, 1/20 of the work
         waiting = deque()
         for batch in batches(parts):
             waiting.append(pool.submit(encode_batch, batch))
@@ -211,7 +226,7 @@ def encoded(parts, tokenizer, threads: int) -> Iterator[tuple]:
 
 
 def batches(parts) -> Iterator[list]:
-    """Several short parts at once: to hand over a line of text takes longer than to encode it."""
+    """Group short parts: handing over a single line to a thread takes longer than encoding it."""
     batch, length = [], 0
     for part in parts:
         batch.append(part)
@@ -223,9 +238,9 @@ def batches(parts) -> Iterator[list]:
 
 
 def publish(made: Path, folder: Path, meta: dict) -> None:
-    """Move a dataset's files from `made` to folder, in place of an older one's, in however many shards.
+    """Move a dataset's files from `made` to folder, and remove an older dataset there with all its shards.
 
-    meta.json goes first and comes last: a folder that has it holds one dataset, never half of two.
+    meta.json is removed first and moved last: a folder that has one holds one complete dataset.
     """
     folder.mkdir(exist_ok=True)
     (folder / "meta.json").unlink(missing_ok=True)
@@ -240,7 +255,7 @@ def publish(made: Path, folder: Path, meta: dict) -> None:
 
 
 def summary(meta: dict) -> str:
-    """What a dataset holds, in lines for people."""
+    """Describe a dataset in a few lines for people."""
     dropped = "".join(f", {n:,} {what} dropped" for what, n in meta["dropped"].items())
     lines = [f"datasets/{meta['name']}: {meta['source']}, {meta['vocab_size']:,} different tokens{dropped}"]
     for split, n in meta["splits"].items():
