@@ -281,8 +281,7 @@ def one_line_errors(kind, error, traceback) -> None:
     if ours and issubclass(kind, BrokenPipeError):  # print() raised it
         sys.exit(1)
     message = ""
-    too_long = getattr(error, "errno", 0) == errno.ENAMETOOLONG
-    if (issubclass(kind, BAD_PATHS) or too_long) and error.filename:
+    if (issubclass(kind, BAD_PATHS) or getattr(error, "errno", 0) == errno.ENAMETOOLONG) and error.filename:
         message = f"{error.filename}: {error.strerror}"
     elif issubclass(kind, OSError) and error.errno in BAD_DISKS:
         message = f"{error.filename or 'a file of the run'} could not be written: {error.strerror}"
