@@ -141,7 +141,7 @@ def root_mean_square_1(rms_norm, x, weight, eps):
 
 # ---- 12c: the block
 def reference_block(x, attn_norm, attn, mlp_norm, mlp):
-    parts = dict(attn_norm=attn_norm, attn=attn, mlp_norm=mlp_norm, mlp=mlp)
+    parts = dict(attn_norm=attn_norm, attn=attn, mlp_norm=mlp_norm, mlp=mlp, token_shift=0)
     return Block.forward(SimpleNamespace(**parts), x)
 
 
