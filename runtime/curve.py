@@ -56,9 +56,15 @@ def evaluations(rows: list[dict]) -> dict[int, float]:
     return {row["step"]: row["val_loss"] for row in rows if "val_loss" in row}
 
 
-def same_val_split(expected: dict, meta: dict) -> bool:
-    """Whether the bands were measured on the val tokens of the dataset with this meta.json."""
-    return meta["splits"]["val"]["sha256"].startswith(expected.get("val", ""))
+def bands_for(meta: dict, expected: dict) -> tuple[dict[int, tuple[float, float]], str]:
+    """(the bands by step, a line to print): no bands but a line if they are for another val split.
+
+    meta: the dataset's meta.json.
+    """
+    split = expected.get("val", "")
+    if not meta["splits"]["val"]["sha256"].startswith(split):
+        return {}, f"the expected losses are for another val split (sha256 {split}...): not compared"
+    return {step: band for step, band in expected.items() if step != "val"}, ""
 
 
 def bands(runs: list[dict[int, float]]) -> dict[int, tuple[float, float]]:

@@ -20,18 +20,14 @@ import torch
 from config import given, typed
 from optim import state_names
 from runtime import guard
-from runtime.curve import HARMLESS, check_bands, evaluations, judge, plot_loss, read_rows, same_val_split
+from runtime.curve import HARMLESS, bands_for, check_bands, evaluations, judge, plot_loss, read_rows
 
 try:
     import resource  # not on Windows
 except ImportError:
     resource = None
 
-SHARED = {  # strategy -> what to add to the line on memory
-    "ddp": "",
-    "zero1": " (divided among the processes)",
-    "fsdp": " (all of it divided among the processes)",
-}
+SHARDED = {"ddp": "", "zero1": " (sharded over the processes)", "fsdp": " (all sharded over the processes)"}
 # Peak of dense bf16 matrix products in TFLOP/s, from NVIDIA's data sheets, by CUDA's device name. MFU is
 # printed only for these names: an L40 is not an L4, and an H100 on PCIe does not reach 989.
 BF16_PEAK = {
@@ -50,7 +46,7 @@ class Report:
 
     def __init__(self, folder: Path, config: dict, step: int, main: bool, model, device, floor: float):
         self.folder, self.main, self.model, self.device, self.floor = folder, main, model, device, floor
-        self.config, self.shared = config, SHARED[config["strategy"]]
+        self.config, self.sharded = config, SHARDED[config["strategy"]]
         check_bands(config["expected"])
         from_scratch = config["init_from"] in ("scratch", "resume", "auto")
         other_length = step < 0 and (typed("max_iters") or typed("epochs"))
@@ -92,10 +88,8 @@ class Report:
         """Print device, data, model and memory. meta: the dataset's meta.json. train, val: data.Windows."""
         if self.write:  # now all settings are resolved
             guard.write_atomic(self.folder / "config.json", json.dumps(self.config, indent=2) + "\n")
-        if self.expected and not same_val_split(self.expected, meta):
-            measured = self.expected["val"]
-            self.say(f"the expected losses are for another val split (sha256 {measured}...): not compared")
-            self.expected = {}
+        self.expected, not_compared = bands_for(meta, self.expected)
+        self.say(not_compared)
         threads = torch.get_num_threads()
         self.say(f"device {self.device}, dtype {dtype}, {threads} threads, torch {torch.__version__}")
         self.say(
@@ -116,7 +110,7 @@ class Report:
             self.say("WARNING: fewer training tokens than parameters: the model can learn the text by heart")
         self.say(
             f"memory: {4 * parameters:,} bytes of weights, {gradients:,} of gradients, {moments:,} of "
-            f"optimizer state{self.shared}, and activations"
+            f"optimizer state{self.sharded}, and activations"
         )
 
     def length(self, max_iters: int, batch_size: int, micro_steps: int, world_size: int, train) -> None:
@@ -150,10 +144,12 @@ class Report:
         self.updates, self.update_seconds, self.data_seconds = 0, 0.0, 0.0
         self.record(row)
         mfu = flops_utilisation(self.model, row["tokens_per_second"] / self.world_size, self.device)
+        mfu_text = f", mfu {mfu:.1%}" if mfu else ""
+        skipped = f", {self.skipped} skipped" if self.skipped else ""
         line = (
             f"iter {step}: loss {loss:.4f}, time {1000 * each:.2f}ms, {row['tokens_per_second']:,.0f} tok/s, "
-            f"lr {lr:.2e}, grad norm {grad_norm:.2f}{f', mfu {mfu:.1%}' if mfu else ''}"
-            f"{f', {self.skipped} skipped' if self.skipped else ''}, {clock((self.max_iters - step) * each)} left"
+            f"lr {lr:.2e}, grad norm {grad_norm:.2f}{mfu_text}{skipped}, "
+            f"{clock((self.max_iters - step) * each)} left"
         )
         if self.main and self.overwrite:
             print("\033[K" + line, end="\r", flush=True)
@@ -223,14 +219,11 @@ class Report:
             self.lock.close()
         if self.wandb:
             self.wandb.finish()
-        self.say(f"trained for {clock(result['training_time'])}, not counting evaluation; in {self.folder}:")
-        self.say(f"  best.pt  val loss {result['best_val_loss']:.4f} (step {result['best_step']})")
-        self.say(
-            f"  ckpt.pt  val loss {result['final_val_loss']:.4f}, train loss {result['final_train_loss']:.4f}"
-        )
+        self.say(f"trained for {clock(progress.seconds)}, not counting evaluation; in {self.folder}:")
+        self.say(f"  best.pt  val loss {progress.best_val_loss:.4f} (step {progress.best_step})")
+        self.say(f"  ckpt.pt  val loss {progress.val_loss:.4f}, train loss {progress.train_loss:.4f}")
         self.say(f"  {'' if self.plot_error else 'loss.png '}metrics.jsonl result.json config.json")
-        if line := judge(evaluations(self.rows), self.expected, self.changed):
-            self.say(line)
+        self.say(judge(evaluations(self.rows), self.expected, self.changed))
 
     def plot(self) -> None:
         """Draw loss.png: train and val loss with the source's floor if known; below, the learning rate."""
@@ -260,13 +253,11 @@ def memory_mb(device: torch.device) -> float:
 
 
 def flops_utilisation(model, tokens_per_second: float, device: torch.device) -> float:
-    """MFU: the operations that the model needs over the device's peak; 0 if the peak is not known.
-
-    tokens_per_second: of one device.
-    """
-    if device.type != "cuda" or torch.cuda.get_device_name(device) not in BF16_PEAK:
+    """MFU: operations that the model needs over the device's peak; 0 if unknown. Both of one device."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    if name not in BF16_PEAK:
         return 0.0
-    return flops_per_token(model) * tokens_per_second / (1e12 * BF16_PEAK[torch.cuda.get_device_name(device)])
+    return flops_per_token(model) * tokens_per_second / (1e12 * BF16_PEAK[name])
 
 
 def flops_per_token(model) -> int:
@@ -274,7 +265,9 @@ def flops_per_token(model) -> int:
     12 n_layer n_embd T for attention (Chowdhery et al. 2022, PaLM, appendix B).
     """
     config = model.config
-    weights = sum(p.numel() for p in model.parameters()) - model.wte.weight.numel() * (not config.tie_weights)
+    weights = sum(p.numel() for p in model.parameters())
+    if not config.tie_weights:
+        weights -= model.wte.weight.numel()  # the embedding only looks up its rows
     return 6 * weights + 12 * config.n_layer * config.n_embd * config.block_size
 
 

@@ -94,7 +94,8 @@ def test_best_survives_a_resume_whose_evaluations_are_worse(train, tmp_path, mon
     resumed = train(*flags, "--init_from=resume", "--max_iters=20")
     assert (tmp_path / "out/best.pt").read_bytes() == best
     assert step_of(tmp_path / "out/best.pt") == 5
-    assert (resumed["best_val_loss"], resumed["best_step"], resumed["bad_evals"]) == (1.0, 5, 3)
+    progress = resumed["progress"]
+    assert (progress.best_val_loss, progress.best_step, progress.bad_evals) == (1.0, 5, 3)
     lines = (tmp_path / "out/metrics.jsonl").read_text(encoding="utf-8").splitlines()
     val_losses = [row["val_loss"] for row in map(json.loads, lines) if "val_loss" in row]
     assert min(val_losses) == 1.0 and len(val_losses) == 5

@@ -112,6 +112,22 @@ def test_a_config_file_sees_the_command_line(tmp_path, monkeypatch):
     assert run(tmp_path, monkeypatch, str(file))["max_iters"] == 8
 
 
+def test_who_has_given_a_setting(tmp_path, monkeypatch):
+    first, second = tmp_path / "first.py", tmp_path / "second.py"
+    first.write_text("max_iters, start = 1, 'file'\n", encoding="utf-8")
+    second.write_text("max_iters = 2\n", encoding="utf-8")
+    run(tmp_path, monkeypatch, str(first), str(second), "--start=x")
+    assert config.given == {"max_iters": str(second), "start": config.COMMAND_LINE}
+    assert config.typed("start") and not config.typed("max_iters") and not config.typed("out_dir")
+
+
+def test_defaults_are_read_without_running_the_script(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT + "raise SystemExit\n", encoding="utf-8")
+    defaults = config.defaults_of(str(tmp_path / "script.py"))
+    assert defaults == dict(out_dir="out", max_iters=100, learning_rate=1e-3, eval_only=False, start="x")
+    assert config.defaults_of("train.py").keys() == read_comments(str(ROOT / "train.py")).keys()
+
+
 @pytest.mark.parametrize("start", [b"\xef\xbb\xbf", b"# -*- coding: latin-1 -*-\n"])
 def test_a_config_file_may_begin_with_a_byte_order_mark_or_its_encoding(tmp_path, monkeypatch, start):
     text = "start = '\xe9'\n".encode("latin-1" if b"latin" in start else "utf-8")

@@ -187,6 +187,19 @@ def test_another_text_and_a_shorter_run_are_not_judged(short, run_script, datase
     assert "normal" not in short({10: (0, 1)}, "--max_iters=10")
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_bands_of_another_val_split_say_so_at_the_start(run_script, datasets, tmp_path, capsys, own):
+    val = read_meta(datasets / "small")["splits"]["val"]["sha256"][:12] if own else "0123456789ab"
+    config = tmp_path / "config.py"
+    config.write_text(f"max_iters, expected = 4, {{'val': {val!r}, 4: (0, 9)}}", encoding="utf-8")
+    shape = [flag for flag in TINY if not flag.startswith("--max_iters")]
+    run_script("train.py", str(config), *shape, "--dataset=small")
+    printed = capsys.readouterr().out
+    line = "the expected losses are for another val split (sha256 0123456789ab...): not compared\n"
+    assert (line in printed) == (not own)
+    assert "no loss.png" not in printed  # it is drawn, also with "val" among the bands
+
+
 def test_a_change_by_a_second_config_file_is_named(short, tmp_path):
     second = tmp_path / "second.py"
     second.write_text("learning_rate, seed = 0.1, 5", encoding="utf-8")
