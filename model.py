@@ -26,11 +26,10 @@ ARCHS = {
     "gpt2": dict(norm="layernorm", position="learned", activation="gelu", tie_weights=1),  # OpenAI, 2019
     "llama": dict(norm="rmsnorm", position="rope", activation="swiglu"),  # Meta, 2023
 }  # fmt: skip
-CHOICES = {
-    "norm": ("layernorm", "rmsnorm"), "position": ("learned", "rope"),
-    "activation": ("gelu", "relu2", "swiglu"),
-    "qk_norm": (0, 1), "token_shift": (0, 1), "tie_weights": (0, 1), "zero_init": (0, 1),
-}  # fmt: skip
+CHOICES = dict(
+    norm=("layernorm", "rmsnorm"), position=("learned", "rope"), activation=("gelu", "relu2", "swiglu"),
+    qk_norm=(0, 1), token_shift=(0, 1), tie_weights=(0, 1), zero_init=(0, 1),
+)  # fmt: skip
 Rope = tuple[Tensor, Tensor]  # cos and sin, see rope_tables()
 
 

@@ -143,11 +143,24 @@ train_windows = data.Windows(dataset, "train", block_size, seed, pack)
 val_windows = data.Windows(dataset, "val", block_size, seed, pack)
 train_set, val_set = fixed_windows(train_windows, val_windows, eval_iters)  # for each evaluation the same
 
-# ---- the model
+# ---- the model and its loss
 raw_model = GPT(memory.shape_of(config, text_tokenizer.vocab_size))
 origin.put_weights(saved, raw_model, text_tokenizer, out_dir if resume else init_from)
 raw_model = distributed.place(raw_model, torch_device, strategy, precision, offload)
 model = distributed.wrap(raw_model, world_size, strategy)  # the raw model is what is saved and sampled from
+in_chunks = memory.too_many_logits(batch_size * block_size, text_tokenizer.vocab_size, logits_mb)
+
+
+def summed_loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Ids x and targets y (B,T), -1 where nothing is scored -> nats, summed over the targets.
+
+    Compiled as one function, it never writes float32 logits to memory.
+    """
+    if in_chunks:
+        return model(x, y)  # the same sum, without holding all logits at once
+    logits = model(x)  # (B,T,V)
+    return summed_nats(logits, y)
+
 
 # ---- the optimizer, its schedule, the loss scaler
 if epochs and (typed("epochs") or not typed("max_iters")):  # a typed max_iters beats a file's epochs
@@ -163,25 +176,11 @@ done = progress.step >= max_iters and not eval_only
 if done and init_from == "auto" and (folder / "result.json").exists():  # else it was killed at the very end
     print(f"{out_dir} has already made its {max_iters} updates")
     sys.exit()
-require(
-    not done or init_from == "auto", f"{out_dir} has made {max_iters} updates; give it a larger max_iters"
-)
+require(not done or init_from == "auto", f"{out_dir} has made {max_iters} updates; set a larger max_iters")
 if offload == "disk":
     from techniques.offload import to_disk
 
     to_disk(opt, folder)
-
-# ---- the loss of a micro-batch: one function, so that compiled it never writes float32 logits to memory
-in_chunks = memory.too_many_logits(batch_size * block_size, text_tokenizer.vocab_size, logits_mb)
-
-
-def summed_loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Ids x and targets y (B,T), -1 where nothing is scored -> nats, summed over the targets."""
-    if in_chunks:
-        return model(x, y)  # the same sum, without holding all logits at once
-    logits = model(x)  # (B,T,V)
-    return summed_nats(logits, y)
-
 
 if compile:
     summed_loss = hardware.try_compile(summed_loss, model, train_windows.batch(0, batch_size), autocast)
@@ -194,13 +193,13 @@ sampling = {name: config[name] for name in ("max_new_tokens", "temperature", "to
 next(stream_text(raw_model, text_tokenizer, prompt, **sampling), "")
 floor = prepare.floor_per_token(meta, "val")
 old_step = progress.step if resume else -1
-reporter = report.Report(folder, config, old_step, rank == 0, raw_model, torch_device, floor)
 saver = checkpoint.Saver(folder, checkpoint_format, keep_checkpoints, rank)
+reporter = report.Report(folder, config, old_step, rank == 0, raw_model, torch_device, floor)
 if reporter.write:
     text_tokenizer.save(folder / "tokenizer.json")
 for line in (prepare.stand_in_notice(meta), schedule_warning, *changes):
     reporter.say(line)
-may_choose = not resume and world_size == 1 and torch_device.type == "cpu"
+may_choose = not (resume or compile) and world_size == 1 and torch_device.type == "cpu"
 chooser = Threads(config, may_choose, trial, reporter.say)
 reporter.start(meta, opt, train_windows, val_windows, precision)
 reporter.length(max_iters, batch_size, micro_steps, world_size, train_windows)

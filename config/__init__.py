@@ -100,8 +100,8 @@ def flush_or_drop() -> None:
 def adopt(script: dict, config: dict, saved: dict) -> list[str]:
     """Take over a saved run's settings, except those that this run was given.
 
-    Changes `script` (its globals) and `config` in place. Returns a line "name: old -> new" for each setting
-    that was given and differs from the saved run's. ValueError for a saved value of another type.
+    Changes `script` (its globals) and `config` in place. Returns a line for each setting that was given and
+    differs from the saved run's. ValueError for a saved value of another type.
     """
     for name in config.keys() - given.keys():
         value = saved.get(name, config[name])
@@ -110,7 +110,7 @@ def adopt(script: dict, config: dict, saved: dict) -> list[str]:
         config[name] = value
     script.update(config)
     differ = [name for name in sorted(given) if name in saved and saved[name] != config[name]]
-    return [f"{name}: {saved[name]} -> {config[name]}" for name in differ]
+    return [f"changed since the checkpoint: {name}: {saved[name]} -> {config[name]}" for name in differ]
 
 
 def read_comments(path: str) -> dict[str, str]:

@@ -259,8 +259,8 @@ def unused_settings(root: Path) -> list[str]:
     """A setting that nothing reads is a promise that nothing keeps. Checking its value is not reading it.
 
     A setting is read where its name is loaded as a global of its script, or as config["name"] there or in a
-    module that the script hands its config to. Where a function or class gets settings by **, those are read
-    whose parameter or field is.
+    module that the script hands its config to, where it may be called settings, too. Where a function or
+    class gets settings by ** from either, those are read whose parameter or field is.
     """
     sources = dict(files(root, CORE))
     breaches = []
@@ -268,18 +268,31 @@ def unused_settings(root: Path) -> list[str]:
         if "/" in name or "override(globals())" not in source:
             continue
         settings = config.read_comments(str(root / name))
-        read = globals_read(source) | keys_read(source)
-        for call in (node for node in ast.walk(parse(source)) if isinstance(node, ast.Call)):
-            module, _, function = text_of(call.func).rpartition(".")
-            home = defined_in(module or function, name, sources)
-            if not home:
-                continue
+        read = globals_read(source) | keys_read(source) | starred_read(name, sources)
+        for call, home, _ in calls(name, sources):
             if any(is_config(value) for value in [*call.args, *(k.value for k in call.keywords if k.arg)]):
-                read |= keys_read(sources[home])
-            if any(k.arg is None for k in call.keywords):
-                read |= parameters_read(sources[home], function)
+                read |= keys_read(sources[home]) | starred_read(home, sources)
         breaches += [f"{name}: nothing reads the setting {setting}" for setting in settings.keys() - read]
     return breaches
+
+
+def calls(name: str, sources: dict) -> list[tuple[ast.Call, str, str]]:
+    """(call, file that defines what is called, function) of each call of something of ours in a file."""
+    found = []
+    for call in (node for node in ast.walk(parse(sources[name])) if isinstance(node, ast.Call)):
+        module, _, function = text_of(call.func).rpartition(".")
+        if home := defined_in(module or function, name, sources):
+            found.append((call, home, function))
+    return found
+
+
+def starred_read(name: str, sources: dict) -> set[str]:
+    """The parameters and fields that are read of all that a file calls with **."""
+    read = set()
+    for call, home, function in calls(name, sources):
+        if any(k.arg is None for k in call.keywords):
+            read |= parameters_read(sources[home], function)
+    return read
 
 
 def globals_read(source: str) -> set[str]:
@@ -306,7 +319,7 @@ def without_checks(tree: ast.AST):
 def keys_read(source: str) -> set[str]:
     found = set()
     for node in without_checks(parse(source)):
-        if isinstance(node, ast.Subscript) and text_of(node.value) == "config":
+        if isinstance(node, ast.Subscript) and text_of(node.value) in ("config", "settings"):
             found.add(getattr(node.slice, "value", ""))
         elif isinstance(node, ast.Call) and text_of(node.func) in ("config.pop", "config.get"):
             found.add(getattr(node.args[0], "value", ""))
@@ -316,7 +329,7 @@ def keys_read(source: str) -> set[str]:
 def is_config(value: ast.AST) -> bool:
     """config itself, {**config, ...}, or train.py's name for that."""
     parts = value.values if isinstance(value, ast.Dict) else [value]
-    return any(isinstance(part, ast.Name) and part.id in ("config", "chosen") for part in parts)
+    return any(isinstance(part, ast.Name) and part.id in ("config", "resolved") for part in parts)
 
 
 def defined_in(called: str, name: str, sources: dict) -> str:
@@ -640,13 +653,15 @@ MISTAKES = [
      "test_train.test_clipping_happens_after_backward_and_before_the_step", {}),
     ("the first learning rate is 0", "optim.py", "(step + 1) / (warmup_iters + 1)", "step / warmup_iters",
      "test_optim.test_never_0_before_the_end_and_never_above_learning_rate", {}),
-    ("one update too many", "train.py", "if progress.step >= max_iters or", "if progress.step > max_iters or",
+    ("one update too many", "train.py",
+     "if progress.step >= max_iters or", "if progress.step > max_iters or",
      "test_train.test_exactly_max_iters_updates_happen_and_are_saved", {}),
     ("a NaN is stepped over", "runtime/guard.py", "if not cause:", "if True:",
      "test_train.test_a_nan_makes_no_step_and_keeps_the_last_good_file", {}),
     ("a short run saves nothing", "train.py", 'save("ckpt.pt")\nsaver.wait()', "saver.wait()",
      "test_checkpoint.test_a_run_shorter_than_every_interval_still_saves", {}),
-    ("the best is overwritten", "runtime/origin.py", "lowest = val_loss < self.best_val_loss", "lowest = True",
+    ("the best is overwritten", "runtime/origin.py",
+     "lowest = val_loss < self.best_val_loss", "lowest = True",
      "test_train.test_best_holds_the_weights_of_the_lowest_val_loss", {}),
     ("a resumed run reads the first batches again", "train.py", "train_windows.batch(progress.step, batch_size",
      'train_windows.batch(progress.step - saved.get("step", 0), batch_size',
@@ -655,7 +670,8 @@ MISTAKES = [
      'self.write = main and not config["eval_only"]', "self.write = main",
      "test_train.test_eval_only_writes_nothing", {}),
     ("the wrapper is saved", "train.py", "saver.save(name, state, raw_model, opt)",
-     "saver.save(name, state, model, opt)", "test_checkpoint.test_wrapped_and_plain_runs_save_the_same_keys", {}),
+     "saver.save(name, state, model, opt)",
+     "test_checkpoint.test_wrapped_and_plain_runs_save_the_same_keys", {}),
     ("a checkpoint can run code", "runtime/checkpoint.py", 'map_location="cpu", weights_only=True',
      'map_location="cpu", weights_only=False', "test_checkpoint.test_a_file_cannot_run_code", {}),
     ("cached positions begin at 0", "generate.py", "torch.arange(start, start + T,", "torch.arange(T,",
