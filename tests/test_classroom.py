@@ -399,6 +399,7 @@ def test_a_notebook_runs_in_its_own_folder(lesson, command, work):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_watch_checks_again_after_a_save(work, tmp_path, figure):
     path = work(lesson_9({**ANSWERS, "9b": MASK_AFTER}))
     watching = subprocess.Popen(

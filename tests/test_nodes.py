@@ -187,6 +187,7 @@ def undisturbed(tmp_path_factory, datasets) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_killed_worker_starts_again_with_the_same_end(undisturbed, tmp_path, datasets):
     """On one machine, so it needs no namespaces. Without rank 0 nobody saves: the checkpoint of 10 counts."""
     folder = new_folder(tmp_path / "run", datasets)
@@ -202,6 +203,7 @@ def test_a_killed_worker_starts_again_with_the_same_end(undisturbed, tmp_path, d
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_two_machines_train_together(nodes, undisturbed, tmp_path, datasets, train):
     folder = new_folder(tmp_path / "run", datasets)
     with running(*(start_node(nodes, i, folder) for i in (0, 1))) as processes:
@@ -219,6 +221,7 @@ def test_two_machines_train_together(nodes, undisturbed, tmp_path, datasets, tra
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_cut_cable_ends_both_with_one_line(nodes, tmp_path, datasets):
     folder = new_folder(tmp_path / "run", datasets)
     flags = (*FLAGS, "--timeout=3", "--max_iters=100000")
@@ -243,6 +246,7 @@ def test_a_cut_cable_ends_both_with_one_line(nodes, tmp_path, datasets):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_killed_worker_of_two_machines_starts_again(nodes, undisturbed, tmp_path, datasets):
     folder = new_folder(tmp_path / "run", datasets)
     processes = [start_node(nodes, i, folder, "--max-restarts=3", pause=0.1) for i in (0, 1)]
@@ -255,6 +259,7 @@ def test_a_killed_worker_of_two_machines_starts_again(nodes, undisturbed, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_killed_machine_comes_back(nodes, undisturbed, tmp_path, datasets):
     """The one without the store, its torchrun and its worker at once."""
     folder = new_folder(tmp_path / "run", datasets)

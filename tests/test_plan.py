@@ -205,6 +205,7 @@ def test_too_big_is_marked():
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_two_processes_measure_their_network(shell):
     launcher = "-m torch.distributed.run --standalone --nproc_per_node=2".split()
     done = shell(*launcher, "-m", "techniques.allreduce")

@@ -3,6 +3,7 @@
 import argparse
 import codecs
 import doctest
+import itertools
 import json
 import random
 import subprocess
@@ -46,8 +47,10 @@ def text() -> str:
         return SHAKESPEARE.read_text(encoding="utf-8")
     rng = random.Random(0)
     words = ["".join(rng.choices("etaoinshrdlucmfwypvbgkjqxz", k=rng.randint(1, 9))) for _ in range(12_000)]
-    weights = [1 / (rank + 1) for rank in range(len(words))]
-    lines = [" ".join(rng.choices(words, weights, k=8)) + rng.choice(".,;:!?") for _ in range(40_000)]
+    weights = list(itertools.accumulate(1 / (rank + 1) for rank in range(len(words))))
+    lines = [
+        " ".join(rng.choices(words, cum_weights=weights, k=8)) + rng.choice(".,;:!?") for _ in range(40_000)
+    ]
     return "\n".join(lines)[:1_115_394]
 
 

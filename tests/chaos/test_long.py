@@ -12,6 +12,7 @@ from runtime import checkpoint
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.skipif(sys.platform != "linux", reason="/proc as on Linux"),
 ]
 # train.py on the test's data. After each update: processor seconds, RSS in MB, open files, threads.

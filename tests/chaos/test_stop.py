@@ -11,7 +11,7 @@ import torch
 
 from conftest import ROOT, TINY
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]  # a stop may take five seconds
 # train.py on the test's data; the update after the third takes a minute
 SLOW = """
 import pathlib, runpy, sys, time, torch
