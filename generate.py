@@ -152,9 +152,9 @@ def stream(
     require(not graph or device.type == "cuda", f"graph=True needs CUDA, and the model is on {device}")
     longest = max(map(len, prompts))
     idx = torch.tensor([[0] * (longest - len(row)) + row for row in prompts], device=device)
-    pad = None  # (B,1), how many columns at the left of each row are no tokens
-    if min(map(len, prompts)) < longest:
-        pad = torch.tensor([[longest - len(row)] for row in prompts], device=device)
+    pad = None
+    if min(map(len, prompts)) < longest:  # how many columns at the left of each row are padding
+        pad = torch.tensor([[longest - len(row)] for row in prompts], device=device)  # (B,1)
     generators = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
     caches = [Cache(block_size, static=graph) for _ in model.blocks]
     running = [True] * len(prompts)

@@ -227,5 +227,5 @@ if __name__ == "__main__":
 #
 # `LayerNorm`, `RMSNorm` and `build_norm` in model.py are the norms; torch's fused kernels do the work, and
 # the choice between them is one of speed. `Block` is yours, with more to hand through: rotary tables, and
-# while text is generated its past. With `zero_init` the last matrix of each part starts at zero, so a new model is
-# the identity between embedding and head.
+# while text is generated its past. With `zero_init` the last matrix of each part starts at zero, so a new
+# model is the identity between embedding and head.

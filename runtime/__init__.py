@@ -1,1 +1,1 @@
-"""The run on disk and its safety: checkpoint, sharded, trust, guard, memory, report, curve."""
+"""The run on disk and its safety: checkpoint, sharded, trust, origin, guard, memory, report, curve."""

@@ -9,6 +9,7 @@ import math
 import re
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -776,39 +777,42 @@ def test_a_cuda_graph_gives_the_same_text(arch):
 # ------------------------------------------------------------------------------------------ comments
 
 
-def commented_shapes() -> dict[int, tuple[list[str], list[str]]]:
-    """{line of model.py: (names assigned there, the shapes that the comment gives them)}."""
+COMMENTED = (model_module.__file__, generate_module.__file__)
+
+
+def commented_shapes() -> dict[tuple[str, int], tuple[list[str], list[str]]]:
+    """{(file, line): (names assigned there, the shapes that the comment gives them)}."""
     found = {}
-    with open(model_module.__file__, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
+    for path in COMMENTED:
+        for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
             match = re.match(r"\s+([\w, ]+) = .*  # (.*)$", line)
             shapes = re.findall(r"\(([\w*,]+)\)", match[2].split("->")[-1]) if match else []
             if shapes:
-                found[number] = (match[1].split(", "), shapes)
+                found[path, number] = (match[1].split(", "), shapes)
     return found
 
 
 @pytest.mark.parametrize("lengths", [(7, 7, 7), (7, 2, 5)])
 def test_shape_comments_are_true(lengths):
-    """Every "x = ...  # ... (B,T,C)" of model.py, compared with what stands in x after that line has run."""
+    """Every "x = ...  # ... (B,T,C)" of model.py and generate.py, compared with what stands in x after that line has run."""
     expected, checked = commented_shapes(), set()
     sizes = dict(B=[B], C=[C], V=[V], H=[H], K=[2], heads=[H, 2], hs=[C // H], k=[5])
     sizes |= {"T": [T, 1], "keys": [T, T + 1, T + 2], "B*H": [B * H]}
     previous = {}
 
     def check(frame):
-        line = previous[frame]
+        line = frame.f_code.co_filename, previous[frame]
         names, shapes = expected.get(line, ((), ()))
         for name, shape in zip(names, shapes * len(names) if len(shapes) == 1 else shapes, strict=True):
             actual, wanted = tuple(frame.f_locals[name].shape), shape.split(",")
-            wrong = f"line {line}: {name} is {actual}, but the comment says ({shape})"
+            wrong = f"{line}: {name} is {actual}, but the comment says ({shape})"
             assert len(actual) == len(wanted), wrong
             for size, symbol in zip(actual, wanted, strict=True):
                 assert size in (sizes[symbol] if symbol in sizes else [int(symbol)]), wrong
             checked.add(line)
 
     def trace(frame, event, argument):
-        if frame.f_code.co_filename != model_module.__file__ or frame.f_code.co_name.startswith("<"):
+        if frame.f_code.co_filename not in COMMENTED or frame.f_code.co_name.startswith("<"):
             return None
         if event in ("line", "return") and frame in previous:
             check(frame)
@@ -826,4 +830,4 @@ def test_shape_comments_are_true(lengths):
     finally:
         sys.settrace(old)
     missing = set(expected) - checked
-    assert len(expected) >= 15 and (not missing or len(set(lengths)) == 1), missing
+    assert len(expected) >= 25 and (not missing or len(set(lengths)) == 1), missing
