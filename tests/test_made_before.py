@@ -118,6 +118,13 @@ def start(before, run_script, monkeypatch):
     return run_script
 
 
+@pytest.fixture
+def warm():
+    judge = worker.Worker()
+    yield judge
+    judge.close()
+
+
 @pytest.fixture(scope="module")
 def old(tmp_path_factory) -> Path:
     """A checkout of the old commit in which everything was made just now, with all lessons solved."""
@@ -254,11 +261,9 @@ def judge(folder: Path, number: int, warm: worker.Worker) -> dict[str, str]:
     return {name: warm.check(job)["line"] for name, job in jobs.items()}
 
 
-def test_solved_lessons_are_right(before):
-    warm = worker.Worker()
+def test_solved_lessons_are_right(before, warm):
     for number in SOLVED:
         assert set(judge(before, number, warm).values()) == {"right"}
-    warm.close()
 
 
 def test_progress_is_read(before, monkeypatch):
@@ -313,11 +318,9 @@ def leaves(value) -> list[torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_all_solved_lessons_are_right(old):
-    warm = worker.Worker()
+def test_all_solved_lessons_are_right(old, warm):
     for number in course.lessons():
         assert {number: set(judge(old, number, warm).values())} == {number: {"right"}}
-    warm.close()
 
 
 @pytest.mark.slow
