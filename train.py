@@ -271,8 +271,8 @@ while True:
     # the update; if memory runs out before a weight has changed, the next turn takes smaller micro-batches
     started = time.perf_counter()
     with attempt:
-        # Its batches, all read before the first forward pass: the loss divides by the number of their targets,
-        # on all processes. Reading is 2 % of an update (config/tiny.py), so it is not overlapped with computing.
+        # Its batches, all read before the first forward pass: the loss divides by the number of all their
+        # targets. Reading is 2 % of an update (config/tiny.py), so it is not overlapped with computing.
         torch.manual_seed(((seed * 1_000_003 + progress.step) * world_size + rank) % 2**63)  # for dropout
         batches = [
             train_windows.batch(progress.step, batch_size, i, micro_steps, rank, world_size)
