@@ -1,9 +1,10 @@
-"""Train a language model: settings on top (-h lists them), then one visible loop over updates.
+"""Train a language model: settings on top, then one visible loop: forward, loss, backward, clip, step.
 
     python train.py config/shakespeare_char.py                         prepare, train, evaluate, save, sample
     python train.py config/tiny.py --max_iters=50 --learning_rate=1e-3  change any setting below
     python train.py --init_from=resume --out_dir=out-tiny               go on exactly where a run stopped
     torchrun --standalone --nproc_per_node=4 train.py config/base.py    several GPUs
+-h lists all settings.
 """
 
 import dataclasses
@@ -331,9 +332,8 @@ save("ckpt.pt")
 saver.wait()
 if stopping and progress.step < max_iters:
     how = "python train.py" if world_size == 1 else f"torchrun --nproc_per_node={world_size} train.py"
-    reporter.say(
-        f"stopped at step {progress.step}, saved; go on: {how} --init_from=resume --out_dir={out_dir}"
-    )
+    how += f" --init_from=resume --out_dir={out_dir}"
+    reporter.say(f"stopped at step {progress.step}, saved; go on: {how}")
     sys.exit()
 print_sample()
 reporter.finish(progress)

@@ -794,7 +794,7 @@ def commented_shapes() -> dict[tuple[str, int], tuple[list[str], list[str]]]:
 
 @pytest.mark.parametrize("lengths", [(7, 7, 7), (7, 2, 5)])
 def test_shape_comments_are_true(lengths):
-    """Every "x = ...  # ... (B,T,C)" of model.py and generate.py, compared with what stands in x after that line has run."""
+    """Each "x = ...  # ... (B,T,C)" of model.py and generate.py, compared with x after that line has run."""
     expected, checked = commented_shapes(), set()
     sizes = dict(B=[B], C=[C], V=[V], H=[H], K=[2], heads=[H, 2], hs=[C // H], k=[5])
     sizes |= {"T": [T, 1], "keys": [T, T + 1, T + 2], "B*H": [B * H]}

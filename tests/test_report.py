@@ -293,9 +293,7 @@ def test_other_ranks_and_eval_only_write_nothing(tmp_path, capsys):
     silent.say("nobody hears this")
     silent.plot()
     assert capsys.readouterr().out == ""
-    bare_report(tmp_path / "only", eval_only=True).evaluation(
-        Progress(1, train_loss=1.0, val_loss=1.0), 0.1
-    )
+    bare_report(tmp_path / "only", eval_only=True).evaluation(Progress(1, train_loss=1.0, val_loss=1.0), 0.1)
     assert "val loss" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
