@@ -494,7 +494,9 @@ def test_an_exam_has_shapes_of_its_own(command, work, tmp_path):
     ("name", "text", "error"),
     [
         ("other.py", "", "holds no check file"),
-        ("attention.py", UNSTEADY, "the inputs of 9a differ between two calls"),
+        pytest.param(
+            *("attention.py", UNSTEADY, "the inputs of 9a differ between two calls"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_an_exam_that_would_be_unfair_is_refused(command, work, tmp_path, name, text, error):

@@ -95,6 +95,7 @@ def test_default_size_and_speed():
     assert 1_115_394 <= len(text) < 1_115_394 + 20_000
 
 
+@pytest.mark.slow
 def test_verse_streams_in_flat_memory():
     corpus = open_corpus("verse", size=1_500_000)
     tracemalloc.start()

@@ -559,6 +559,7 @@ def test_a_setting_counts_as_read_in_a_module_that_gets_the_config(tmp_path):
 
 
 # ---- the scripts, as people start them
+@pytest.mark.slow
 def test_help_from_another_folder(shell, tmp_path):
     with ThreadPoolExecutor() as pool:
         done = pool.map(lambda script: shell(str(ROOT / script), "-h", cwd=tmp_path), SCRIPTS)

@@ -125,7 +125,7 @@ def folder(tmp_path_factory) -> Path:
 # ---- the same numbers
 # (micro-steps, optimizer, dataset)
 ALL = tuple(itertools.product((1, 4), ("adamw", "muon"), ("plain", "masked")))
-SOME = ((1, "adamw", "plain"), (4, "muon", "masked"))  # each value once
+SOME = ((4, "muon", "masked"),)  # what is hardest to keep equal
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
@@ -352,8 +352,7 @@ def test_shards_are_opened_by_one_process_and_made_an_ordinary_file(halves, run_
     assert held == {"run.json", "tensors.json", "__0_0.distcp", "__1_0.distcp"}
     saved = checkpoint.load(folder / "best.pt")
     for script in ("sample.py", "evaluate.py"):
-        text = folder.parent / "driver.py"
-        flags = ("--max_new_tokens=5",) if script == "sample.py" else (f"--input={text}",)
+        flags = ("--max_new_tokens=5",) if script == "sample.py" else (f"--input={ROOT / 'train.py'}",)
         run_script(script, f"--out_dir={folder}", "--device=cpu", *flags)
     done = shell("-m", "runtime.checkpoint", "consolidate", str(folder))
     assert done.returncode == 0 and done.stdout.count("saved ") == 2, done.stderr

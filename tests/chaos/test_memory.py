@@ -183,7 +183,8 @@ def test_evaluation_takes_smaller_batches(train, tmp_path, monkeypatch):
 # ---- real: an address space that is too small
 LIMITED = """
 import pathlib, resource, runpy, sys
-import data, torch
+import torch
+from text import prepare
 import torch._dynamo
 prepare.DATASETS = pathlib.Path(sys.argv.pop(1))
 room = int(sys.argv.pop(1))
