@@ -1,6 +1,6 @@
-"""Will it fit? The bytes that training takes, by formula, and what is done when memory runs out.
+"""Does a run fit into memory? Its bytes by formula, and a smaller batch when memory runs out (Attempt).
 
-P parameters on W ranks, each of which is a GPU with a process of its own. What a rank holds, in bytes:
+P parameters on W ranks, each a GPU with its own process. What a rank holds, in bytes:
 
     strategy  weights         gradients             optimizer   source
     ddp       4 P             4 P                   all         Li et al., 2020
@@ -8,9 +8,9 @@ P parameters on W ranks, each of which is a GPU with a process of its own. What 
     fsdp      4 P/W + 2       4 P/W; all 4 P while  1/W         Zhao et al., 2023
               whole blocks    micro-steps add up
 
-where the optimizer is 8 P (AdamW's two averages), or with Muon 4 for each matrix in a block and 8 for all
-else; and activations, which grow with the batch. bench.py --only=sharding compares the first three with real
-runs: plan_check.py.
+The optimizer state is 8 P with AdamW; with Muon 4 bytes a parameter of the matrices in the blocks, and 8 for
+all others. Activations come on top and grow with the batch. `bench.py --only=sharding` compares the first
+three with real runs (lab/plan_check.py).
 """
 
 import contextlib
@@ -32,13 +32,13 @@ def shape_of(settings: dict, vocab_size: int) -> GPTConfig:
 
 
 def on_meta(settings: dict, vocab_size: int) -> GPT:
-    """The model that train.py's settings describe, without memory for its weights: all is counted on it."""
+    """The model that train.py's settings describe, on the meta device: it has shapes and no memory."""
     with torch.device("meta"):
         return GPT(shape_of(settings, vocab_size))
 
 
 def shard_numel(p: torch.Tensor, W: int) -> int:
-    """The numbers of a tensor on rank 0 if it is cut by rows: 10 rows on 4 ranks are 3 + 3 + 3 + 1."""
+    """Elements of rank 0's shard of a tensor, sharded by rows: 10 rows on 4 ranks are 3 + 3 + 3 + 1."""
     return math.ceil(p.size(0) / W) * (p.numel() // p.size(0))
 
 
@@ -52,10 +52,10 @@ def too_many_logits(n_tokens: int, vocab_size: int, logits_mb: float) -> bool:
 
 
 def optimizer_bytes(model: GPT, settings: dict, W: int) -> int:
-    """The averages of the rank that has most of them.
+    """Bytes of optimizer state on the rank that holds the most.
 
-    ZeroRedundancyOptimizer hands out whole tensors, the largest first, each to the rank with the fewest
-    numbers so far. A large embedding goes to one rank: it may have much more than 1/W.
+    ZeroRedundancyOptimizer assigns complete tensors, the largest first, each to the rank with the fewest
+    elements so far. One rank gets all of a large embedding, so it may hold much more than 1/W.
     """
     numbers, held = [0] * W, [0] * W
     for group in optim.parameter_groups(model, settings):
@@ -71,7 +71,7 @@ def optimizer_bytes(model: GPT, settings: dict, W: int) -> int:
 
 
 def kept(model: GPT, settings: dict, W: int) -> dict[str, int]:
-    """Bytes per rank that stay: weights, gradients (at the end of the backward pass) and optimizer."""
+    """Bytes per rank of weights, gradients (at the end of the backward pass) and optimizer state."""
     P = sum(p.numel() for p in model.parameters())
     if settings["strategy"] == "fsdp":
         P = sum(shard_numel(p, W) for p in model.parameters())
@@ -79,21 +79,21 @@ def kept(model: GPT, settings: dict, W: int) -> dict[str, int]:
 
 
 def accumulated(model: GPT, settings: dict, W: int) -> int:
-    """Bytes of gradients before the last of several micro-steps, on a rank: all, also with fsdp.
+    """Bytes of gradients on a rank before the last of several micro-steps: of all parameters, even with fsdp.
 
-    It sums and cuts them in the last one only; else it would have to send them in each.
+    fsdp sums and shards them in the last micro-step only, because each time costs a reduce-scatter.
     """
     return 4 * sum(p.numel() for p in model.parameters()) * (settings["gradient_accumulation_steps"] > 1)
 
 
 def block_activations(config: GPTConfig, dtype: str) -> int:
-    """Bytes that a block keeps of each token for the backward pass, with n bytes a number.
+    """Bytes that a block keeps per token for the backward pass.
 
-    The residual stream before both norms (float32; RMSNorm may keep what it has normalised, too); the norms'
-    outputs, of which autocast makes a copy for each matrix that reads them; q, k, v and attention's output
-    (but no T x T scores: Dao et al., 2022); what qk_norm reads (float32); the MLP before and after its
-    activation. That is 40 C for GPT-2 in 16 bits; Korthikanti et al., 2022, count 34 C where the stream has
-    16 bits, too.
+    It keeps the residual stream before both norms (float32; RMSNorm also keeps its output); the norms'
+    outputs, of which autocast makes a copy for each matrix that reads them; q, k, v and attention's output,
+    but no T x T scores (Dao et al., 2022); the inputs of qk_norm (float32); and the MLP before and after its
+    activation. That is 40 C for GPT-2 in 16 bits. Korthikanti et al., 2022, count 34 C, with a residual
+    stream of 16 bits.
     """
     n = 4 if dtype == "float32" else 2
     C, kv = config.n_embd, config.n_kv_head * (config.n_embd // config.n_head)
@@ -107,7 +107,7 @@ def block_activations(config: GPTConfig, dtype: str) -> int:
 def activations(config: GPTConfig, settings: dict) -> int:
     """Bytes that the forward pass of a micro-step keeps for the backward pass, logits included.
 
-    Recomputed blocks (gradient_checkpointing) keep their input alone, and one of them all that it needs.
+    With gradient_checkpointing every block keeps only its input, and the one that is recomputed all it needs.
     """
     n, C = 4 if settings["dtype"] == "float32" else 2, config.n_embd
     block = block_activations(config, settings["dtype"])
@@ -120,12 +120,12 @@ def activations(config: GPTConfig, settings: dict) -> int:
 
 
 def working(model: GPT, settings: dict, W: int) -> tuple[int, int]:
-    """Bytes beside activations: (while it computes, while the optimizer steps). Estimates.
+    """Temporary bytes beside activations: (in forward and backward, in the optimizer's step). Estimates.
 
-    Computing: weights in 16 bits; with fsdp whole what is outside the blocks, and of the blocks this one and
-    the next, with gradients; the gradients of what one block keeps. A step of Muon: all matrices of one shape
-    at once, twice in float32 (gathered, stacked), twice in the precision of Newton-Schulz, and its two small
-    products; only zero1 divides it.
+    Forward and backward: the weights in 16 bits; with fsdp the gathered weights and gradients of what is
+    outside the blocks, of this block and of the next; the gradients of one block's activations. A step of
+    Muon: all matrices of one shape at once, twice in float32 (gathered, stacked), twice in the precision of
+    Newton-Schulz, and its two small products; only zero1 divides it among the ranks.
     """
     n, alone = 4 if settings["dtype"] == "float32" else 2, settings["gradient_accumulation_steps"] == 1
     P, block = (sum(p.numel() for p in m.parameters()) for m in (model, model.blocks[0]))
@@ -143,7 +143,7 @@ def working(model: GPT, settings: dict, W: int) -> tuple[int, int]:
 
 
 def needed(model: GPT, settings: dict, W: int) -> dict[str, float]:
-    """Bytes per GPU at the worst moment, by what takes them; "total" is their sum."""
+    """Bytes per GPU at the moment of most memory, by what takes them; "total" is their sum."""
     found = kept(model, settings, W)
     compute, step = working(model, settings, W)
     computing = (
@@ -216,7 +216,7 @@ def give_back() -> None:
 
 
 def remedies(settings: dict, vocab_size: int, W: int) -> list[tuple[str, float]]:
-    """(flag, the memory needed with it as a share of what is needed now), for this model, the least first."""
+    """(flag, memory needed with it as a share of the memory needed now), the smallest share first."""
     layers, width, heads = settings["n_layer"], settings["n_embd"], settings["n_head"]
     changes = {
         "gradient_checkpointing": True,
