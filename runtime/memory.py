@@ -160,8 +160,8 @@ class Attempt:
     """One try at an update: `with attempt:` around everything from its batches to the optimizer's step.
 
     If memory runs out inside before any weight has changed, the block ends without an error: `failed` is
-    True, and batch_size and micro_steps name smaller micro-batches with the same gradient. Every other error
-    goes on. It becomes a ValueError with remedies where smaller micro-batches cannot help.
+    True, and batch_size and micro_steps are those of smaller micro-batches with the same gradient. Where these
+    cannot help, it ends in a ValueError with remedies. Any other error passes through.
     """
 
     def __init__(self, optimizer, settings: dict, batch_size: int, micro_steps: int, vocab_size: int):
