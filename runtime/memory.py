@@ -160,7 +160,7 @@ class Attempt:
     """One try at an update: `with attempt:` around everything from its batches to the optimizer's step.
 
     If memory runs out inside before any weight has changed, the block ends without an error: `failed` is
-    True, and batch_size and micro_steps are those of smaller micro-batches with the same gradient. Where these
+    True, and batch_size and micro_steps are those of smaller micro-batches with the same gradient. If these
     cannot help, it ends in a ValueError with remedies. Any other error passes through.
     """
 
