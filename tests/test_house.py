@@ -704,7 +704,8 @@ def guard_with(request, tmp_path, monkeypatch, file: str, source: str, guard: st
         package = importlib.import_module(room)
         monkeypatch.setattr(package, "__path__", [str(tree / room), *package.__path__])
         monkeypatch.delattr(package, stem, raising=False)
-    for fresh in (planted, module, *["model"] * (planted == "generate")):  # the model imports generate
+    importer = {"generate": "model", "text.prepare": "data"}.get(planted, module)  # what holds the old one
+    for fresh in (planted, importer, module):
         if fresh in sys.modules:
             monkeypatch.delitem(sys.modules, fresh)  # it is imported anew now, and comes back after the test
     function = getattr(importlib.import_module(module), name)

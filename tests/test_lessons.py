@@ -363,6 +363,7 @@ def shades(path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @each_lesson
 def test_a_lesson_runs_in_its_time(lesson, shell, tmp_path, monkeypatch):
     monkeypatch.setenv("TINYLM_WORK", str(tmp_path / "work"))

@@ -219,7 +219,7 @@ LINES = [
     ("no place for a run", (READ_ONLY, ""), f"train.py {FLAGS} --dataset=mine",
      "Read-only file system; choose another --out_dir, or copy the project"),
     ("a name that a C locale lacks", (NO_UTF8, ""), "data.py --input=\u00fc.txt --name=mine",
-     "\u00fc.txt: names of files are ascii in this locale; set PYTHONUTF8=1"),
+     "\u00fc.txt: this locale encodes file names in ascii; set PYTHONUTF8=1"),
 ]  # fmt: skip
 
 
