@@ -135,6 +135,7 @@ batch_size, micro_steps = distributed.share_batch(global_batch_size, batch_size,
 windows_per_iter = batch_size * micro_steps * world_size
 config["global_batch_size"] = windows_per_iter  # a resumed run keeps it, with any number of processes
 torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it
+torch.set_num_threads(threads or torch.get_num_threads())  # now: compiled code is for this number alone
 torch.manual_seed(seed)
 
 # ---- the data
@@ -230,11 +231,10 @@ def save_after_error() -> None:
 def print_sample() -> None:
     """Print what the model writes now. Sampling has random numbers of its own: training does not notice."""
     if rank == 0 or strategy == "fsdp":  # fsdp: all ranks gather the weights together
-        text = "".join(stream_text(raw_model, text_tokenizer, prompt, **sampling))
+        new = "".join(stream_text(raw_model, text_tokenizer, prompt, **sampling))
+        text = text_tokenizer.decode(prompt) + new
         source = f"data: {meta['name']}, sha256 {meta['sha256'][:12]}"
-        reporter.say(
-            f"--- a sample at step {progress.step} ({source})\n{text_tokenizer.decode(prompt)}{text}\n---"
-        )
+        reporter.say(f"--- a sample at step {progress.step} ({source})\n{text}\n---")
 
 
 stopping = 0  # above 0 once all processes know of a signal: they leave the loop at the same step

@@ -50,6 +50,7 @@ class Threads:
     """The number of CPU threads of a run: what `threads` or OMP_NUM_THREADS says, else the fastest of three.
 
     config: train.py's settings; config["threads"] becomes the chosen number, so that a resumed run keeps it.
+    Where it is a number already, train.py has set it before it compiled.
     may_choose: False for a resumed run (other threads sum in another order), for several processes (they
     share the cores already), for compiled code (the number is a constant in it) and on a GPU. update: made by
     gradients_of(). say: prints a line.
@@ -57,9 +58,7 @@ class Threads:
 
     def __init__(self, config: dict, may_choose: bool, update: Callable, say: Callable):
         self.config, self.update, self.say, self.counts = config, update, say, []
-        if config["threads"]:
-            torch.set_num_threads(config["threads"])
-        elif may_choose and "OMP_NUM_THREADS" not in os.environ:
+        if may_choose and not config["threads"] and "OMP_NUM_THREADS" not in os.environ:
             cores = torch.get_num_threads()  # torch's choice: all cores that this process may use
             self.counts = sorted({1, max(1, cores // 2), cores})
         if len(self.counts) > 1:

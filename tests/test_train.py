@@ -395,6 +395,23 @@ def test_compile_that_fails_goes_on_in_eager_mode(train, monkeypatch, capsys):
     )
 
 
+def test_the_threads_are_set_before_compiling(train, monkeypatch):
+    """torch.compile guards the number: set afterwards, the first update compiled all again (a minute)."""
+    seen = []
+
+    def compile_nothing(function):
+        seen.append(torch.get_num_threads())
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    before = torch.get_num_threads()
+    try:
+        train("--compile", "--max_iters=1", f"--threads={before + 1}")
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [before + 1]
+
+
 def test_every_script_runs_where_there_is_no_cuda_at_all(train, run_script, monkeypatch):
     def absent(*args, **kwargs):
         raise AssertionError("torch.cuda was touched")
