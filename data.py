@@ -6,7 +6,7 @@
     torchrun --standalone --nproc_per_node=4 data.py --input=web --name=web --shard_mb=100      in parallel
 
 The command makes datasets/NAME/ with {train,val,test}.bin (ids, one after the other), tokenizer.json and
-meta.json; if some text is not learned, also *_mask.bin (1: learned, 0: context). With shard_mb, train.bin
+meta.json; if the loss leaves out some tokens (prompts), also *_mask.bin (0: out). With shard_mb, train.bin
 becomes train_000.bin, train_001.bin, ...
 """
 
@@ -55,14 +55,14 @@ class Windows:
     epoch scores each target once.
 
     Masked samples are packed whole into rows of block_size + 1 ids. The rest of a row is filled with end
-    tokens, which are not scored. A sample sees those before it in its row, as in running text. Its first id
-    is context. Samples longer than block_size + 1 are left out and counted in n_dropped.
+    tokens, which are not scored. A sample attends to those before it in its row, as in running text. Its
+    first id is never a target. Samples longer than block_size + 1 are left out and counted in n_dropped.
 
     pack=False is for samples, masked or not: one sample per row. Batches hold samples of similar length and
     are as wide as their longest.
 
-    Memory: each batch maps the files that it needs anew (30 microseconds). While a mapping lives, all pages
-    read through it count as memory of the process: in a long run, a single mapping would grow to the size of
+    Memory: each batch opens new memory maps of the files it needs (30 microseconds). While a map is open,
+    all pages read through it count as memory of the process: in a long run, one map would grow to the size of
     the file (nanoGPT #287). The order of the windows takes 8 bytes per window for each of the two epochs that
     are kept (10 billion tokens at block_size 1024: 80 MB each).
     """
@@ -133,7 +133,7 @@ class Windows:
         return self._read(np.asarray(indices), np.zeros(len(indices), dtype=np.int64))
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, int]:
-        """The order of the windows in an epoch, (n_windows,), and the offset of its cuts. Two are kept."""
+        """The order of an epoch's windows, (n_windows,), and the offset of its cuts. Keeps two epochs."""
         if epoch not in self._epochs:
             rng = np.random.default_rng([self.seed, epoch])
             order = rng.permutation(self.n_windows)
@@ -174,7 +174,7 @@ class Windows:
             at = 0
             for place, n in zip(self.starts[row].tolist(), self.lengths[row].tolist(), strict=True):
                 places[b, at : at + n] = np.arange(place, place + n)
-                scored[b, at + 1 : at + n] = True  # a sample's first id is context
+                scored[b, at + 1 : at + n] = True  # a sample's first id is never a target
                 at += n
         filled = places >= 0
         ids = np.full(places.shape, self.end_id, dtype=np.int64)

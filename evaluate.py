@@ -30,7 +30,7 @@ out_dir = "out-shakespeare-char"  # folder of the run
 file = "best.pt"  # which checkpoint in it: best.pt | ckpt.pt | ckpt_000500.pt
 split = "val"  # train | val | test of the dataset that the run was trained on
 input = ""  # a text file to evaluate instead of a split
-batch_size = 0  # windows per batch; 0 = as many as fit in 256 MB of logits
+batch_size = 0  # windows per batch; 0 = up to 8,192 tokens, and up to 256 MB of logits
 device = "auto"  # auto | cpu | cuda | cuda:N | mps
 dtype = "auto"  # auto | float32 | bfloat16 | float16
 plot = False  # save loss_by_position.png: how much does longer context help?
@@ -88,8 +88,8 @@ def evaluate(
 ) -> dict:
     """Loss of a model on the given windows. All ranks share the work and return the same numbers.
 
-    model: a GPT, (B, T) ids -> (B, T, V) logits. indices: window numbers. batch_size: windows, 0 = as many as
-    fit in 256 MB of logits. token_bytes: (V,), the UTF-8 bytes of each token.
+    model: a GPT, (B, T) ids -> (B, T, V) logits. indices: window numbers. batch_size: windows; 0: up to
+    8,192 tokens and 256 MB of logits. token_bytes: (V,), the UTF-8 bytes of each token.
 
     Returns a dict: loss (nats per target), standard_error of the loss, targets (their number), perplexity,
     bits_per_byte (0 without token_bytes), and by_position, (T,): the mean loss at each position of a window.

@@ -1,7 +1,7 @@
 """ids -> more ids: tokens drawn one by one, with the keys and values of all earlier ones kept in a cache.
 
-Without a cache, token number t costs a pass over t tokens, so n tokens cost n^2 / 2; with it, each costs a
-pass over one. GPT.stream() and GPT.generate() in model.py are the way in.
+Without a cache, token number t needs a forward pass over t tokens, so n tokens need n^2 / 2; with it, each
+needs a pass over one. GPT.stream() and GPT.generate() in model.py are the way in.
 """
 
 import math
@@ -14,7 +14,7 @@ from config import require
 
 
 class Cache:
-    """The keys and values that one layer has computed so far: a tensor that is filled from the left.
+    """The KV cache of one layer: a tensor of keys and values that is filled from the left.
 
     static: attention reads all block_size columns, with a mask over those still empty, and the place to write
     to is itself a tensor. So every step has the same shapes and addresses, and its kernels can be recorded
@@ -52,9 +52,9 @@ class Cache:
 
 
 class Past:
-    """What one layer knows of the tokens around those it reads: its cache, and who may look at whom.
+    """What a layer needs beside the tokens that it reads: its KV cache and its attention mask.
 
-    mask: bool (B or 1,1,T,keys), True where a query may look at a key; None: at all before it and itself.
+    mask: bool (B or 1,1,T,keys), True where a query may attend to a key; None: causal.
     first: bool (B or 1,T,1), True for tokens that have no token before them.
     """
 
@@ -62,7 +62,7 @@ class Past:
         self.cache, self.mask, self.first = cache, mask, first
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """k and v (B,K,T,hs) of the tokens that are read -> those of all keys, (B,K,keys,hs)."""
+        """k and v (B,K,T,hs) of the new tokens -> those of all tokens so far, (B,K,keys,hs)."""
         return (k, v) if self.cache is None else self.cache.append(k, v)
 
     def previous(self, x: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ def stream(
             if surplus > 0:
                 pad = (pad - surplus).clamp(min=0) if pad is not None else None
                 idx, caches, graph = idx[:, surplus:], None, False
-            if graph and idx.size(1) > longest + 1:  # one eager step of one token has warmed up
+            if graph and idx.size(1) > longest + 1:  # after one eager step of one token, as a warm-up
                 replay = replay or Recorded(step, idx[:, -1:])
                 logits = replay(idx[:, -1:])
             else:

@@ -35,7 +35,7 @@ Rope = tuple[Tensor, Tensor]  # cos and sin, see rope_tables()
 
 @dataclass
 class GPTConfig:
-    """The shape of a model, completed and checked when made. ValueErrors name the nearest one that works."""
+    """A model's hyperparameters. arch fills in what is not given; a ValueError names a value that works."""
 
     vocab_size: int = 65
     block_size: int = 128  # longest context, in tokens
@@ -89,7 +89,7 @@ class GPTConfig:
 def rope_tables(positions: Tensor, head_size: int, theta: float) -> Rope:
     """Rotary positions (Su et al., 2021): positions (B or 1, T) -> cos and sin (B or 1, T, 1, hs).
 
-    Pair i turns by position * theta^(-2i / hs). Always in float32: bfloat16 has no number 1001. Made in each
+    Pair i is rotated by position * theta^(-2i / hs). Always float32: bfloat16 cannot hold 1001. Made in each
     forward pass (30 us): there is no buffer to save, to cast, or to lose on the meta device.
     """
     even = torch.arange(0, head_size, 2, device=positions.device, dtype=torch.float32)
@@ -99,10 +99,10 @@ def rope_tables(positions: Tensor, head_size: int, theta: float) -> Rope:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs a, b = x[i], x[i + hs/2] of x (B,T,H,hs) to a cos - b sin, b cos + a sin.
+    """Rotate the pairs a, b = x[i], x[i + hs/2] of x (B,T,H,hs): a cos - b sin, b cos + a sin.
 
-    Then q·k depends on the distance of two tokens alone. The public Llama ports pair the halves in this way,
-    the paper pairs neighbours: as good, but weights trained with one are wrong in the other.
+    Then q·k depends on the distance of two tokens alone. As in Hugging Face's Llama, each pair has a channel
+    of either half; the paper pairs neighbours: as good, but weights trained with one are wrong in the other.
     """
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return x * cos + x.roll(x.size(-1) // 2, dims=-1) * sin  # roll: b, a; the minus sign is in the table
@@ -127,7 +127,7 @@ def build_norm(config: GPTConfig) -> nn.Module:
     """LayerNorm (Ba et al., 2016) or RMSNorm (Zhang and Sennrich, 2019); both compute in float32 inside.
 
     On a CPU torch has one kernel for LayerNorm and many small steps for RMSNorm: forward and backward of
-    2,560 x 128 numbers take 0.4 ms and 1.2 on one core. The loss is as good: CPU configs choose LayerNorm.
+    2,560 x 128 numbers take 0.4 ms against 1.2 on one core. The loss is as good: CPU configs use LayerNorm.
     """
     if config.norm == "layernorm":
         return LayerNorm(config.n_embd, eps=1e-5, bias=config.bias)
@@ -137,7 +137,7 @@ def build_norm(config: GPTConfig) -> nn.Module:
 def written_out_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     """Causal softmax(q k' / sqrt(hs)) v with all T x T scores: q (B,H,T,hs), k and v (B,K,T,hs) -> like q.
 
-    A CPU uses it in bfloat16. Forward and backward of 40 heads of 64 at T=128 take 6 ms on one core; torch's
+    For bfloat16 on a CPU: forward and backward of 40 heads of 64 at T=128 take 6 ms on one core; torch's
     fused kernel takes 18, and 10 in float32. 24 heads at T=512: 43, 87 and 82. It gains nothing at T=1024.
     """
     B, H, T, hs = q.shape
@@ -151,7 +151,7 @@ def written_out_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Te
 def token_shift(x: Tensor, previous: Tensor | None = None) -> Tensor:
     """Replace the first half of the channels of x (B,T,C) by those of the previous token (RWKV: Peng, 2023).
 
-    So one layer, not two, can ask "what followed this token the last time?". The first token gets zeros.
+    So one layer, not two, can look up what followed this token the last time. The first token gets zeros.
     previous (B,T,C): the tokens before, where generation knows them.
     """
     if previous is None:
@@ -196,7 +196,7 @@ class Attention(nn.Module):
         if past is None and T <= 512 and x.device.type == "cpu" and v.dtype != torch.float32:
             y = written_out_attention(q, k, v, dropout)
         else:
-            # The same without storing T x T scores (Dao et al., 2022), but for dropout on a CPU. enable_gqa
+            # Flash attention: no T x T scores (Dao et al., 2022), except for dropout on a CPU. enable_gqa
             # is 10% faster than repeating k and v, forward and backward, and 2x for one token.
             y = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal, enable_gqa=K < H)
         y = y.transpose(1, 2).reshape(B, T, C)  # (B,H,T,hs) -> (B,T,H,hs) -> (B,T,C)
@@ -228,7 +228,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Tokens look at each other, then each thinks for itself: (B,T,C) -> (B,T,C)."""
+    """Pre-norm block: attention between tokens, then the MLP on each token: (B,T,C) -> (B,T,C)."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -271,16 +271,16 @@ class GPT(nn.Module):
         """Set every parameter. A model built on the meta device needs to_empty(device=...) and then this."""
         if self.config.tie_weights:
             self.head.weight = self.wte.weight  # Press and Wolf, 2017
-        # 2 * n_layer outputs add up in the residual stream; divided by the root of that, it keeps its size.
+        # 2 * n_layer outputs add up in the residual stream; std / sqrt(2 * n_layer) keeps its size.
         residual_std = 0.0 if self.config.zero_init else 0.02 / math.sqrt(2 * self.config.n_layer)
         for name, parameter in self.named_parameters():
             if name.endswith(("attn.o.weight", "mlp.down.weight")):
                 parameter.normal_(std=residual_std)
             elif name == "wte.weight" and self.config.zero_init and not self.config.tie_weights:
-                # The stream is nothing else at first. config/fast.py ends at 1.829, and with 0.02 at 1.866.
+                # At first the residual stream is this alone. config/fast.py: val 1.829, and with 0.02 1.866.
                 parameter.normal_(std=0.2)
             elif name == "head.weight":  # a tied one goes by the name of wte
-                # With 0.02 the first loss is 0.0002 * n_embd above ln(V), 0.2 at 1,024. So: 0.04 at most.
+                # With 0.02 the first loss is 0.0002 * n_embd above ln(V), 0.2 at 1,024. This: 0.04 at most.
                 parameter.normal_(std=min(0.02, 0.28 / math.sqrt(self.config.n_embd)))
             elif parameter.dim() == 2:
                 parameter.normal_(std=0.02)
@@ -337,4 +337,4 @@ class GPT(nn.Module):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # float64 stays: for proofs
         return cap * torch.tanh(logits / cap) if cap else logits  # Gemma 2, 2024
 
-    stream, generate = stream, generate  # methods that yield new ids, or return texts of them: generate.py
+    stream, generate = stream, generate  # GPT's methods: generate.py

@@ -16,7 +16,7 @@ def newton_schulz(matrices: torch.Tensor, precision: torch.dtype) -> torch.Tenso
     x = matrices.to(precision)
     tall = x.size(-2) > x.size(-1)
     x = x.mT if tall else x  # so that x x^T is the smaller product
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # now no singular value is above 1
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # Frobenius norm 1: no singular value above 1
     for _ in range(5):
         gram = x @ x.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b gram + c gram gram
@@ -28,7 +28,7 @@ class Muon(torch.optim.Optimizer):
     """Orthogonalised momentum (Jordan et al. 2024) for groups of kind "muon", AdamW for the others.
 
     A gradient matrix has a few large singular values and many small ones. Muon makes them about equal, so
-    that rare features are learnt, too. Unlike torch.optim.Muon, it treats all matrices of one shape in one
+    that rare directions are learnt, too. Unlike torch.optim.Muon, it treats all matrices of one shape in one
     call.
     """
 

@@ -6,7 +6,7 @@
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
 
-All groups follow one schedule. A group that learns faster or slower has its own factor, lr_scale.
+All groups follow one schedule. A group with another learning rate has its own factor, lr_scale.
 """
 
 import functools
@@ -46,15 +46,15 @@ def lr_at(
     lr_step_iters: int,
     lr_gamma: float,
 ) -> float:
-    """Learning rate of update number `step`, counted from 0. A function of nothing else: resuming is exact.
+    """Learning rate of update number `step`, counted from 0. It depends on no state, so resuming is exact.
 
-    Warm-up gives step + 1 parts of warmup_iters + 1: the first update already moves (a rate of 0 would waste
-    it), and step == warmup_iters has exactly learning_rate. From there
+    Warm-up: learning_rate * (step + 1) / (warmup_iters + 1). So the first update is not wasted on a rate of
+    0, and step == warmup_iters has exactly learning_rate. From there
       constant    stays
       step        is multiplied by lr_gamma every lr_step_iters updates, down to min_lr
       linear, cosine (Loshchilov & Hutter 2017), polynomial
-                  fall to min_lr, which they have from lr_decay_iters on, exactly
-      trapezoid   stays, then falls linearly over the last lr_cooldown of the run (Haegele et al. 2024)
+                  fall to min_lr, reached exactly at lr_decay_iters
+      trapezoid   stays, then falls linearly over the last lr_cooldown x lr_decay_iters (Haegele et al. 2024)
     """
     if step < warmup_iters:
         return learning_rate * (step + 1) / (warmup_iters + 1)
@@ -141,7 +141,7 @@ def freeze_parameters(model: torch.nn.Module, freeze: str) -> None:
 
 
 def layer_scale(name: str, n_layer: int, layer_lr_decay: float) -> float:
-    """Layer-wise learning rates (Howard & Ruder 2018): the further below the output, the slower.
+    """Layer-wise learning-rate decay (Howard & Ruder 2018): a factor, smaller further from the output.
 
     Block i of L, counted from 0, has the factor layer_lr_decay ** (L - i). Embeddings, and a head tied to
     them, have ** L like block 0. The final norm and an untied head have 1.

@@ -1,4 +1,4 @@
-"""Text out of a trained model. The run's folder is enough: its checkpoint holds the tokenizer, too.
+"""Sample text from a trained model. The run's folder is enough: its checkpoint holds the tokenizer, too.
 
     python sample.py --out_dir=out-shakespeare-char --start="ROMEO:" --num_samples=3
     python sample.py --out_dir=out-shakespeare-char --interactive

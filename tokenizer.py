@@ -38,8 +38,8 @@ from config import ROOT
 
 END = "<|endoftext|>"  # the special token that ends a document, named as in GPT-2
 # GPT-2's pattern cuts a text into words: English endings; letters, digits or signs, each after at most one
-# blank; white space, whose last blank goes to the next word. "++" never gives characters back: it finds the
-# same words without backtracking. (`regex` and tiktoken may differ on letters too new for their tables.)
+# blank; white space, whose last blank goes to the next word. "++" is possessive: it finds the same words
+# without backtracking. (`regex` and tiktoken may differ on letters too new for their tables.)
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 PROBE = "".join(map(chr, range(256))) + "it's  12 \u00e9\u4e2d\U0001f600 \n\n  " + "a" * 64
 
@@ -154,8 +154,8 @@ class BPETokenizer(Tokenizer):
         return cls(tokens, special_tokens)
 
     def encode(self, text: str, allow_special: bool = False, unknown: str = "error") -> np.ndarray:
-        """(tokens,) uint32: encode_slowly's ids by tiktoken's compiled code (about 10 MB/s; other threads may
-        run). `unknown` changes nothing: bytes can write any character. ValueError for a lone surrogate."""
+        """(tokens,) uint32: encode_slowly's ids by tiktoken's compiled code (about 10 MB/s, GIL-free).
+        `unknown` changes nothing: bytes can write any character. ValueError for a lone surrogate."""
         text.encode("utf-8")  # raises UnicodeEncodeError, a ValueError; tiktoken would replace the surrogate
         special = self._special_pattern if allow_special else ""
         ids = array("I")  # numpy reads it 5 times as fast as a list

@@ -34,11 +34,11 @@ eval_only = False  # evaluate once, write no checkpoint, stop
 seed = 1337  # initial weights, order of the data and dropout are functions of it
 # the data
 dataset = "shakespeare_char"  # in datasets/, or known: shakespeare_char shakespeare_bpe verse python sums
-batch_size = 32  # windows per micro-step and process
-block_size = 128  # tokens per window: how far the model can look back
+batch_size = 32  # windows (sequences) per micro-step and process
+block_size = 128  # tokens per window: the context length
 gradient_accumulation_steps = 1  # micro-steps per update and process (not divided by the processes)
-global_batch_size = 0  # windows per update of all processes: sets the micro-steps; 0 = as the two above say
-pack = True  # prompt/response data: several examples in a window; False: one each, like lengths together
+global_batch_size = 0  # windows per update over all processes; sets the micro-steps; 0 = off
+pack = True  # prompt/response data: several samples per window; False: one, batched by similar length
 # the model
 arch = "modern"  # modern | gpt2 | llama: chooses what the next nine leave open
 norm = ""  # '' as arch says | layernorm | rmsnorm
@@ -57,7 +57,7 @@ n_ff = 0  # width inside the MLP; 0 = 4 x n_embd (swiglu: two thirds of it)
 rope_theta = 10000.0  # base of the rotary wavelengths
 bias = False  # biases in linear and LayerNorm layers
 dropout = 0.0  # share of activations set to zero in training; 0.1-0.2 against overfitting
-logits_mb = 256  # more logits than this in a micro-step: loss in chunks, a quarter slower there; 0 = no limit
+logits_mb = 256  # above so many MB of logits, compute the loss in chunks, a quarter slower; 0 = never
 gradient_checkpointing = False  # recompute activations in backward: less memory, about a third more time
 # the optimizer
 optimizer = "muon"  # muon | adamw | adam | sgd
@@ -65,30 +65,30 @@ learning_rate = 3e-3  # peak, of everything that is not under Muon
 muon_lr = 0.02  # peak, of the matrices inside the blocks, with optimizer=muon
 muon_momentum = 0.95  # Muon's (and SGD's) momentum
 weight_decay = 0.1  # pulls matrices towards zero (muon: those in the blocks); adam, sgd: as L2
-beta1 = 0.9  # Adam's part: memory of the gradient
-beta2 = 0.95  # Adam's part: memory of its square
-grad_clip = 1.0  # longest gradient vector; 0 = off
+beta1 = 0.9  # Adam, AdamW: decay of the running mean of the gradient
+beta2 = 0.95  # Adam, AdamW: decay of the running mean of its square
+grad_clip = 1.0  # largest gradient norm; 0 = no clipping
 freeze = ""  # parameters that stay as they are, by name: 'wte,blocks.0'
-layer_lr_decay = 1.0  # fine-tuning: each block below the top learns by this factor slower
+layer_lr_decay = 1.0  # fine-tuning: multiplies the learning rate once for each block further down
 # the schedule, counted in updates
-max_iters = 1000  # exactly so many updates
+max_iters = 1000  # number of updates (optimizer steps)
 epochs = 0.0  # passes over the training split instead of max_iters; 0 = use max_iters
 lr_schedule = "trapezoid"  # constant | linear | cosine | step | polynomial | trapezoid
 decay_lr = True  # False: constant after the warm-up
 warmup_iters = 0  # updates of linear warm-up
 warmup_ratio = 0.0  # the same as a share of lr_decay_iters; set one of the two
 lr_decay_iters = -1  # where the schedule ends; -1 = max_iters
-min_lr = -1.0  # where learning_rate ends (muon_lr falls in step); -1 = a tenth of it
-lr_cooldown = 0.5  # trapezoid: share of the run in which it falls
+min_lr = -1.0  # where learning_rate ends (muon_lr falls in proportion); -1 = a tenth of it
+lr_cooldown = 0.5  # trapezoid: the learning rate falls over this last share of the run
 lr_power = 1.0  # polynomial: exponent
 lr_step_iters = 1000  # step: updates between two cuts
 lr_gamma = 0.1  # step: factor of each cut
 # evaluation, saving, reporting
 eval_interval = 250  # updates between two evaluations
-eval_iters = 20  # an evaluation reads this x 4,096 tokens of train and val, always the same; 0 = all of val
-log_interval = 10  # updates between two lines
+eval_iters = 20  # an evaluation reads this x 4,096 tokens of train and val, always the same; 0 = size of val
+log_interval = 10  # updates between two progress lines
 patience = 0  # stop after so many evaluations without a better val loss; 0 = off
-min_delta = 0.0  # what counts as better
+min_delta = 0.0  # early stopping: by how much val loss must fall to count as better
 expected = {}  # normal val losses, {step: (lowest, highest)}: the last lines compare (runtime/curve.py)
 always_save_checkpoint = True  # ckpt.pt after each evaluation; False: best.pt only, and ckpt.pt at the end
 save_interval = 0  # numbered checkpoints every so many updates; 0 = off
@@ -100,8 +100,8 @@ wandb_log = False  # also send the numbers to Weights & Biases (pip install wand
 wandb_project = "tinylm"  # project there
 wandb_run_name = ""  # name of the run there; '' = out_dir
 # text samples; sample.py reads these from the checkpoint
-start = "\n"  # first text of the sample, or FILE:prompt.txt
-max_new_tokens = 500  # its length
+start = "\n"  # the sample's prompt, or FILE:prompt.txt
+max_new_tokens = 500  # length of the sample in tokens
 temperature = 0.8  # below 1 safer, above 1 wilder; 0 = always the likeliest token
 top_k = 0  # choose among the k likeliest tokens; 0 = all
 top_p = 1.0  # choose among the likeliest tokens that make up this probability; 1 = all
@@ -110,11 +110,11 @@ device = "auto"  # auto | cpu | cuda | cuda:N | mps
 dtype = "auto"  # auto | float32 | bfloat16 | float16 (with a loss scaler)
 compile = False  # torch.compile: faster after a minute or so of compiling
 backend = "auto"  # between processes: auto | nccl | gloo
-strategy = "ddp"  # processes share: ddp the batch | zero1 also the optimizer | fsdp also the weights
-offload = ""  # where the optimizer state rests: '' on the device | cpu (on a GPU: weights, too) | disk
+strategy = "ddp"  # processes share: ddp the batch | zero1 also optimizer state | fsdp also weights
+offload = ""  # where the optimizer state is kept: '' on the device | cpu (on a GPU: weights, too) | disk
 timeout = 600.0  # seconds that a process waits for the others before it gives up
 threads = 0  # CPU threads; 0 = a new run times 1, half and all cores, and keeps the fastest
-oom_retry = True  # out of memory, one process: smaller batches, more micro-steps, the same gradient
+oom_retry = True  # one process, out of memory: smaller batches, more micro-steps, the same gradient
 # -----------------------------------------------------------------------------
 config = override(globals())  # each name above now has the value of its file or of the command line
 
@@ -143,7 +143,7 @@ meta = prepare.ensure(dataset, rank)  # rank 0 prepares it if it is not there ye
 text_tokenizer = tokenizer.load_any(prepare.folder_of(dataset))
 train_windows = data.Windows(dataset, "train", block_size, seed, pack)
 val_windows = data.Windows(dataset, "val", block_size, seed, pack)
-train_set, val_set = fixed_windows(train_windows, val_windows, eval_iters)  # for each evaluation the same
+train_set, val_set = fixed_windows(train_windows, val_windows, eval_iters)  # the same in each evaluation
 
 # ---- the model and its loss
 raw_model = GPT(memory.shape_of(config, text_tokenizer.vocab_size))
@@ -159,7 +159,7 @@ def summed_loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     Compiled as one function, it never writes float32 logits to memory.
     """
     if in_chunks:
-        return model(x, y)  # the same sum, without holding all logits at once
+        return model(x, y)  # the same sum, without all logits in memory at once
     logits = model(x)  # (B,T,V)
     return summed_nats(logits, y)
 
@@ -175,7 +175,7 @@ saved = checkpoint.restore(saved, raw_model, opt) if resume else {}
 progress = origin.progress_of(saved)  # step, tokens, seconds, losses: the numbers that a resumed run needs
 scaler = hardware.loss_scaler(precision, torch_device, saved.get("scaler", {}))
 done = progress.step >= max_iters and not eval_only
-if done and init_from == "auto" and (folder / "result.json").exists():  # else it was killed at the very end
+if done and init_from == "auto" and (folder / "result.json").exists():  # without it: killed at the very end
     print(f"{out_dir} has already made its {max_iters} updates")
     sys.exit()
 require(not done or init_from == "auto", f"{out_dir} has made {max_iters} updates; set a larger max_iters")
@@ -188,8 +188,8 @@ if compile:
     summed_loss = hardware.try_compile(summed_loss, model, train_windows.batch(0, batch_size), autocast)
 trial = gradients_of(raw_model, summed_loss, train_windows, batch_size, autocast)
 
-# ---- what the reader should know before it starts
-# One token of the sample now: a wrong --start must fail before the training, and before old files are gone.
+# ---- check the prompt, then print what the run will do
+# Sample one token now: a wrong --start must fail before training, and before an old run is overwritten.
 prompt = prompt_ids(text_tokenizer, read_start(start), unknown="error" if "start" in given else "skip")
 sampling = {name: config[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
 next(stream_text(raw_model, text_tokenizer, prompt, **sampling), "")
@@ -249,7 +249,7 @@ while True:
     for group in opt.param_groups:
         group["lr"] = lr * group["lr_scale"]
 
-    # now and then, and at the end: evaluate on fixed windows, save, plot, perhaps stop early
+    # every eval_interval updates and at the end: evaluate on fixed windows, save, plot, perhaps stop early
     due = progress.step % eval_interval == 0 or progress.step == max_iters
     if eval_only or (due and progress.step != progress.evaluated_at):
         on_train = evaluate(raw_model, *train_set, torch_device, autocast, rank, world_size)
@@ -263,7 +263,7 @@ while True:
         if always_save_checkpoint and progress.step < max_iters:
             save("ckpt.pt")
         reporter.plot()
-    if patience and progress.bad_evals >= patience:  # also where a run was killed right after this evaluation
+    if patience and progress.bad_evals >= patience:  # here: a run killed after that evaluation stops, too
         reporter.say(f"no better val loss in {patience} evaluations: stopping early at step {progress.step}")
         break
     if progress.step >= max_iters or stopping:
@@ -272,8 +272,8 @@ while True:
     # the update; if memory runs out before a weight has changed, the next turn takes smaller micro-batches
     started = time.perf_counter()
     with attempt:
-        # Its batches, all read before the first forward pass: the loss divides by the number of all their
-        # targets. Reading is 2 % of an update (config/tiny.py), so it is not overlapped with computing.
+        # Read all micro-batches before the first forward pass, because the loss is divided by the number of
+        # targets in all of them. Reading takes 2 % of an update (config/tiny.py), so nothing is prefetched.
         torch.manual_seed(((seed * 1_000_003 + progress.step) * world_size + rank) % 2**63)  # for dropout
         batches = [
             train_windows.batch(progress.step, batch_size, i, micro_steps, rank, world_size)
@@ -286,11 +286,11 @@ while True:
         # forward, loss, backward
         total_loss = torch.zeros((), device=torch_device)
         for i, (x, y) in enumerate(batches):
-            distributed.sync_gradients(model, i + 1 == len(batches))  # one exchange per update
+            distributed.sync_gradients(model, i + 1 == len(batches))  # exchanged once per update
             x, y = hardware.to_device(x, torch_device), hardware.to_device(y, torch_device)  # (B,T)
             with autocast:
                 nats = summed_loss(x, y)
-            loss = nats / max(targets, 1)  # sum, count, divide once: a mean over all targets of the update
+            loss = nats / max(targets, 1)  # summed over micro-steps and ranks: the mean of all targets
             scaler.scale(loss * world_size).backward()  # DDP averages over processes; we want the sum
             total_loss += loss.detach()
 
@@ -307,7 +307,7 @@ while True:
         batch_size, micro_steps = attempt.batch_size, attempt.micro_steps
         config["batch_size"] = batch_size  # a resumed run keeps it
         reporter.say(f"out of memory: going on with {batch_size=}, gradient_accumulation_steps={micro_steps}")
-        nats = loss = None  # they hold the activations
+        nats = loss = None  # they keep the activations alive
         memory.give_back()
         scaler = hardware.loss_scaler(precision, torch_device, scaler.state_dict())
         continue  # with the same step, so with the same windows
@@ -337,4 +337,4 @@ if stopping and progress.step < max_iters:
     sys.exit()
 print_sample()
 reporter.finish(progress)
-distributed.barrier()  # rank 0 has more to do at the end; the others wait, and all leave together
+distributed.barrier()  # rank 0 has more to do at the end; the others wait for it

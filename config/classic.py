@@ -16,7 +16,7 @@ min_lr = 1e-4
 beta1, beta2 = 0.9, 0.99
 eval_iters = 0  # the whole val split
 dtype = "float32"
-expected = {  # val loss of five seeds, widened (runtime/curve.py), and a hash of the val tokens
+expected = {  # step: normal val losses, from five seeds (docs/configs.md); val: hash of the val tokens
     "val": "d37d30cc0c83",
     0: (4.163, 4.219), 250: (2.38, 2.468), 500: (2.225, 2.34), 750: (2.127, 2.182), 1000: (2.015, 2.106),
     1250: (1.977, 2.027), 1500: (1.926, 1.996), 1750: (1.893, 1.947), 2000: (1.874, 1.934),

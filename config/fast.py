@@ -13,7 +13,7 @@ beta1, beta2 = 0.8, 0.95
 min_lr = 0.0
 eval_iters = 0  # the whole val split
 eval_interval = 120
-expected = {  # val loss of five seeds, widened (runtime/curve.py), and a hash of the val tokens
+expected = {  # step: normal val losses, from five seeds (docs/configs.md); val: hash of the val tokens
     "val": "d37d30cc0c83",
     0: (4.127, 4.24), 120: (1.854, 1.939),
 }  # fmt: skip

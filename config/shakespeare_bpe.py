@@ -12,7 +12,7 @@ eval_iters = 0  # the whole val split
 muon_lr, muon_momentum = 0.03, 0.9
 dropout = 0.1
 min_lr = 0.0
-expected = {  # val loss of five seeds, widened (runtime/curve.py), and a hash of the val tokens
+expected = {  # step: normal val losses, from five seeds (docs/configs.md); val: hash of the val tokens
     "val": "8be2243ac95c",
     0: (6.921, 6.997), 100: (3.927, 4.032), 200: (3.696, 3.814), 300: (3.565, 3.712), 400: (3.466, 3.525),
     500: (3.394, 3.448),

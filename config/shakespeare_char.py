@@ -27,7 +27,7 @@ else:
     max_iters = 850  # x 2,560 = 2.2 passes over the 1.0M training tokens
     muon_lr, muon_momentum = 0.03, 0.9
     beta1, beta2 = 0.8, 0.95
-    expected = {  # val loss of five seeds, widened (runtime/curve.py), and a hash of the val tokens
+    expected = {  # step: normal val losses, from five seeds (docs/configs.md); val: hash of the val tokens
         "val": "d37d30cc0c83",
         150: (1.769, 1.928), 300: (1.699, 1.819), 450: (1.689, 1.746), 600: (1.597, 1.675),
         750: (1.527, 1.576), 850: (1.486, 1.538),
