@@ -178,7 +178,7 @@ done = progress.step >= max_iters and not eval_only
 if done and init_from == "auto" and (folder / "result.json").exists():  # without it: killed at the very end
     print(f"{out_dir} has already made its {max_iters} updates")
     sys.exit()
-require(not done or init_from == "auto", f"{out_dir} has made {max_iters} updates; set a larger max_iters")
+require(not done or init_from == "auto", f"{out_dir} has made {progress.step} updates; set max_iters higher")
 if offload == "disk":
     from techniques.offload import to_disk
 

@@ -382,6 +382,12 @@ def test_frozen_parameters_stay(train, tmp_path):
     assert id(names["raw_model"].wte.weight) not in trained
 
 
+def test_a_run_that_is_longer_already_says_how_long(train):
+    train("--max_iters=3")
+    with pytest.raises(ValueError, match="has made 3 updates; set max_iters higher"):
+        train("--init_from=resume", "--max_iters=2")
+
+
 def test_compile_that_fails_goes_on_in_eager_mode(train, monkeypatch, capsys):
     def broken(model):
         raise RuntimeError("no compiler here\nand a long explanation")
