@@ -332,17 +332,22 @@ def is_config(value: ast.AST) -> bool:
     return any(isinstance(part, ast.Name) and part.id in ("config", "resolved") for part in parts)
 
 
+@functools.cache
+def names_of(source: str) -> dict[str, str]:
+    """{name: the import that it stands for, or "" for a function or class of the file itself}."""
+    found = {n.name: "" for n in parse(source).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    for node in ast.walk(parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name: alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
 def defined_in(called: str, name: str, sources: dict) -> str:
-    """The file of a module or function by the name that a script knows it by; "" if it is not ours."""
-    for node in ast.walk(parse(sources[name])):
-        if isinstance(node, ast.Import) and called in {alias.name for alias in node.names}:
-            return file_of(called, sources)
-        if isinstance(node, ast.ImportFrom) and called in {alias.name for alias in node.names}:
-            return file_of(f"{node.module}.{called}", sources)
-    defined = [
-        node.name for node in parse(sources[name]).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))
-    ]
-    return name if called in defined else ""
+    """The file of a module or function by the name that a file knows it by; "" if it is not ours."""
+    imported = names_of(sources[name]).get(called)
+    return name if imported == "" else file_of(imported or "", sources)
 
 
 def parameters_read(source: str, function: str) -> set[str]:

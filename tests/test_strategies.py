@@ -318,7 +318,8 @@ def resumed(folder: Path, world_size: int, pairs: list[tuple[str, str]], *flags:
     run_all(folder, world_size, runs)
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", slow("zero1"), slow("ddp")])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_resumed_on_as_many_processes_is_bit_equal(halves, strategy):
     folder = halves(strategy)
     resumed(folder, 2, [(f"half-{strategy}-{kind}", strategy) for kind in FORMATS])
