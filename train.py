@@ -149,7 +149,6 @@ train_set, val_set = fixed_windows(train_windows, val_windows, eval_iters)  # th
 raw_model = GPT(memory.shape_of(config, text_tokenizer.vocab_size))
 origin.put_weights(saved, raw_model, text_tokenizer, out_dir if resume else init_from)
 raw_model = distributed.place(raw_model, torch_device, strategy, precision, offload)
-model = distributed.wrap(raw_model, world_size, strategy)  # the raw model is what is saved and sampled from
 in_chunks = memory.too_many_logits(batch_size * block_size, text_tokenizer.vocab_size, logits_mb)
 
 
@@ -169,6 +168,7 @@ if epochs and (typed("epochs") or not typed("max_iters")):  # a typed max_iters 
     max_iters = math.ceil(epochs * train_windows.n_windows / windows_per_iter)
 schedule, schedule_warning = optim.resolve_schedule({**config, "max_iters": max_iters})
 opt = optim.build_optimizer(raw_model, resolved, torch_device.type)
+model = distributed.wrap(raw_model, world_size, strategy)  # after freezing: DDP waits for what is trained
 
 # ---- where the run stands
 saved = checkpoint.restore(saved, raw_model, opt) if resume else {}
