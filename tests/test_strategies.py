@@ -155,9 +155,10 @@ def curves(folder):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world_size", "combinations"),
-    [(2, SOME), slow(1, ALL), slow(2, ALL), slow(3, ALL), slow(4, ALL)],
+    [(2, SOME), (1, ALL), (2, ALL), (3, ALL), (4, ALL)],
     ids=["2-some", "1-all", "2-all", "3-all", "4-all"],
 )
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -174,7 +175,8 @@ def test_every_strategy_gives_the_losses_of_one_process(curves, world_size, comb
         torch.testing.assert_close(ours[:, 1], alone[:, 1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("combinations", [SOME, slow(ALL)], ids=["some", "all"])
+@pytest.mark.slow
+@pytest.mark.parametrize("combinations", [SOME, ALL], ids=["some", "all"])
 def test_one_reduction_per_update_with_fsdp(curves, combinations):
     """Two groups of weights, the block and the rest: two calls an update. (ddp: test_distributed.)"""
     for micro_steps, optimizer, dataset in combinations:
@@ -346,6 +348,7 @@ def test_any_strategy_and_number_of_processes_resumes_any_other(halves, world_si
     assert {settings["global_batch_size"] for settings in names} == {WINDOWS}
 
 
+@pytest.mark.slow
 def test_shards_are_opened_by_one_process_and_made_an_ordinary_file(halves, run_script, shell):
     folder = halves("fsdp") / "half-fsdp-sharded"
     assert sorted(path.name for path in folder.glob("*_0*")) == ["best_000004", "ckpt_000000", "ckpt_000004"]
