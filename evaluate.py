@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from config import at_least, is_out_of_memory, override
 from data import Windows, windows_of_text
 from machine import distributed, hardware
-from runtime import checkpoint, curve
+from runtime import checkpoint
 from runtime.guard import first_not_finite
+from runtime.plot import open_pyplot
 from runtime.trust import check_types
 from text.prepare import folder_of
 from tokenizer import load_any
@@ -163,7 +164,7 @@ def nats_of_targets(model, x: torch.Tensor, y: torch.Tensor, device, autocast) -
 
 def plot_by_position(losses: np.ndarray, path: Path) -> None:
     """Draw the mean loss at each position of a window, losses (T,), to a PNG file."""
-    pyplot = curve.open_pyplot()
+    pyplot = open_pyplot()
     pyplot.figure(figsize=(8, 4))
     pyplot.plot(np.arange(1, len(losses) + 1), losses)
     pyplot.xlabel("tokens of context")

@@ -19,12 +19,13 @@ import optim
 import tokenizer
 from config import adopt, at_least, given, override, require, typed
 from evaluate import evaluate, fixed_windows
-from machine import distributed, hardware
+from machine import distributed, hardware, speed
+from machine.stages import Stages
 from machine.threads import Threads, gradients_of
 from model import GPT, summed_nats
 from runtime import checkpoint, guard, memory, origin, report
 from sample import prompt_ids, read_start, stream_text
-from text import prepare
+from text import corpora, prepare
 
 # -----------------------------------------------------------------------------
 # the run
@@ -120,6 +121,8 @@ config = override(globals())  # each name above now has the value of its file or
 
 # ---- the run to resume or to start from; what was not given now comes from its checkpoint
 folder = checkpoint.run_folder(out_dir)
+stages = Stages()  # before the first update, a stage that takes over two seconds says what it is
+stages.begin("reading the checkpoint")
 saved, resume = origin.base_of(init_from, folder)  # {} and False for a run from scratch
 changes = adopt(globals(), config, origin.settings_to_keep(saved, resume))
 at_least(1, config, "batch_size block_size gradient_accumulation_steps max_iters eval_interval log_interval")
@@ -127,6 +130,7 @@ at_least(0, config, "epochs eval_iters patience min_delta grad_clip save_interva
 at_least(0, config, "seed max_new_tokens threads logits_mb global_batch_size")
 
 # ---- processes, device, precision
+stages.begin("starting the device, waiting for other processes")
 rank, world_size, torch_device = distributed.start(device, backend, strategy, timeout)
 autocast, precision = hardware.choose_precision(dtype, torch_device)
 resolved = {**config, "dtype": precision}  # not auto
@@ -139,15 +143,20 @@ torch.set_num_threads(threads or torch.get_num_threads())  # now: compiled code 
 torch.manual_seed(seed)
 
 # ---- the data
-meta = prepare.ensure(dataset, rank)  # rank 0 prepares it if it is not there yet
+stages.begin(f"reading the dataset {dataset}")
+dataset, meta = prepare.settle(dataset, rank, resume)  # rank 0 prepares what is not there yet
+config["dataset"] = dataset  # not the path of a text, but the name of what was made from it
 text_tokenizer = tokenizer.load_any(prepare.folder_of(dataset))
 train_windows = data.Windows(dataset, "train", block_size, seed, pack)
 val_windows = data.Windows(dataset, "val", block_size, seed, pack)
 train_set, val_set = fixed_windows(train_windows, val_windows, eval_iters)  # the same in each evaluation
 
 # ---- the model and its loss
+stages.begin("building the model")
 raw_model = GPT(memory.shape_of(config, text_tokenizer.vocab_size))
 origin.put_weights(saved, raw_model, text_tokenizer, out_dir if resume else init_from)
+if resume:
+    prepare.require_same(saved, meta, dataset, out_dir)
 raw_model = distributed.place(raw_model, torch_device, strategy, precision, offload)
 in_chunks = memory.too_many_logits(batch_size * block_size, text_tokenizer.vocab_size, logits_mb)
 
@@ -164,6 +173,7 @@ def summed_loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 # ---- the optimizer, its schedule, the loss scaler
+stages.begin("building the optimizer")
 if epochs and (typed("epochs") or not typed("max_iters")):  # a typed max_iters beats a file's epochs
     max_iters = math.ceil(epochs * train_windows.n_windows / windows_per_iter)
 schedule, schedule_warning = optim.resolve_schedule({**config, "max_iters": max_iters})
@@ -184,12 +194,15 @@ if offload == "disk":
 
     to_disk(opt, folder)
 
+stages.say(speed.slow_update(raw_model, batch_size, micro_steps, autocast, torch_device))
 if compile:
+    stages.begin("compiling")
     summed_loss = hardware.try_compile(summed_loss, model, train_windows.batch(0, batch_size), autocast)
 trial = gradients_of(raw_model, summed_loss, train_windows, batch_size, autocast)
 
 # ---- check the prompt, then print what the run will do
 # Sample one token now: a wrong --start must fail before training, and before an old run is overwritten.
+stages.begin("sampling one token")
 prompt = prompt_ids(text_tokenizer, read_start(start), unknown="error" if "start" in given else "skip")
 sampling = {name: config[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
 next(stream_text(raw_model, text_tokenizer, prompt, **sampling), "")
@@ -199,8 +212,9 @@ saver = checkpoint.Saver(folder, checkpoint_format, keep_checkpoints, rank)
 reporter = report.Report(folder, config, old_step, rank == 0, raw_model, torch_device, floor)
 if reporter.write:
     text_tokenizer.save(folder / "tokenizer.json")
-for line in (prepare.stand_in_notice(meta), schedule_warning, *changes):
+for line in (corpora.stand_in_notice(meta), schedule_warning, *changes):
     reporter.say(line)
+stages.begin("timing updates, to choose the number of threads")
 may_choose = not (resume or compile) and world_size == 1 and torch_device.type == "cpu"
 chooser = Threads(config, may_choose, trial, reporter.say)
 reporter.start(meta, opt, train_windows, val_windows, precision)
@@ -218,6 +232,7 @@ def save(name: str) -> None:
         "scaler": scaler.state_dict(),
         **dataclasses.asdict(progress),
     }
+    stages.begin(f"saving {name}")
     reporter.say(saver.save(name, state, raw_model, opt))
 
 
@@ -234,7 +249,7 @@ def print_sample() -> None:
         new = "".join(stream_text(raw_model, text_tokenizer, prompt, **sampling))
         text = text_tokenizer.decode(prompt) + new
         source = f"data: {meta['name']}, sha256 {meta['sha256'][:12]}"
-        reporter.say(f"--- a sample at step {progress.step} ({source})\n{text}\n---")
+        reporter.sample(progress.step, source, text)
 
 
 stopping = 0  # above 0 once all processes know of a signal: they leave the loop at the same step
@@ -243,6 +258,7 @@ stop_request = guard.StopRequest()
 guard.call_after_error(save_after_error, lambda: f"rank {rank} of {world_size}, update {progress.step + 1}")
 
 # ---- the loop
+stages.begin("the first update")
 while True:
     # the learning rate of this update
     lr = optim.lr_at(progress.step, **schedule)
@@ -252,6 +268,7 @@ while True:
     # every eval_interval updates and at the end: evaluate on fixed windows, save, plot, perhaps stop early
     due = progress.step % eval_interval == 0 or progress.step == max_iters
     if eval_only or (due and progress.step != progress.evaluated_at):
+        stages.begin(f"the first evaluation: {len(train_set[1])} + {len(val_set[1])} windows")
         on_train = evaluate(raw_model, *train_set, torch_device, autocast, rank, world_size)
         on_val = evaluate(raw_model, *val_set, torch_device, autocast, rank, world_size)
         is_best = progress.note_losses(on_train["loss"], on_val["loss"], min_delta)
@@ -263,6 +280,7 @@ while True:
         if always_save_checkpoint and progress.step < max_iters:
             save("ckpt.pt")
         reporter.plot()
+        stages.begin("the first update")
     if patience and progress.bad_evals >= patience:  # here: a run killed after that evaluation stops, too
         reporter.say(f"no better val loss in {patience} evaluations: stopping early at step {progress.step}")
         break
@@ -315,9 +333,10 @@ while True:
     progress.tokens += windows_per_iter * block_size
 
     # report
+    stages.end()
     elapsed = time.perf_counter() - started
     progress.seconds += elapsed
-    reporter.count_update(elapsed, data_seconds, grad_norm)
+    reporter.count_update(progress, elapsed, data_seconds, total_loss.item(), grad_norm)
     chooser.after_update(elapsed)
     if progress.step % log_interval == 0:
         (mean_loss,) = distributed.sum_over_ranks([total_loss.item()], torch_device)

@@ -31,6 +31,7 @@ import data
 import optim
 from config import ROOT, defaults_of, read_config_file
 from machine import hardware
+from machine.speed import flops_per_token
 from model import GPT, summed_nats
 from runtime import memory, report
 
@@ -197,14 +198,14 @@ def plain_loop(settings: dict, windows: data.Windows, model: GPT) -> Callable:
 
 
 def training_rate(settings: dict, vocab_size: int, device: torch.device) -> Callable:
-    """A side: flop/s that training needs, as report.flops_per_token() counts them."""
+    """A side: flop/s that training needs, as machine/speed.py counts them."""
     run = Run(settings, vocab_size, device)
     x = torch.randint(vocab_size, (settings["batch_size"], settings["block_size"]), device=device)
     if settings["compile"]:
         run.loss_of = hardware.try_compile(run.summed_loss, run.model, (x, x), run.autocast)
     for step in range(3):  # not counted: they allocate
         run.update(step, x, x)
-    work = 10 * x.numel() * report.flops_per_token(run.model)
+    work = 10 * x.numel() * flops_per_token(run.model)
     return lambda turn: work / seconds_of(lambda: [run.update(step, x, x) for step in range(10)])
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import optim
 from config import require
 from machine.distributed import STRATEGIES
+from machine.speed import flops_per_token
 from model import GPT
-from runtime import memory, report
+from runtime import memory
 
 # Ring algorithms (Patarasuk & Yuan, 2009) cut the tensor into W chunks. One round takes W - 1 steps. In each
 # step every rank sends one chunk to its neighbour, so in a round it sends (W - 1) / W of the tensor. An
@@ -84,12 +85,12 @@ def exchanged(model: GPT, settings: dict, W: int) -> list[Message]:
 def step_seconds(model: GPT, settings: dict, cluster: Cluster) -> dict[str, float]:
     """Seconds of an update: {compute, network, best, worst}.
 
-    compute: 6 N flop per token plus attention (runtime/report.py); gradient checkpointing adds a third.
+    compute: 6 N flop per token plus attention (machine/speed.py); gradient checkpointing adds a third.
     best: all communication that can overlap with computing does. worst: none does.
     """
     tokens = settings["batch_size"] * settings["gradient_accumulation_steps"] * model.config.block_size
     recompute = 4 / 3 if model.config.gradient_checkpointing else 1
-    compute = recompute * report.flops_per_token(model) * tokens / (1e12 * cluster.peak_tflops * cluster.mfu)
+    compute = recompute * flops_per_token(model) * tokens / (1e12 * cluster.peak_tflops * cluster.mfu)
     hidden = shown = 0.0
     for message in exchanged(model, settings, cluster.gpus):
         seconds = message.sent(cluster.gpus) / cluster.link()

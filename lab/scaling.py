@@ -16,7 +16,7 @@ import torch
 import data
 from evaluate import evaluate, spread
 from lab.measure import CPU, Row, Run, alternate, measured, seconds_of, settings_of, show, sized
-from runtime import curve
+from runtime import plot
 from text import prepare
 
 RECIPE = "config/shakespeare_char.py"
@@ -84,7 +84,7 @@ def plot_power_laws(panels: list[dict], path: Path) -> None:
 
     A panel has a title, xlabel, ylabel, points {label: (x, y)}, and fitted: the (x, y) for the straight line.
     """
-    pyplot = curve.open_pyplot()
+    pyplot = plot.open_pyplot()
     figure, axes = pyplot.subplots(1, len(panels), figsize=(5 * len(panels), 4), squeeze=False)
     for axis, panel in zip(axes[0], panels, strict=True):
         for label, (x, y) in panel["points"].items():

@@ -165,9 +165,9 @@ def yours_or_ours(yours, exercise: str):
 
 def save_plot(name: str, draw) -> None:
     """Save what draw(axes) draws as work/NAME.png; in a notebook, show it, too."""
-    from runtime import curve  # here: matplotlib takes half a second
+    from runtime import plot  # here: matplotlib takes half a second
 
-    pyplot = curve.open_pyplot()
+    pyplot = plot.open_pyplot()
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     draw(axes)
     path = work() / f"{name}.png"

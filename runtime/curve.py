@@ -1,4 +1,4 @@
-"""Is my curve normal? The bands in which a config expects its val losses, and loss.png, which shows both.
+"""Is my curve normal? The bands in which a config expects its val losses, and whether a run kept to them.
 
     expected = {"val": "d37d30cc0c83", 250: (1.9, 2.3)}     in a config file: the val loss after 250 updates
     python -m runtime.curve out-1 out-2 out-3 out-4 out-5    prints such a line, from runs with five seeds
@@ -9,12 +9,10 @@ is compared. Neither is a run with another --max_iters, whose learning rate fall
 """
 
 import json
-import logging
 import sys
 from pathlib import Path
 
 from config import ROOT, start_script
-from runtime.guard import atomic_file
 
 ABOVE = "it learns less than it should: look at learning_rate, dropout, and whether y is x one token later"
 BELOW = "too good: is val text in the training text, can a position see what follows? If not, well done"
@@ -105,46 +103,6 @@ def judge(found: dict[int, float], expected: dict, changed: list[str]) -> str:
         line += f"; outside at {len(left)} of {len(known)} steps: {', '.join(map(str, left))}"
     but = f" (not as in the config: {' '.join(changed)})" if changed else ""
     return f"{line}\n  {cause}{but}"
-
-
-def open_pyplot():
-    """Import matplotlib.pyplot for drawing to files. ValueError if the package is missing."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it reports where its cache is
-    try:
-        from matplotlib import pyplot  # here, because it takes half a second
-    except ImportError:
-        raise ValueError("a plot needs what is not installed: pip install matplotlib") from None
-    pyplot.switch_backend("Agg")  # needs no display
-    return pyplot
-
-
-def plot_loss(rows: list[dict], floor: float, expected: dict, path: Path) -> None:
-    """Draw the rows of a metrics.jsonl to a PNG file, with the bands and a line at floor (0: none)."""
-    pyplot = open_pyplot()
-    updates = [row for row in rows if "loss" in row]
-    evaluated = [row for row in rows if "val_loss" in row]
-    figure, (upper, lower) = pyplot.subplots(2, sharex=True, height_ratios=(3, 1), figsize=(8, 6))
-    steps = [r["step"] for r in updates]
-    upper.plot(steps, [r["loss"] for r in updates], color="0.75", lw=1, label="updates")
-    for key, label in (("train_loss", "train"), ("val_loss", "val")):
-        upper.plot([r["step"] for r in evaluated], [r[key] for r in evaluated], marker=".", label=label)
-    if expected:
-        low, high = zip(*expected.values(), strict=True)
-        upper.vlines(expected.keys(), low, high, color="tab:green", lw=8, alpha=0.4, label="expected val")
-    left = outside(evaluations(rows), expected)
-    if left:
-        upper.plot(left.keys(), left.values(), "o", color="red", mfc="none", ms=10, label="not as expected")
-    if floor:
-        upper.axhline(floor, color="black", linestyle=":", label="entropy of the source")
-    upper.set_ylabel("loss (nats per token)")
-    upper.legend()
-    lower.plot(steps, [r["lr"] for r in updates], color="tab:green")
-    lower.set_ylabel("learning rate")
-    lower.set_xlabel("updates")
-    figure.tight_layout()
-    with atomic_file(path) as file:
-        figure.savefig(file, dpi=100, format="png")
-    pyplot.close(figure)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ except ImportError:
     fcntl = None  # Windows has no flock: alone() then locks nothing
 
 recent: deque[tuple[int, float, float]] = deque(maxlen=30)  # (update, loss, gradient norm) of the latest
-LEFTOVER = re.compile(r"(ckpt(_\d+)?|best|metrics|config|result|loss)\.tmp")
+LEFTOVER = re.compile(r"(ckpt(_\d+)?|best|metrics|config|result|loss|samples)\.tmp")
 held: set[Path] = set()  # the lock files that this process holds: see alone()
 
 

@@ -21,6 +21,7 @@ class Progress:
     val_loss: float = math.inf
     best_val_loss: float = math.inf
     best_step: int = 0
+    clipped: int = 0  # updates since the last progress line whose gradient was clipped
 
     def note_losses(self, train_loss: float, val_loss: float, min_delta: float) -> bool:
         """Note an evaluation at this step. Returns whether its val loss is the lowest so far.

@@ -24,7 +24,7 @@ from runtime.guard import write_atomic
 # What a checkpoint must hold, with its type; TO_RESUME: what resuming needs in addition.
 TYPES = {"model_config": dict, "dataset": dict, "config": dict, "tokenizer": str}
 TYPES |= {"step": int, "tokens": int, "seconds": float}
-TO_RESUME = {"scaler": dict, "evaluated_at": int, "bad_evals": int, "best_step": int}
+TO_RESUME = {"scaler": dict, "evaluated_at": int, "bad_evals": int, "best_step": int, "clipped": int}
 TO_RESUME |= {"train_loss": float, "val_loss": float, "best_val_loss": float}
 SCALER = {"scale": float, "growth_factor": float, "backoff_factor": float}
 SCALER |= {"growth_interval": int, "_growth_tracker": int}
@@ -172,7 +172,7 @@ def check_run(saved: dict, path: Path, shapes: dict | None, resume: bool) -> Non
             raise ValueError(f"{where}: {name} is {ours} in its model, but not in its settings")
     if not resume:
         return
-    check_types(saved, TO_RESUME, where)
+    check_types({"clipped": 0, **saved}, TO_RESUME, where)  # an older version did not count these
     if saved["scaler"]:
         check_types(saved["scaler"], SCALER, f"{where}: its loss scaler")
     if "shards" in saved:

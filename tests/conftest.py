@@ -88,7 +88,7 @@ def run_script(request, datasets, tmp_path, monkeypatch):
     loss.png is drawn for tests marked `draws`; a figure takes longer than all updates of such a run.
     """
     if not request.node.get_closest_marker("draws"):
-        monkeypatch.setattr(report, "plot_loss", lambda rows, floor, expected, path: path.touch())
+        monkeypatch.setattr(report, "plot_loss", lambda rows, floor, expected, path, *more: path.touch())
     monkeypatch.setattr(prepare, "DATASETS", datasets)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -16,7 +16,7 @@ import data
 from conftest import ROOT, TINY
 from lab import measure, scaling
 from lab.measure import CPU, NotMeasured, Row, Run, settings_of
-from runtime import report
+from machine.speed import flops_per_token
 from runtime.trust import read_meta
 from test_errors import report as exit_code
 from text import prepare
@@ -173,7 +173,7 @@ def test_operations_per_token_are_counted():
         settings_of(arch="gpt2", n_layer=2, n_embd=32, n_head=2, block_size=16, optimizer="adamw"), 50
     ).model
     weights = (50 + 16) * 32 + 2 * 12 * 32 * 32 + 5 * 32  # embeddings, matrices, norms
-    assert report.flops_per_token(model) == 6 * weights + 12 * 2 * 32 * 16
+    assert flops_per_token(model) == 6 * weights + 12 * 2 * 32 * 16
 
 
 def test_rates_of_a_gpu_are_right_on_a_cpu(tiny, monkeypatch):
@@ -188,7 +188,7 @@ def test_rates_of_a_gpu_are_right_on_a_cpu(tiny, monkeypatch):
     model = Run(settings, 99).model
     seconds[:] = [2.0, 4.0, 8.0]
     assert measure.matmul_rate(CPU, 16)(0) == 20 * 2 * 16**3 / 8
-    assert measure.training_rate(settings, 99, CPU)(0) == 10 * 4 * 16 * report.flops_per_token(model) / 4
+    assert measure.training_rate(settings, 99, CPU)(0) == 10 * 4 * 16 * flops_per_token(model) / 4
     assert measure.decoding_rate(model, 3, 5)(0) == 3 * 5 / 2
 
 

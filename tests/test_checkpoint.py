@@ -125,7 +125,7 @@ def test_one_file_holds_all_that_a_run_is(train, tmp_path):
     saved = torch.load(tmp_path / "out/ckpt.pt", weights_only=True)
     expected = (
         "model model_config tokenizer dataset config optimizer scaler step tokens seconds evaluated_at "
-        "bad_evals train_loss val_loss best_val_loss best_step"
+        "bad_evals train_loss val_loss best_val_loss best_step clipped"
     )
     assert saved.keys() == set(expected.split())
     assert checkpoint.KEYS <= saved.keys()

@@ -163,8 +163,8 @@ def test_only_rank_0_writes_and_speaks(together):
     assert not (together / "out-1").exists()
     names = {path.name for path in (together / "out-0").iterdir()}
     numbered = {"ckpt_000006.pt", "ckpt_000008.pt"}
-    expected = "best.pt ckpt.pt config.json metrics.jsonl result.json loss.png tokenizer.json".split()
-    assert names == {*expected, *numbered}
+    expected = "best.pt ckpt.pt config.json metrics.jsonl samples.txt result.json loss.png tokenizer.json"
+    assert names == {*expected.split(), *numbered}
     text = (together / "stdout").read_text(encoding="utf-8")
     assert text.count("step 8: train loss") == text.count("iter 8: loss") == 1
     assert text.count("settings: ") == text.count("--- a sample") == 1

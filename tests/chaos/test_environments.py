@@ -163,9 +163,9 @@ def check(names: list[str], folder: Path, done) -> None:
     plot = "no matplotlib" not in names
     if not plot:
         assert "WARNING: no loss.png: a plot needs what is not installed: pip install matplotlib\n" in screen
-        assert "\n  metrics.jsonl result.json config.json\n" in screen
+        assert "\n  metrics.jsonl samples.txt result.json config.json\n" in screen
     (out,) = folder.glob("**/out-mine")
-    wanted = {"ckpt.pt", "best.pt", "metrics.jsonl", "result.json", "config.json", "tokenizer.json"}
+    wanted = set("ckpt.pt best.pt metrics.jsonl samples.txt result.json config.json tokenizer.json".split())
     assert {path.name for path in out.iterdir()} == wanted | ({"loss.png"} if plot else set())
     assert [checkpoint.load(out / name)["step"] for name in ("ckpt.pt", "best.pt")] == [3, 3]
     assert [row["step"] for row in read_rows(out / "metrics.jsonl")] == [0, 1, 2, 2, 3, 3]

@@ -1,0 +1,80 @@
+"""How many floating-point operations an update takes, and how many seconds that is on this machine."""
+
+from time import perf_counter
+
+import torch
+
+SLOW = 10.0  # an update of so many seconds is announced before the first one
+SMALL = 1e11  # an update of fewer operations is not slow anywhere, so nothing is timed
+TIMED = 0.05  # seconds for which products are timed
+SHARE = 0.8  # of the rate of these products, training reaches about so much: 0.6 to 1.1 on two CPU cores
+# Peak of dense bf16 matrix products in TFLOP/s, from NVIDIA's data sheets, by CUDA's device name. MFU is
+# printed only for these names: an L40 is not an L4, and an H100 on PCIe does not reach 989.
+BF16_PEAK = {
+    "NVIDIA A100-SXM4-40GB": 312, "NVIDIA A100-SXM4-80GB": 312, "NVIDIA A100-PCIE-40GB": 312,
+    "NVIDIA A100 80GB PCIe": 312, "NVIDIA H100 80GB HBM3": 989, "NVIDIA H100 PCIe": 756, "NVIDIA H200": 989,
+    "NVIDIA L4": 121, "NVIDIA L40S": 362, "NVIDIA GeForce RTX 3090": 71, "NVIDIA GeForce RTX 4090": 165,
+}  # fmt: skip
+
+
+def flops_per_token(model) -> int:
+    """Operations per token of training: 6 for each weight of a matrix (2 forward, 4 backward), and
+    12 n_layer n_embd T for attention (Chowdhery et al. 2022, PaLM, appendix B).
+    """
+    config = model.config
+    weights = sum(p.numel() for p in model.parameters())
+    if not config.tie_weights:
+        weights -= model.wte.weight.numel()  # the embedding only looks up its rows
+    return 6 * weights + 12 * config.n_layer * config.n_embd * config.block_size
+
+
+def flops_utilisation(model, tokens_per_second: float, device: torch.device) -> float:
+    """MFU: operations that the model needs over the device's peak; 0 if unknown. Both of one device."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    if name not in BF16_PEAK:
+        return 0.0
+    return flops_per_token(model) * tokens_per_second / (1e12 * BF16_PEAK[name])
+
+
+def product_rate(width: int, tokens: int, autocast, device: torch.device) -> float:
+    """FLOP/s of a linear layer from `width` to 4 x `width` channels, forward and backward, on so many tokens.
+
+    autocast: the context in which the model computes. Draws no random numbers.
+    """
+    x = torch.full((tokens, width), 0.5, device=device, requires_grad=True)
+    weight = torch.full((4 * width, width), 0.5, device=device, requires_grad=True)
+
+    def product() -> None:
+        with autocast:
+            y = torch.nn.functional.linear(x, weight)
+        x_grad, _ = torch.autograd.grad(y.sum(), (x, weight))
+        x_grad[0, 0].item()  # waits for a GPU
+
+    product()  # not timed: it allocates
+    started, n = perf_counter(), 0
+    while perf_counter() - started < TIMED:
+        product()
+        n += 1
+    return n * 6 * tokens * width * 4 * width / (perf_counter() - started)
+
+
+def slow_update(model, batch_size: int, micro_steps: int, autocast, device: torch.device) -> str:
+    """A line for a model that is too large for this machine: how long an update will take; else "".
+
+    batch_size: windows per micro-step. Both are those of one process.
+    """
+    config = model.config
+    flops = flops_per_token(model) * batch_size * micro_steps * config.block_size
+    if flops < SMALL:
+        return ""
+    most = 512 if device.type == "cpu" else 8192
+    rate = SHARE * product_rate(config.n_embd, min(most, batch_size * config.block_size), autocast, device)
+    seconds = flops / rate
+    if seconds < SLOW:
+        return ""
+    elsewhere = ", or a GPU" if device.type == "cpu" else ""
+    return (
+        f"an update will take about {seconds:,.0f} s on this machine ({flops / 1e12:.1f} TFLOP per update at "
+        f"{rate / 1e9:,.0f} GFLOP/s); what makes it shorter: a smaller --n_embd, --n_layer or --block_size, "
+        f"fewer windows (--batch_size, --gradient_accumulation_steps, --global_batch_size){elsewhere}"
+    )

@@ -1,0 +1,59 @@
+"""TensorBoard and Weights & Biases: they get each row of metrics.jsonl, and each sample as text."""
+
+import atexit
+from pathlib import Path
+
+
+class Trackers:
+    """Those of the two that a run asks for. ValueError if its package is not installed.
+
+    folder: the run's; TensorBoard's files go there. config: train.py's settings, which W&B shows.
+    """
+
+    def __init__(self, folder: Path, config: dict):
+        self.tensorboard = open_tensorboard(folder) if config["tensorboard"] else None
+        self.wandb = open_wandb(config) if config["wandb_log"] else None
+
+    def numbers(self, row: dict) -> None:
+        """Send the numbers of a row at its step."""
+        values = {key: value for key, value in row.items() if key != "step"}
+        if self.tensorboard:
+            for key, value in values.items():
+                self.tensorboard.add_scalar(key, value, row["step"])
+        if self.wandb:
+            self.wandb.log(values, step=row["step"])
+
+    def text(self, step: int, text: str) -> None:
+        """Send a sample."""
+        if self.tensorboard:  # it shows Markdown, where four blanks make a block of code
+            code = "".join(f"    {line}\n" for line in text.split("\n"))
+            self.tensorboard.add_text("sample", code, step)
+        if self.wandb:
+            self.wandb.log({"sample": text}, step=step)
+
+    def close(self) -> None:
+        """End W&B's run. TensorBoard's writer is closed at exit."""
+        if self.wandb:
+            self.wandb.finish()
+
+
+def open_tensorboard(folder: Path):
+    """A TensorBoard SummaryWriter for the run's folder. ValueError if the package is missing."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError("--tensorboard=True needs what is not installed: pip install tensorboard") from None
+    writer = SummaryWriter(str(folder))
+    atexit.register(writer.close)  # it writes in the background: lose nothing after Ctrl-C
+    return writer
+
+
+def open_wandb(config: dict):
+    """Start a W&B run with all settings and return the wandb module. ValueError if it is missing."""
+    try:
+        import wandb
+    except ImportError:
+        raise ValueError("--wandb_log=True needs what is not installed: pip install wandb") from None
+    name = config["wandb_run_name"] or Path(config["out_dir"]).name
+    wandb.init(project=config["wandb_project"], name=name, config=config)
+    return wandb
