@@ -57,6 +57,7 @@ class Losses:
         if deviations(before, min(last)) < LASTING and deviations(before, last[-1]) < SINGLE:
             return ""
         self.recent.clear()  # what is usual now has to be learned anew
+        self.lowest, self.n = math.inf, 0
         usual = f"the {len(before)} before it lay between {min(before):.4f} and {max(before):.4f}"
         return (
             f"WARNING: the loss jumps: {last[-1]:.4f} at update {update}, where {usual}; if it stays there, "
@@ -97,7 +98,7 @@ def usual_of(values: list[float]) -> tuple[float, float]:
     half = len(values) // 2
     early, late = statistics.median(values[:half]), statistics.median(values[-half:])
     slope = (late - early) / (len(values) - half)
-    distances = [abs(value - early - slope * (i - half / 2)) for i, value in enumerate(values)]
+    distances = [abs(value - early - slope * (i - (half - 1) / 2)) for i, value in enumerate(values)]
     return late, 1.4826 * statistics.median(distances)
 
 

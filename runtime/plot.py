@@ -76,7 +76,7 @@ def name_lines(axes, names: list[tuple[float, str, str]]) -> None:
 
     names: (height as a share of the axes, text, colour).
     """
-    apart, places = LINE / axes.bbox.height * axes.figure.dpi / DPI, []
+    apart, places = LINE / axes.bbox.height, []
     for place, _, _ in sorted(names):  # from the lowest up: each is above the one before
         places.append(max([place, *(below + apart for below in places[-1:])]))
     most = 1.0
@@ -177,8 +177,8 @@ def plot_loss(
     expected: the bands of val loss by step, {step: (lowest, highest)}.
     """
     pyplot = open_pyplot()
-    figure, (loss, rates, norms) = pyplot.subplots(3, sharex=True, height_ratios=(4, 1, 1), figsize=(8, 6.4))
-    figure.set_dpi(DPI)
+    shape = dict(sharex=True, height_ratios=(4, 1, 1), figsize=(8, 6.4), dpi=DPI)
+    figure, (loss, rates, norms) = pyplot.subplots(3, **shape)
     figure.subplots_adjust(left=0.1, right=0.79, top=0.955, bottom=0.08, hspace=0.24)
     end = max(1, *(row["step"] for row in rows))
     norms.set_xlim(-0.02 * end, 1.02 * end)

@@ -3,7 +3,6 @@
 import ast
 import runpy
 
-import matplotlib.axes
 import pytest
 import torch
 import torch.nn.functional as F
@@ -205,20 +204,3 @@ def test_a_change_by_a_second_config_file_is_named(short, tmp_path):
     second.write_text("learning_rate, seed = 0.1, 5", encoding="utf-8")
     said = short({20: (0, 1)}, str(second))
     assert "learning_rate=0.1" in said and "seed" not in said
-
-
-def test_loss_png_shows_the_bands_and_what_left_them(tmp_path, monkeypatch):
-    drawn = {}
-    for name in ("plot", "vlines"):
-        draw = getattr(matplotlib.axes.Axes, name)
-
-        def spy(self, x, y, *args, draw=draw, **options):
-            drawn[options.get("label")] = list(x), list(y)
-            return draw(self, x, y, *args, **options)
-
-        monkeypatch.setattr(matplotlib.axes.Axes, name, spy)
-    rows = [{"step": step, "train_loss": 3.0, "val_loss": 3.0 - step / 10} for step in (0, 10, 20)]
-    curve.plot_loss(rows, 0.0, {0: (2.9, 3.1), 20: (1.5, 1.8)}, tmp_path / "loss.png")
-    assert drawn["expected val"] == ([0, 20], [2.9, 1.5])
-    assert drawn["not as expected"] == ([20], [1.0])
-    assert (tmp_path / "loss.png").stat().st_size > 5000

@@ -20,13 +20,14 @@ import data
 import evaluate
 import optim
 from conftest import ROOT, TINY
+from machine.speed import BF16_PEAK
 from model import GPT, GPTConfig
-from runtime import checkpoint, report
+from runtime import checkpoint, report, samples, trackers
 from runtime.origin import Progress
 from text import corpora
 
 ITERATION = re.compile(
-    r"iter (\d+): loss (\d+\.\d{4}), time (\d+\.\d\d)ms, ([\d,]+) tok/s, lr (\S+), grad norm "
+    r"iter (\d+): loss (\d+\.\d{4}), time (\d+\.\d\d)ms, ([\d,]+) tok/s, lr (\S+), muon lr (\S+), grad norm "
 )
 
 
@@ -74,6 +75,7 @@ def test_a_line_every_log_interval(train, tmp_path, capsys):
     for match, row in zip(found, rows(tmp_path / "out"), strict=True):
         assert match[2] == f"{row['loss']:.4f}"
         assert float(match[5]) == pytest.approx(row["lr"], rel=1e-2)
+        assert float(match[6]) == pytest.approx(row["muon_lr"], rel=1e-2)
         per_update = 4 * 32 / row["tokens_per_second"]
         assert float(match[3]) == pytest.approx(1000 * per_update, rel=0.01, abs=0.01)
 
@@ -99,10 +101,11 @@ def test_a_slow_evaluation_leaves_the_speed_of_training_alone(train, tmp_path, m
 
 def test_every_key_is_there_and_none_is_negative(train, tmp_path):
     train("--max_iters=20", "--eval_interval=10", "--log_interval=5")
-    updates = "step tokens seconds loss lr grad_norm tokens_per_second memory_mb cpu_percent data_ms".split()
-    evaluations = "step tokens seconds train_loss val_loss".split()
+    updates = "step tokens seconds loss lr muon_lr grad_norm clipped "
+    updates += "tokens_per_second memory_mb cpu_percent data_ms"
+    evaluations = "step tokens seconds train_loss val_loss val_perplexity"
     for row in all_rows(tmp_path / "out"):
-        assert list(row) == (updates if "loss" in row else evaluations)
+        assert list(row) == (updates if "loss" in row else evaluations).split()
         assert all(math.isfinite(value) and value >= 0 for value in row.values())
     assert rows(tmp_path / "out")[-1]["memory_mb"] > 50
     assert rows(tmp_path / "out")[-1]["cpu_percent"] > 0
@@ -178,8 +181,9 @@ def test_the_printed_bytes_are_those_of_the_tensors(train, capsys, flags):
 
 
 SETTINGS = dict(
-    eval_only=False, strategy="ddp", tensorboard=False, wandb_log=False, expected={}, init_from="scratch"
-)
+    eval_only=False, strategy="ddp", tensorboard=False, wandb_log=False, expected={}, init_from="scratch",
+    optimizer="adamw", grad_clip=0.0, warmup_iters=0, warmup_ratio=0.0,
+)  # fmt: skip
 
 
 def report_on(device: str, folder, capsys, **more) -> str:
@@ -188,8 +192,9 @@ def report_on(device: str, folder, capsys, **more) -> str:
     out = report.Report(folder, dict(SETTINGS), 0, True, model, torch.device(device), 0.0)
     out.length(10, 8, 1, 2, types.SimpleNamespace(block_size=32, n_windows=100))
     capsys.readouterr()
-    out.count_update(0.5, 0.1, 1.0)
-    out.iteration(Progress(1, 512, 0.5), 2.0, 1e-3, 1.0)
+    progress = Progress(1, 512, 0.5)
+    out.count_update(progress, 0.5, 0.1, 2.0, 1.0)
+    out.iteration(progress, 2.0, 1e-3, 1.0)
     return capsys.readouterr().out
 
 
@@ -205,7 +210,7 @@ def test_utilisation_is_that_of_one_device_and_only_where_the_peak_is_known(tmp_
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
         assert "mfu" not in report_on("cuda", tmp_path, capsys)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "toy")
-    monkeypatch.setitem(report.BF16_PEAK, "toy", 1e-3)  # 1e9 operations a second
+    monkeypatch.setitem(BF16_PEAK, "toy", 1e-3)  # 1e9 operations a second
     model = GPT(GPTConfig(n_layer=2, n_embd=64, block_size=32))
     matrices = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and "wte" not in name)
     matrices += sum(p.numel() for p in model.parameters() if p.ndim == 1)
@@ -223,10 +228,10 @@ def drawn_curves(monkeypatch) -> list[tuple[str, list]]:
     curves = []
     plot = matplotlib.axes.Axes.plot
 
-    def spy(self, x, y, **kwargs):
+    def spy(self, x, y, *look, **kwargs):
         assert len(x) == len(y)
         curves.append((kwargs.get("label"), list(x)))
-        return plot(self, x, y, **kwargs)
+        return plot(self, x, y, *look, **kwargs)
 
     monkeypatch.setattr(matplotlib.axes.Axes, "plot", spy)
     return curves
@@ -237,9 +242,9 @@ def test_loss_png_has_both_curves_also_after_a_resume(train, tmp_path, monkeypat
     train("--max_iters=10", "--eval_interval=5")
     curves = drawn_curves(monkeypatch)
     train("--max_iters=20", "--eval_interval=5", "--init_from=resume")
-    last = dict(curves[-4:])
+    last = dict(curves[-6:])  # updates, train, val; the learning rates and the gradient norm have no label
     assert last["train"] == last["val"] == [0, 5, 10, 15, 20]
-    assert last["updates"] == last[None] == [5, 10, 15, 20]  # the learning rate has no label
+    assert last["updates"] == last[None] == [5, 10, 15, 20]
     assert (tmp_path / "out/loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert (tmp_path / "out/loss.png").stat().st_size > 5000
 
@@ -279,7 +284,8 @@ def test_the_floor_and_its_alarm(tmp_path, capsys):
     out.evaluation(Progress(2, train_loss=0.61, val_loss=0.48), 0.01)  # 2 standard errors below: noise
     out.evaluation(Progress(3, train_loss=0.61, val_loss=0.46), 0.01)  # 4
     first, second, third = lines_of(capsys.readouterr().out, "step ")
-    assert first == "step 1: train loss 0.6100, val loss 0.6200, source floor 0.5000, gap 0.1200"
+    said = "perplexity 1.86, entropy of the source 0.5000, gap 0.1200"
+    assert first == f"step 1: train loss 0.6100, val loss 0.6200, {said}"
     assert ["BELOW THE FLOOR" in line for line in (first, second, third)] == [False, False, True]
     assert "leaked" in third
 
@@ -337,7 +343,7 @@ class StandIn:
     """Stands in for TensorBoard's writer and for the module wandb; notes what it is given."""
 
     def __init__(self):
-        self.rows, self.begun, self.closed = {}, None, False
+        self.rows, self.texts, self.begun, self.closed = {}, {}, None, False
 
     def SummaryWriter(self, folder):
         self.begun = folder
@@ -346,11 +352,17 @@ class StandIn:
     def add_scalar(self, key, value, step):
         self.rows.setdefault(step, {})[key] = value
 
+    def add_text(self, tag, text, step):
+        self.texts[step] = text
+
     def init(self, **kwargs):
         self.begun = kwargs
 
     def log(self, numbers, step):
-        self.rows[step, "val_loss" in numbers] = numbers
+        if "sample" in numbers:
+            self.texts[step] = numbers["sample"]
+        else:
+            self.rows[step, "val_loss" in numbers] = numbers
 
     def finish(self):
         self.closed = True
@@ -360,7 +372,7 @@ def test_tensorboard_gets_every_row(train, tmp_path, monkeypatch):
     stand_in, at_exit = StandIn(), []
     stand_in.close = lambda: None
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", stand_in)
-    monkeypatch.setattr(report.atexit, "register", at_exit.append)
+    monkeypatch.setattr(trackers.atexit, "register", at_exit.append)
     train("--tensorboard=True", "--max_iters=10", "--eval_interval=5")
     assert stand_in.begun == str(tmp_path / "out")
     assert stand_in.close in at_exit
@@ -396,6 +408,118 @@ def test_a_missing_package_is_noticed_before_the_first_update(
     with pytest.raises(ValueError, match=f"--{flag}=True needs .* not installed: pip install {package}$"):
         train(f"--{flag}=True")
     assert not (tmp_path / "out").exists()
+
+
+# ---- samples
+
+
+def sample_on_screen(text: str) -> str:
+    return text[text.rindex(samples.HEADING) :].split(samples.END)[0] + samples.END
+
+
+def test_samples_were_lost_with_the_screen(train, tmp_path, monkeypatch, capsys):
+    """They are kept in samples.txt, and TensorBoard and W&B have them, too."""
+    boards = StandIn(), StandIn()
+    boards[0].close = lambda: None
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", boards[0])
+    monkeypatch.setitem(sys.modules, "wandb", boards[1])
+    train("--sample_interval=4", "--max_iters=10", "--tensorboard=True", "--wandb_log=True")
+    text = (tmp_path / "out/samples.txt").read_text(encoding="utf-8")
+    heads = [int(samples.step_of(line)) for line in lines_of(text, samples.HEADING)]
+    assert heads == sorted(boards[0].texts) == sorted(boards[1].texts) == [4, 8, 10]
+    last = sample_on_screen(capsys.readouterr().out)
+    assert text.endswith(last)
+    written = last.partition("\n")[2].removesuffix(samples.END)
+    assert boards[1].texts[10] == written
+    assert boards[0].texts[10] == "".join(f"    {line}\n" for line in written.split("\n"))
+
+
+def test_a_resumed_run_has_no_sample_twice(train, tmp_path):
+    flags = "--sample_interval=4", "--save_interval=4", "--max_iters=12"
+    train(*flags)
+    path = tmp_path / "out/samples.txt"
+    straight = path.read_text(encoding="utf-8")
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("--- a sample at step 99 (half of")  # the machine went down while it wrote
+    (tmp_path / "out/ckpt_000004.pt").replace(tmp_path / "out/ckpt.pt")
+    train(*flags, "--init_from=resume")
+    assert path.read_text(encoding="utf-8") == straight
+    train("--max_iters=1")  # another run in the same folder
+    assert [line.split()[5] for line in lines_of(path.read_text(encoding="utf-8"), "--- a")] == ["1"]
+
+
+def test_a_text_that_looks_like_a_heading_is_not_one(tmp_path):
+    path = tmp_path / "samples.txt"
+    lines = f"{samples.HEADING}3 (mine)\nx\r\n\u2028{samples.HEADING}1"
+    for step in (5, 9):
+        samples.append(path, step, "data: a", lines)
+    before = path.read_bytes()
+    samples.cut(path, 7)
+    assert before.startswith(path.read_bytes()) and path.read_bytes().count(b"\n---\n") == 1
+    assert b"x\r\n" in path.read_bytes()
+    samples.cut(path, 4)
+    assert not path.exists()
+
+
+# ---- what a run did not say
+
+
+def test_perplexity_was_missing_from_the_evaluation_line(tmp_path, capsys):
+    out = bare_report(tmp_path)
+    for val_loss, shown in ((2.0647, "7.88"), (14.0, "1.20e+06"), (800.0, "1.01e+304")):
+        out.evaluation(Progress(250, train_loss=1.9612, val_loss=val_loss), 0.1)
+        line = capsys.readouterr().out
+        assert line == f"step 250: train loss 1.9612, val loss {val_loss:.4f}, perplexity {shown}\n"
+    assert rows(tmp_path, "val_loss")[0]["val_perplexity"] == pytest.approx(math.exp(min(val_loss, 700)))
+
+
+def test_clipped_updates_are_counted_also_across_a_resume(train, tmp_path, capsys):
+    flags = "--log_interval=10", "--grad_clip=0.8", "--eval_interval=10"
+    train(*flags, "--log_interval=1")
+    norms = [row["grad_norm"] for row in rows(tmp_path / "out")]
+    shares = [sum(norm > 0.8 for norm in part) / 10 for part in (norms[:10], norms[10:])]
+    assert 0 < max(shares) and min(shares) < 1
+    straight = train(*flags)
+    assert [row["clipped"] for row in rows(tmp_path / "out")] == shares
+    assert straight["progress"].clipped == 0
+    shown = [f"{share:.0%} clipped" for share in shares if share]
+    assert re.findall(r"\d+% clipped", capsys.readouterr().out)[-len(shown) :] == shown
+    train(*flags, "--max_iters=13", "--save_interval=13")
+    train(*flags, "--max_iters=20", "--init_from=resume")
+    assert [row["clipped"] for row in rows(tmp_path / "out")] == shares
+    train(*flags, "--grad_clip=0.0")
+    assert [row["clipped"] for row in rows(tmp_path / "out")] == [0, 0]
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_muons_learning_rate_was_not_shown(train, tmp_path, capsys, optimizer):
+    names = train(f"--optimizer={optimizer}", "--learning_rate=1e-3", "--muon_lr=5e-3")
+    last = rows(tmp_path / "out")[-1]
+    groups = names["opt"].param_groups
+    muon = [last["lr"] * group["lr_scale"] for group in groups if group["kind"] == "muon"]
+    assert [last[key] for key in last if key == "muon_lr"] == muon
+    (line,) = lines_of(capsys.readouterr().out, "iter 20: ")
+    assert (f", muon lr {last.get('muon_lr', 0):.2e}, " in line) == bool(muon) == (optimizer == "muon")
+
+
+def test_no_line_says_one_threads(train, capsys):
+    train("--max_iters=1", "--batch_size=1")
+    assert not re.search(r"\b1 [a-z-]+[^s\W]s\b", capsys.readouterr().out.split("--- a sample")[0])
+
+
+def test_config_json_did_not_say_that_another_text_was_used(train, datasets, tmp_path, capsys):
+    """The box is printed once a run; config.json has its reason, and the run resumes."""
+    meta = {"stand_in_for": "shakespeare", "stand_in_reason": "no route to host"}
+    shutil.copytree(datasets / "small", datasets / "stand_in_2")
+    path = datasets / "stand_in_2/meta.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | meta), encoding="utf-8")
+    for flags in (["--max_iters=1"], ["--max_iters=2", "--init_from=resume"]):
+        train("--dataset=stand_in_2", *flags)
+        assert capsys.readouterr().out.count("no route to host") == 1
+        saved = json.loads((tmp_path / "out/config.json").read_text(encoding="utf-8"))
+        assert meta.items() <= saved.items()
+    train("--max_iters=1")
+    assert "stand_in_for" not in json.loads((tmp_path / "out/config.json").read_text(encoding="utf-8"))
 
 
 def test_a_stand_in_for_the_real_text_is_announced(train, datasets, capsys):

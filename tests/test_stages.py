@@ -1,0 +1,121 @@
+"""A slow start speaks: a stage of over two seconds is named, and so is what an update will take."""
+
+import contextlib
+import re
+import runpy
+import time
+
+import pytest
+import torch
+
+from machine import speed, stages
+from model import GPT, GPTConfig
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(stages, "SECONDS", 0.05)
+
+
+def test_a_stage_is_named_only_while_it_lasts(quick, capsys):
+    now = stages.Stages()
+    now.begin("building the model")
+    now.begin("compiling")
+    time.sleep(0.3)
+    now.begin("the first update")
+    now.end()
+    now.begin("a later evaluation")  # after the end, nothing is said
+    time.sleep(0.2)
+    assert capsys.readouterr().out == "compiling ...\n"
+
+
+def test_other_ranks_are_silent(quick, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    now = stages.Stages()
+    now.begin("building the model")
+    now.say("an update will take long")
+    time.sleep(0.2)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_script_that_has_failed_says_nothing_more(quick, tmp_path, capsys):
+    """In a notebook, the process goes on after an error: its stage must not be named then."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from machine.stages import Stages\nnow = Stages()\nnow.begin('x')\nraise KeyError\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(KeyError):
+        runpy.run_path(str(script))
+    time.sleep(0.2)
+    assert capsys.readouterr().out == ""
+
+
+def test_train_names_what_is_slow_in_it(quick, train, monkeypatch, capsys):
+    slow = GPT.__init__
+
+    def build(self, *args):
+        slow(self, *args)
+        time.sleep(0.4)
+
+    monkeypatch.setattr(GPT, "__init__", build)
+    train("--max_iters=1")
+    out = capsys.readouterr().out
+    assert out.count("building the model ...\n") == 1
+    assert out.index("building the model") < out.index("device cpu")
+
+
+def big(n_layer: int = 2) -> GPT:
+    with torch.device("meta"):
+        return GPT(GPTConfig(n_layer=n_layer, n_head=12, n_embd=768, block_size=1024, vocab_size=50257))
+
+
+def test_an_update_of_a_minute_printed_nothing_for_a_minute(monkeypatch):
+    """The estimate is operations over a rate: 6 N + 12 L C T for each token (PaLM)."""
+    monkeypatch.setattr(speed, "product_rate", lambda *args: 100e9)
+    model = big()
+    flops = speed.flops_per_token(model) * 12 * 5 * 1024
+    line = speed.slow_update(model, 12, 5, contextlib.nullcontext(), CPU)
+    seconds = flops / (speed.SHARE * 100e9)
+    assert line.startswith(
+        f"an update will take about {seconds:,.0f} s on this machine ({flops / 1e12:.1f} TFLOP"
+    )
+    assert "--n_layer" in line and "GPU" in line
+    monkeypatch.setattr(speed, "product_rate", lambda *args: 1e15)
+    assert speed.slow_update(model, 12, 5, contextlib.nullcontext(), CPU) == ""
+
+
+def test_a_small_model_is_not_timed(monkeypatch):
+    monkeypatch.setattr(speed, "product_rate", lambda *args: pytest.fail("timed"))
+    assert speed.slow_update(GPT(GPTConfig(n_embd=64)), 16, 1, contextlib.nullcontext(), CPU) == ""
+
+
+def test_timing_draws_no_random_numbers_and_measures_a_rate():
+    before = torch.get_rng_state()
+    rate = speed.product_rate(64, 128, contextlib.nullcontext(), CPU)
+    assert 1e6 < rate < 1e15
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_the_estimate_is_right_within_a_factor_of_four(figure):
+    model = GPT(GPTConfig(n_layer=2, n_head=12, n_embd=768, block_size=512, vocab_size=1000))
+    x = torch.zeros(1, 512, dtype=torch.int64)
+    model(x, x).sum().backward()
+    rate = speed.SHARE * speed.product_rate(768, 512, contextlib.nullcontext(), CPU)
+    began = time.perf_counter()
+    model(x, x).sum().backward()
+    took, expected = time.perf_counter() - began, speed.flops_per_token(model) * 512 / rate
+    figure(f"an update's seconds, estimated / measured: {expected / took:.2f}")
+    assert 1 / 4 < expected / took < 4
+
+
+def test_every_setting_that_the_estimate_names_is_one_of_train(monkeypatch):
+    from config import defaults_of
+
+    monkeypatch.setattr(speed, "product_rate", lambda *args: 1e9)
+    line = speed.slow_update(big(), 12, 5, contextlib.nullcontext(), CPU)
+    assert set(re.findall(r"--(\w+)", line)) <= defaults_of("train.py").keys()
