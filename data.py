@@ -21,20 +21,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from config import given, override
+from config import given, override, require
 from machine.distributed import start
 from runtime.trust import read_meta
-from text.corpora import open_corpus
+from text.corpora import open_text, stand_in_notice, two_meanings
 from text.formats import Source
 from text.prepare import KNOWN, folder_of, prepare
+from text.segments import LEARNED
 from text.token_files import SPLITS, TokenFiles, encode, packed
 
 # -----------------------------------------------------------------------------
-input = ""  # a file, a folder (.txt .md .py .jsonl) or a source: shakespeare | verse | python | sums
+input = ""  # a file (also .gz or .zip), a folder, or a built-in text: shakespeare | verse | python | sums
 name = ""  # the dataset's name; its folder is datasets/NAME
 tokenizer = "char"  # char | bpe | gpt2 | PATH of a tokenizer.json, a dataset or a run
 vocab_size = 0  # bpe: how many tokens; 0 = 1024
-format = "text"  # text | lines (each is a sample) | jsonl (rows: text, prompt and response, or messages)
+format = ""  # '' jsonl for JSON rows, else text | text | lines: each a sample | jsonl: text, prompt, messages
 val_ratio = 0.1  # share for validation: the text after the training text, or samples drawn by seed
 test_ratio = 0.0  # share for testing: the text after that, or samples drawn by seed
 val_input = ""  # a file or source for validation, in place of val_ratio
@@ -67,27 +68,35 @@ class Windows:
     are kept (10 billion tokens at block_size 1024: 80 MB each).
     """
 
-    def __init__(self, name: str | Path, split: str, block_size: int, seed: int = 1337, pack: bool = True):
+    def __init__(
+        self, name: str | Path, split: str, block_size: int, seed=1337, pack=True, may_be_short=False
+    ):
+        """may_be_short: a text shorter than a window is one short window (evaluate.py), else a ValueError."""
         folder = folder_of(name)
         meta = read_meta(folder, complete=False)
         what = f"the {split} split of {meta['name']}"
         if split not in SPLITS:
             raise ValueError(f"split={split} is unknown; expected train, val or test")
         if split not in meta["splits"]:
-            raise ValueError(f"{what} does not exist; prepare it with --{split}_ratio=0.1")
+            raise ValueError(f"{what} does not exist; prepare it with --{split}_ratio=0.1 (python data.py)")
         if not pack and meta["format"] == "text":
             raise ValueError(f"pack=False is for --format=lines or jsonl, but {what} is text; use pack=True")
         self.path = folder / f"{split}.bin"  # for messages; with shards, it stands for all of them
         self.dtype, self.masked, self.end_id = np.dtype(meta["dtype"]), meta["masked"], meta["end_id"]
-        self.block_size, self.seed, self.pack = block_size, seed, pack
         counts = meta["splits"][split]
         self.n_tokens, self.n_dropped = counts["tokens"], 0
+        self.in_rows = self.masked or not pack  # windows are rows of whole samples, not stretches of text
+        if may_be_short and not self.in_rows:
+            block_size = max(1, min(block_size, self.n_tokens - 1))
+        self.block_size, self.seed, self.pack = block_size, seed, pack
+        self.notes: list[str] = []  # what windows_of_text has to say of the text
         self.tokens = TokenFiles(folder, split, counts, self.dtype, meta.get("vocab_size", 2**32))
         self.masks = TokenFiles(folder, f"{split}_mask", counts, np.uint8) if self.masked else None
-        self.in_rows = self.masked or not pack  # windows are rows of whole samples, not stretches of text
         self._epochs: dict[int, tuple[np.ndarray, int]] = {}  # see _epoch
         if self.in_rows:
-            self._make_rows(what)
+            self._make_rows(what, may_be_short)
+        elif may_be_short and self.n_tokens < 2:
+            raise ValueError(f"{what} has {self.n_tokens} tokens: none follows another; give a longer text")
         elif self.n_tokens < block_size + 1:
             raise ValueError(
                 f"{what} has {self.n_tokens} tokens, but block_size={block_size} needs {block_size + 1}; "
@@ -96,14 +105,15 @@ class Windows:
         else:
             self.n_windows = -(-(self.n_tokens - 1) // block_size)  # rounded up
 
-    def _make_rows(self, what: str) -> None:
+    def _make_rows(self, what: str, fixed: bool) -> None:
         """Find the samples, and pack them into rows of block_size + 1 ids (pack=False: one into each)."""
-        starts, lengths = self.tokens.samples(self.end_id)  # (n,), (n,)
+        starts, lengths = self.tokens.samples(self.end_id, self.masks)  # (n,), (n,)
         room = self.block_size + 1
         fits = lengths <= room
         if not fits.any():
             n = lengths.min() - 1
-            raise ValueError(f"{what}: no sample fits into a window; use --block_size={n} or more")
+            remedy = "which is the model's; give shorter ones" if fixed else f"use --block_size={n} or more"
+            raise ValueError(f"{what}: no sample fits into a window of {room} tokens; {remedy}")
         self.n_dropped = int((~fits).sum())
         self.starts, self.lengths = starts[fits], lengths[fits]
         rows = packed(self.lengths, room) if self.pack else np.arange(len(self.starts))
@@ -180,29 +190,40 @@ class Windows:
         ids = np.full(places.shape, self.end_id, dtype=np.int64)
         ids[filled] = self.tokens[places[filled]]
         if self.masked:
-            scored[filled] &= self.masks[places[filled]].astype(bool)
+            scored[filled] &= (self.masks[places[filled]] & LEARNED).astype(bool)
         return ids, scored
 
 
-def windows_of_text(source: str, tokenizer, block_size: int) -> Windows:
-    """Encode a whole file (.jsonl: rows with masks) or source, and return its windows, for evaluation.
+def windows_of_text(
+    source: str, tokenizer, block_size: int, format: str = "", like: str = "text", say: bool = False
+) -> Windows:
+    """Encode a whole file or source, read as data.py reads it, and return its windows, for evaluation.
 
-    The token files lie in a temporary folder, which is removed when the process ends.
+    format, like, say: see open_text. A text shorter than a window is one short window. The token files lie in
+    a temporary folder, which is removed when the process ends.
     """
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    corpus = open_corpus(source)
-    format = "jsonl" if str(source).endswith(".jsonl") else "text"
-    parts = (("test", segments, ends) for segments, ends in Source(corpus, format))
-    end = format == "jsonl" or (corpus.many and tokenizer.end_id >= 0)
+    corpus, format = open_text(source, format=format, like=like, say=say)
+    text = Source(corpus, format, ends=tokenizer.end_id >= 0)
+    closed = format != "text" or corpus.many  # else a document is closed if END stands in the text
+    parts = (("test", segments, ends and (closed or text.ended > 0)) for segments, ends in text)
+    end = format != "text" or tokenizer.end_id >= 0
     meta = encode(parts, tokenizer, folder, end, masks=format == "jsonl")
     meta.update(name=corpus.name, format=format)
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-    return Windows(folder, "test", block_size)
+    if "test" not in meta["splits"]:
+        raise ValueError(f"{source} holds no text; expected some to evaluate")
+    windows = Windows(folder, "test", block_size, may_be_short=True)
+    windows.notes = text.notes()
+    return windows
 
 
 if __name__ == "__main__":
     config = override(globals())
+    if "tokenizer" in given and tokenizer in ("char", "bpe", "gpt2"):
+        is_here = Path(tokenizer).is_file() or Path(tokenizer, "tokenizer.json").is_file()
+        require(not is_here, two_meanings("tokenizer", tokenizer))
     source = config.pop("input")
     if not source:
         if name not in KNOWN:
@@ -210,7 +231,10 @@ if __name__ == "__main__":
         config.update({key: value for key, value in KNOWN[name].items() if key not in given})
         source = config.pop("source")
     rank, world_size, *_ = start("cpu", timeout=7 * 86400)  # training byte pairs can take more than 600 s
-    if prepare(source=source, rank=rank, world_size=world_size, **config)["masked"] and rank == 0:
+    meta = prepare(source=source, rank=rank, world_size=world_size, **config)
+    if rank == 0:
+        print(stand_in_notice(meta), end="\n" * ("stand_in_for" in meta))
+    if meta["masked"] and rank == 0:
         for block_size in (64, 128, 256, 512, 1024):
             with contextlib.suppress(ValueError):  # no sample is as short as that
                 windows = Windows(name, "train", block_size)

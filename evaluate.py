@@ -2,7 +2,7 @@
 
     python evaluate.py --out_dir=out-shakespeare-char
     python evaluate.py --out_dir=out-shakespeare-char --split=train
-    python evaluate.py --out_dir=out-shakespeare-char --input=my.txt --plot
+    python evaluate.py --out_dir=out-shakespeare-char --input=my.txt --plot      read as data.py reads it
 
 The loss is a mean over targets: the nats are summed, the targets are counted, and the sum is divided once.
 So it depends neither on the batch size, nor on the number of processes, nor on the length of the last window.
@@ -16,13 +16,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from config import at_least, is_out_of_memory, override
+from config import at_least, is_out_of_memory, override, require
 from data import Windows, windows_of_text
 from machine import distributed, hardware
 from runtime import checkpoint
 from runtime.guard import first_not_finite
 from runtime.plot import open_pyplot
-from runtime.trust import check_types
+from runtime.trust import check_types, read_meta
+from text.dataset import require_same_content
 from text.prepare import folder_of
 from tokenizer import load_any
 
@@ -30,7 +31,8 @@ from tokenizer import load_any
 out_dir = "out-shakespeare-char"  # folder of the run
 file = "best.pt"  # which checkpoint in it: best.pt | ckpt.pt | ckpt_000500.pt
 split = "val"  # train | val | test of the dataset that the run was trained on
-input = ""  # a text file to evaluate instead of a split
+input = ""  # a text to evaluate instead of a split: a file (also .gz or .zip), a folder, or a built-in text
+format = ""  # of input: '' jsonl for JSON rows, else as the run's dataset | text | lines | jsonl
 batch_size = 0  # windows per batch; 0 = up to 8,192 tokens, and up to 256 MB of logits
 device = "auto"  # auto | cpu | cuda | cuda:N | mps
 dtype = "auto"  # auto | float32 | bfloat16 | float16
@@ -185,16 +187,26 @@ if __name__ == "__main__":
     autocast, _ = hardware.choose_precision(dtype, device)
     block_size, dataset = model.config.block_size, saved["config"]["dataset"]
     if input:
-        windows, what = windows_of_text(input, text_tokenizer, block_size), input
+        like = "lines" if saved["dataset"].get("format") == "lines" else "text"
+        windows = windows_of_text(input, text_tokenizer, block_size, format, like, say=rank == 0)
+        what = input
     else:
-        checkpoint.check_same(saved, model.config, load_any(folder_of(dataset)), out_dir)
-        windows = Windows(dataset, split, block_size, pack=saved["config"]["pack"])
+        require(not format, f"--format={format} is for --input=FILE; a split is read as it was prepared")
+        place = folder_of(dataset)
+        checkpoint.check_same(saved, model.config, load_any(place), out_dir)
+        advice = "evaluate on a file: --input=FILE"
+        require_same_content(saved["dataset"], read_meta(place), place, out_dir, advice)
+        windows = Windows(place, split, block_size, pack=saved["config"]["pack"], may_be_short=True)
         what = f"{split} split of {saved['dataset']['name']}"
     indices = spread(windows, windows.n_windows)
     found = evaluate(
         model, windows, indices, device, autocast, rank, world_size, batch_size, text_tokenizer.token_bytes()
     )
     if rank == 0:
+        for note in windows.notes:
+            print(note)
+        if windows.n_dropped:
+            print(f"{windows.n_dropped:,} samples are longer than a window of {block_size}, and are left out")
         print(
             f"{what}: loss {found['loss']:.4f} +- {found['standard_error']:.4f} nats per token, "
             f"perplexity {found['perplexity']:.3f}, {found['bits_per_byte']:.4f} bits per byte, "

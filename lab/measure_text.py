@@ -26,7 +26,7 @@ def large_text(size: int) -> list[str]:
     From the second copy on, 3 % of the words of five letters or more have one letter replaced, by a fixed
     seed. Exact copies would hold few different words; 100 MB of these hold 130,000.
     """
-    chunks = [text for text, _ in corpora.open_corpus("python").chunks()]
+    chunks = [text for text, _ in corpora.open_corpus("builtin:python").chunks()]
     rng = random.Random(0)
     found, total = [], 0
 

@@ -128,7 +128,7 @@ def text() -> tuple[str, bool]:
             real = letters.decode(ids)
             if hashlib.sha256(real.encode("utf-8")).hexdigest() == corpora.SHA256:
                 return real, True
-    return "".join(part for part, _ in corpora.open_corpus("verse", size=300_000).chunks()), False
+    return "".join(part for part, _ in corpora.open_corpus("builtin:verse", size=300_000).chunks()), False
 
 
 @functools.cache

@@ -172,7 +172,7 @@ CASES = [
     ("another text than Tiny Shakespeare", "data.py --name=shakespeare_char", "its sha256 is",
      {"downloads/tinyshakespeare.txt": LINE}),
     ("no text to evaluate", "evaluate.py --input=in.txt", "in.txt: no such"),
-    ("a text shorter than a window", "evaluate.py --input=in.txt", "has 6 tokens", {"in.txt": "To be."}),
+    ("a text of one token", "evaluate.py --input=in.txt", "has 1 tokens: none follows", {"in.txt": "T"}),
     ("a text with unknown characters", "evaluate.py --input=in.txt", "unknown characters: '€'",
      {"in.txt": LINE + "€"}),
     ("windows per batch below zero", "evaluate.py --batch_size=-1", "batch_size=-1"),

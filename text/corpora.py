@@ -4,12 +4,11 @@
     verse         generated plays (see verse.py), whose entropy is known exactly
     sums          generated arithmetic problems
     python        the source files of Python's standard library
-    PATH          a file, or all text files in a folder
+    PATH          a file, or all text files in a folder or zip file (see readers.py)
 
-open_corpus opens any of them.
+open_corpus opens any of them. builtin:verse is the built-in text where a file is called verse, too.
 """
 
-import codecs
 import hashlib
 import http.client
 import json
@@ -20,18 +19,20 @@ import re
 import sys
 import sysconfig
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from config import ROOT
+from text.readers import Document, documents_in, json_kind, sort_out
 from text.verse import NAMES, RULES, verse_entropy, verse_scenes
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 SHAKESPEARE_SIZE = 1_115_394  # characters; verse has about as many, unless a size is given
 DOWNLOADS = ROOT / "datasets" / "downloads"
-SUFFIXES = (".txt", ".md", ".py", ".jsonl")  # the files of a folder that are read
+BUILT_IN = ("shakespeare", "verse", "python", "sums")
 BLOCK = 1 << 18  # bytes per read; a chunk ends at the last line break, after about as many characters
 
 
@@ -47,54 +48,121 @@ class Corpus:
     chunks: Callable[[], Iterator[tuple[str, bool]]]
     many: bool = False  # several documents; an end token belongs after each
     info: dict = field(default_factory=dict)  # facts for meta.json
-    files: list[Path] = field(default_factory=list)  # local files, for error messages
+    documents: list[Document] = field(default_factory=list)  # of local files; no generated text has any
+    left_out: Counter = field(
+        default_factory=Counter
+    )  # of a folder or zip: {ending: files that are not read}
+
+    @property
+    def files(self) -> list[Path]:
+        """The names of the documents, for error messages."""
+        return [document.name for document in self.documents]
 
 
-def open_corpus(source: str, seed: int = 1337, size: int = 0) -> Corpus:
-    """Open a source: "shakespeare", "verse", "sums", "python", or the path of a file or folder.
+def open_corpus(source: str, seed: int = 1337, size: int = 0, nul: bool = False) -> Corpus:
+    """Open a source: a name in BUILT_IN, or the path of a file or folder.
 
     seed and size (in characters; 0 = the default) are for generated texts. These end with the scene or the
-    problem that reaches the size. ValueError if the source does not exist, holds no text or is not UTF-8
-    (noticed while reading), or if the download is another text.
+    problem that reaches the size. nul: let NUL through, which --clean drops. ValueError if the source does
+    not exist, could be two things, or holds no text (partly noticed while reading: see readers.py), or if the
+    download is another text.
     """
-    if source in ("shakespeare", "verse", "sums"):
-        return {"shakespeare": shakespeare, "verse": verse, "sums": sums}[source](seed, size)
-    python = source == "python"
-    path = Path(sysconfig.get_paths()["stdlib"] if python else source)
+    if source in BUILT_IN and Path(source).exists():
+        raise ValueError(two_meanings("input", source))
+    name = source.removeprefix("builtin:")
+    generated = {"shakespeare": shakespeare, "verse": verse, "sums": sums}
+    if name in generated:
+        return generated[name](seed, size)
+    if name == "python":
+        return standard_library()
+    path = Path(source)
     if not path.exists():
-        raise ValueError(f"{source}: no such file or folder, nor one of shakespeare, verse, python, sums")
-    files, kind = [path], "file"
+        raise ValueError(f"{source}: no such file or folder, nor one of {', '.join(BUILT_IN)}")
+    if not path.is_dir() and not path.is_file():
+        raise ValueError(f"{source} is no file that can be read again; save the text in a file")
     if path.is_dir():
-        kind = "folder's .txt, .md, .py and .jsonl files"
-        left_out = r"(^|/)(\.|tests?/|idlelib/|site-packages/|dist-packages/)" if python else r"(^|/)\."
-        files = [f for f in path.rglob("*.py" if python else "*") if f.suffix in SUFFIXES and f.is_file()]
-        files = [f for f in files if not re.search(left_out, f.relative_to(path).as_posix())]
-    files = [f for f in sorted(files, key=Path.as_posix) if f.stat().st_size]
-    if python:  # a few files declare an encoding other than UTF-8
-        files = [f for f in files if f.read_bytes().decode("utf-8", "ignore").encode() == f.read_bytes()]
-    if not files:
-        raise ValueError(f"{source}: no text in this {kind}; expected UTF-8 text")
+        kind = "folder's .txt, .md, .py, .jsonl and .json files"
+        found = {file.relative_to(path): file for file in path.rglob("*")}
+        kept, left_out = sort_out({name: f.stat().st_size for name, f in found.items() if f.is_file()})
+        documents = [document for name in kept for document in documents_in(path / name, nul)[0]]
+    else:
+        kind = "file"
+        documents, left_out = documents_in(path, nul) if path.stat().st_size else ([], Counter())
+    several = len(documents) > 1 or path.is_dir()
+    no_rows = [d for d in documents if several and d.name.suffix.lower() == ".json" and d.kind() != "rows"]
+    documents = [document for document in documents if document not in no_rows]
+    left_out.update({".json without rows": len(no_rows)} if no_rows else {})
+    if not documents:
+        others = f" (left out: {in_words(left_out)})" if left_out else ""
+        raise ValueError(f"{source}: no text in this {kind}{others}; expected UTF-8 text")
+    return corpus_of(path.resolve().stem, documents, left_out)
+
+
+def open_text(
+    source: str, seed: int = 1337, format: str = "", like: str = "text", nul: bool = False, say: bool = True
+) -> tuple[Corpus, str]:
+    """Open a source, and settle its format: the given one; else jsonl for JSON rows, `like` for other text.
+
+    Prints what that means for a reader who has not asked for it, and what a folder leaves out, if `say`.
+    ValueError for a source that is not there, an unknown format, or JSON that is no rows, or text and rows.
+    """
+    if format not in ("", "text", "lines", "jsonl"):
+        raise ValueError(f"--format={format} is unknown; expected text, lines or jsonl")
+    corpus, lines = open_corpus(source, seed, nul=nul), []
+    if corpus.left_out:
+        lines.append(f"{source}: left out: {in_words(corpus.left_out)}")
+    if not format:
+        kinds = {document.kind(): document.name for document in corpus.documents}
+        kinds = kinds or {json_kind(Path(source), (text for text, _ in corpus.chunks())): corpus.name}
+        remedy = "--format=text reads all of it as plain text"
+        if "json" in kinds:
+            raise ValueError(f"{kinds['json']} is JSON, but no rows (a list, or one row a line); {remedy}")
+        if len(kinds) > 1:
+            two = f"JSON rows ({kinds['rows']}) and other text ({kinds['text']})"
+            raise ValueError(f"{source} holds {two}; give one kind, or {remedy}")
+        format = "jsonl" if "rows" in kinds else like
+        if format == "jsonl":
+            lines.append(f"{source} holds JSON rows, and is read as rows; {remedy}")
+        elif format == "lines":
+            lines.append(f"{source} is read as lines, as the run's dataset was; {remedy}")
+    if say:
+        print(*lines, sep="\n", end="\n" * bool(lines))
+    return corpus, format
+
+
+def two_meanings(setting: str, word: str) -> str:
+    """The message for a setting's word that is also the name of a file here."""
+    return (
+        f"--{setting}={word} has two meanings: there is a file or folder {word} here, too; "
+        f"write ./{word} for that, builtin:{word} for what --{setting} calls {word}"
+    )
+
+
+def in_words(left_out: Counter) -> str:
+    """{".png": 12, ".pdf": 3} as "12 .png, 3 .pdf"."""
+    return ", ".join(f"{n:,} {ending}" for ending, n in left_out.most_common())
+
+
+def corpus_of(name: str, documents: list[Document], left_out: Counter) -> Corpus:
+    """The documents as one corpus."""
 
     def chunks() -> Iterator[tuple[str, bool]]:
-        for file in files:
-            yield from cut(read_text(file))
+        for document in documents:
+            yield from cut(document.pieces(BLOCK))
 
-    return Corpus("python" if python else path.resolve().stem, chunks, len(files) > 1, {}, files)
+    return Corpus(name, chunks, len(documents) > 1, {}, documents, left_out)
 
 
-def read_text(path: Path) -> Iterator[str]:
-    """Decode a UTF-8 file block by block. Keeps every character, also carriage returns."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    with open(path, "rb") as file:
-        block = b"-"
-        while block:
-            block = file.read(BLOCK)
-            try:
-                yield decoder.decode(block, final=not block)
-            except UnicodeDecodeError as error:
-                # error.object is what was decoded: undecoded bytes of the block before, then this block.
-                where = file.tell() - len(error.object) + error.start
-                raise ValueError(f"{path}: not UTF-8 at byte {where}; save the file as UTF-8") from None
+def standard_library() -> Corpus:
+    """The source files of Python's standard library. A few declare an encoding other than UTF-8: not they."""
+    path = Path(sysconfig.get_paths()["stdlib"])
+    left_out = r"(^|/)(\.|tests?/|idlelib/|site-packages/|dist-packages/)"
+    files = [f for f in path.rglob("*.py") if not re.search(left_out, f.relative_to(path).as_posix())]
+    files = [f for f in sorted(files, key=Path.as_posix) if f.is_file() and f.stat().st_size]
+    files = [f for f in files if f.read_bytes().decode("utf-8", "ignore").encode() == f.read_bytes()]
+    return corpus_of(
+        "python", [document for f in files for document in documents_in(f, nul=True)[0]], Counter()
+    )
 
 
 def cut(pieces: Iterable[str]) -> Iterator[tuple[str, bool]]:

@@ -19,60 +19,29 @@ from collections.abc import Iterator
 import numpy as np
 
 from text.corpora import Corpus
+from text.segments import BORDER, LEARNED, Segments, segments_of, unused_keys
+from tokenizer import END
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")  # all except tab and newline; \r is one of them
 BLANKS = re.compile(r"[ \t]{2,}")
 LINE = re.compile(r"(?=\r\n)|(?<!\r)(?=\n)")  # a text is cut before a newline, which begins the next line
 SHORTEST = 3  # --clean drops lines and samples with fewer visible characters
 CHUNK = 2**20  # characters; lines that were cleaned or compared are joined to chunks of this size
-Segments = list[tuple[str, bool]]  # [(text, learned), ...]: a stretch of a text, or one sample
-
-
-def segments_of(row) -> Segments:
-    r"""Turn a JSON row into [(text, learned), ...]. ValueError if it is none of the three kinds.
-
-    {"text"}: everything is learned. {"prompt", "response"}: the response is. {"messages"}: they become lines
-    "role: content", such as "user: 2+2?\nassistant: 4"; what the assistant says is learned.
-
-    Segments are encoded one by one. So no token spans a border: the mask is exact, and a prompt has the same
-    ids when text is generated. The end token that closes each sample is learned, too.
-    """
-    match row:
-        case {"messages": [*_, {"role": "assistant"}]}:
-            segments, context = [], ""
-            for message in row["messages"]:
-                match message:
-                    case {"role": "assistant", "content": str(content)}:
-                        segments += [(f"{context}assistant: ", False), (content, True)]
-                        context = "\n"
-                    case {"role": "system" | "user" as role, "content": str(content)}:
-                        context += f"{role}: {content}\n"
-                    case _:
-                        raise ValueError(f"expected system, user or assistant with content: {message!r:.60}")
-        case {"messages": _}:
-            raise ValueError(f"expected a list of messages that ends with the assistant's: {row!r:.60}")
-        case {"prompt": str(prompt), "response": str(response)}:
-            segments = [(prompt, False), (response, True)]
-        case {"text": str(text)}:
-            segments = [(text, True)]
-        case _:
-            raise ValueError(f"expected text, prompt and response, or messages: {row!r:.60}")
-    if ("", True) in segments:
-        raise ValueError(f"there is nothing to learn: {row!r:.60}")
-    for text, _ in segments:
-        text.encode("utf-8")  # UnicodeEncodeError, a ValueError, for half a surrogate pair such as "\ud83d"
-    return segments
 
 
 class Source:
     """A corpus as a stream of (segments, ends_document), to be iterated as often as needed.
 
-    After a pass, `dropped` counts what was left out, and `sha256` is the hash of the text as it was read.
+    After a pass, `dropped` counts what was left out, notes() says what should be known of the text, and
+    `sha256` is the hash of the text as it was read.
     """
 
-    def __init__(self, corpus: Corpus, format="text", clean=False, dedup=False, skip_bad=False):
+    def __init__(self, corpus: Corpus, format="text", clean=False, dedup=False, skip_bad=False, ends=True):
         self.corpus, self.format, self.clean, self.skip_bad = corpus, format, clean, skip_bad
+        self.ends = ends  # False: the tokenizer has no end token, so END is always read as characters
         self.dropped: Counter = Counter()
+        self.unused: Counter = Counter()  # key of a JSON row, which nothing uses -> how many rows have it
+        self.documents = self.ended = self.quoted = 0  # documents; END that ended one; END read as characters
         self.shares: dict[str, int] = {}  # split -> how many characters of a text, or samples; in this order
         self.first = None  # dedup: for each sample or visible line, whether it is the first of its kind
         if dedup:  # 8 bytes a hash: of 370,000 corpora of 10 million lines, one has two equal by accident
@@ -82,7 +51,7 @@ class Source:
 
     def __iter__(self) -> Iterator[tuple[Segments, bool]]:
         if self.format == "text" and not self.clean and self.first is None:
-            return (([(text, True)], ends) for text, ends in self.chunks())
+            return (([(text, LEARNED)], ends) for text, ends in self.chunks())
         return joined(self.kept()) if self.format == "text" else self.kept()
 
     def count(self, alphabet: set[str] | None = None) -> int:
@@ -111,19 +80,58 @@ class Source:
             text = segments[0][0]
             while len(text) > sizes[split] and split < len(names) - 1:
                 if sizes[split]:
-                    yield names[split], [(text[: sizes[split]], True)], False
+                    yield names[split], [(text[: sizes[split]], LEARNED)], False
                 text = text[sizes[split] :]
                 split += 1
             sizes[split] -= len(text)
-            yield names[split], [(text, True)], ends
+            yield names[split], [(text, LEARNED)], ends
 
     def chunks(self) -> Iterator[tuple[str, bool]]:
-        """The chunks of the corpus, from the beginning; hashes them on the way."""
+        """The chunks of the corpus, from the beginning. Hashes them on the way, and ends a document where END
+        does. (In JSON, that is done row by row.)"""
         self.dropped.clear()
+        self.unused.clear()
+        self.documents = self.ended = self.quoted = 0
         self.sha256 = hashlib.sha256()
+        begun = cut = False  # the document has a visible character; the file has been cut
+        border = b""
         for text, ends in self.corpus.chunks():
-            self.sha256.update(text.encode("utf-8"))
-            yield text, ends
+            self.sha256.update(border + text.encode("utf-8"))
+            border = b"\xff" * ends  # no text in UTF-8 holds this byte; it tells where a file ends
+            *documents, rest = [text] if self.format == "jsonl" else self.cut(text)
+            for document in documents:
+                if begun or document.strip():
+                    self.documents += 1
+                    yield document, True
+                begun, cut = False, True
+            begun = begun or bool(rest.strip())
+            if begun or not cut:  # else only blanks follow the last END
+                self.documents += ends
+                yield rest, ends
+            if ends:
+                begun = cut = False
+
+    def cut(self, text: str) -> list[str]:
+        """Cut a text where END ends a document, and count."""
+        parts = BORDER.split(text) if self.ends and END in text else [text]
+        self.ended += len(parts) - 1
+        self.quoted += text.count(END) - len(parts) + 1
+        return parts
+
+    def notes(self) -> list[str]:
+        """Lines that tell how END was read, and which keys of rows have no use."""
+        lines = []
+        if self.ended:
+            documents = "" if self.format == "jsonl" else f"{self.documents:,} documents, "
+            lines.append(f"{self.corpus.name}: {documents}{END} read as the end token {self.ended:,} times")
+        if self.quoted:
+            why = "inside a line; alone on a line it" if self.ends else "for the tokenizer has no token that"
+            times = f"{self.quoted:,} times, {why} ends a document"
+            lines.append(f"NOTE: {self.corpus.name}: {END} read as characters {times}")
+        if self.unused:
+            keys = ", ".join(f"{key!r:.40} of {n:,} rows" for key, n in self.unused.most_common(8))
+            lines.append(f"NOTE: {self.corpus.name}: keys that are not used: {keys}")
+        return lines
 
     def lines(self) -> Iterator[tuple[str, bool]]:
         """Yield (line, ends_document): the text, cut before every newline."""
@@ -145,7 +153,7 @@ class Source:
             visible = line.strip("\ufeff \t\r\n")
             if self.format == "lines":
                 if visible:
-                    yield [(line.strip("\r\n"), True)]
+                    yield [(line.strip("\r\n"), LEARNED)]
             elif document or (visible.startswith("[") and not begun):
                 document.append(line if document else "\n" * (number - 1) + line.lstrip("\r\n"))
             elif visible:
@@ -159,7 +167,15 @@ class Source:
     def row(self, text: str, where: str) -> Iterator[Segments]:
         """The sample in a JSON row. ValueError for a bad row; with skip_bad it is counted and left out."""
         try:
-            yield segments_of(json.loads(text))
+            row = json.loads(text)
+            samples = [segments_of(row)]
+            if len(samples[0]) == 1 and END in samples[0][0][0]:  # {"text"}: each document is a sample
+                samples = [[(part, LEARNED)] for part in BORDER.split(samples[0][0][0]) if part.strip()]
+            self.unused.update(unused_keys(row))
+            quoted = sum(part.count(END) for segments in samples for part, _ in segments)
+            self.ended += max(0, text.count(END) - quoted)
+            self.quoted += quoted
+            yield from samples
         except (ValueError, RecursionError) as error:
             if not self.skip_bad:
                 what = f"no JSON ({error.msg})" if isinstance(error, json.JSONDecodeError) else error
@@ -185,7 +201,7 @@ class Source:
                 elif not before:
                     line = line.lstrip("\n")
                 before = "" if ends else line or before
-            yield [(line, True)], ends
+            yield [(line, LEARNED)], ends
 
     def clean_samples(self) -> Iterator[tuple[Segments, bool]]:
         """The samples, cleaned if asked for. Each is a document of its own."""
@@ -217,8 +233,8 @@ class Source:
                 number += 1
                 if not self.first[number]:
                     self.dropped["repeats"] += 1
-                    segments = [("", True)]
-            if self.format == "text" or segments != [("", True)]:
+                    segments = [("", LEARNED)]
+            if self.format == "text" or segments != [("", LEARNED)]:
                 yield segments, ends
 
 
@@ -235,7 +251,7 @@ def joined(lines: Iterator[tuple[Segments, bool]]) -> Iterator[tuple[Segments, b
         parts.append(segments[0][0])
         length += len(parts[-1])
         if ends or (length > CHUNK and parts[-1][-1:].strip()):
-            yield [("".join(parts), True)], ends
+            yield [("".join(parts), LEARNED)], ends
             parts, length = [], 0
 
 

@@ -2,7 +2,8 @@
 
     train.bin                            one file: the ids of a split, one after the other
     train_000.bin train_001.bin ...      shards: a new file after a given number of characters of the split
-    train_mask.bin, train_mask_000.bin   1: learned, 0: context; one byte per token, if some are not learned
+    train_mask.bin, train_mask_000.bin   one byte per token, if some are not learned: 1 learned, 0 context;
+                                         3 or 2 for the end token of a turn, behind which the sample goes on
 
 The shard of a stretch of text or of a sample is known before it is encoded. So each process can tell which
 shards it has to write, and the files are the same with any number of processes and threads.
@@ -21,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from machine.distributed import all_gather
-from text.formats import CHUNK, Segments
+from text.formats import CHUNK
+from text.segments import GOES_ON, LEARNED, Segments
 
 SPLITS = ("train", "val", "test")
 COUNTS = ("tokens", "learned", "bytes", "characters", "documents")
@@ -81,13 +83,18 @@ class TokenFiles:
             raise ValueError(f"{where} has the id {ids.max()}, {most} at most; prepare the dataset again")
         return ids
 
-    def samples(self, end_id: int) -> tuple[np.ndarray, np.ndarray]:
-        """(starts, lengths) of the samples; an end token closes each. Reads all files, 2**20 ids a time."""
+    def samples(self, end_id: int, masks: "TokenFiles | None") -> tuple[np.ndarray, np.ndarray]:
+        """(starts, lengths) of the samples; an end token closes each, unless its mask says that the sample
+        goes on. Reads all files, 2**20 ids a time."""
         closed = [np.zeros(1, dtype=np.int64)]  # where a sample begins: at 0, and behind each end token
-        for path, start, end in zip(self.paths, self.starts.tolist(), self.ends.tolist(), strict=True):
-            for at in range(start, end, 2**20):
+        for i, path in enumerate(self.paths):
+            start = int(self.starts[i])
+            for at in range(start, int(self.ends[i]), 2**20):
                 ids = np.fromfile(path, self.dtype, 2**20, offset=(at - start) * self.dtype.itemsize)
-                closed.append(at + 1 + np.flatnonzero(ids == end_id))
+                closes = ids == end_id
+                if masks:
+                    closes &= np.fromfile(masks.paths[i], np.uint8, 2**20, offset=at - start) & GOES_ON == 0
+                closed.append(at + 1 + np.flatnonzero(closes))
         borders = np.concatenate(closed)
         if len(borders) == 1:
             raise ValueError(f"{self.paths[0].parent} has no end token; prepare the dataset again")
@@ -184,16 +191,22 @@ def write(parts, tokenizer, folder: Path, end: bool, masks: bool, dtype, in_shar
                 names = [file_name(stem, number, in_shards) for stem in stems]
                 files[split] = [stack.enter_context(open(folder / name, "wb")) for name in names]
             counts = shards[place]
-            closing = [(np.array([tokenizer.end_id]), True)] if ends and end else []
-            stretches = [(ids, learned) for ids, (_, learned) in zip(new, segments, strict=True)]
-            for ids, learned in stretches + closing:
+            end_token = np.array([tokenizer.end_id])
+            stretches = []  # [(ids, mask of each), ...]
+            for ids, (_, what) in zip(new, segments, strict=True):
+                stretches.append((ids, what & LEARNED))
+                if what & GOES_ON:
+                    stretches.append((end_token, what))
+            if ends and end:
+                stretches.append((end_token, segments[-1][1]))
+            for ids, mask in stretches:
                 data = ids.astype(dtype).tobytes()
                 files[split][0].write(data)
                 hashes[place].update(data)
                 if masks:
-                    files[split][1].write(bytes([learned]) * len(ids))
+                    files[split][1].write(bytes([mask]) * len(ids))
                 counts["tokens"] += len(ids)
-                counts["learned"] += len(ids) * learned
+                counts["learned"] += len(ids) * (mask & LEARNED)
             counts["bytes"] += sum(len(text.encode("utf-8")) for text, _ in segments)
             counts["characters"] += sum(len(text) for text, _ in segments)
             counts["documents"] += ends
@@ -235,23 +248,6 @@ def batches(parts) -> Iterator[list]:
             yield batch
             batch, length = [], 0
     yield batch
-
-
-def publish(made: Path, folder: Path, meta: dict) -> None:
-    """Move a dataset's files from `made` to folder, and remove an older dataset there with all its shards.
-
-    meta.json is removed first and moved last: a folder that has one holds one complete dataset.
-    """
-    folder.mkdir(exist_ok=True)
-    (folder / "meta.json").unlink(missing_ok=True)
-    for path in list(folder.iterdir()):
-        if OURS.fullmatch(path.name):
-            path.unlink()
-    kinds = ("", "_mask") if meta["masked"] else ("",)
-    stems = [(split + kind, counts) for split, counts in meta["splits"].items() for kind in kinds]
-    names = [name for stem, counts in stems for name in file_names(stem, counts)]
-    for name in [*names, "tokenizer.json", "meta.json"]:
-        os.replace(made / name, folder / name)
 
 
 def summary(meta: dict) -> str:
