@@ -183,8 +183,8 @@ def test_a_folder_that_is_deleted_during_the_run(train, tmp_path, monkeypatch, c
     batch, out = data.Windows.batch, tmp_path / "out"
 
     def remove(self, step, *args):
-        if step == 3:
-            shutil.rmtree(out)
+        while step == 3 and out.exists():  # shards that are being written may come back once
+            shutil.rmtree(out, ignore_errors=True)
         return batch(self, step, *args)
 
     monkeypatch.setattr(data.Windows, "batch", remove)
