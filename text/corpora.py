@@ -84,6 +84,8 @@ def open_corpus(source: str, seed: int = 1337, size: int = 0, nul: bool = False)
         kind = "folder's .txt, .md, .py, .jsonl and .json files"
         found = {file.relative_to(path): file for file in path.rglob("*")}
         kept, left_out = sort_out({name: f.stat().st_size for name, f in found.items() if f.is_file()})
+        broken = sum(not file.exists() for file in found.values())
+        left_out.update({"broken links": broken} if broken else {})
         documents = [document for name in kept for document in documents_in(path / name, nul)[0]]
     else:
         kind = "file"
@@ -112,7 +114,7 @@ def open_text(
     if corpus.left_out:
         lines.append(f"{source}: left out: {in_words(corpus.left_out)}")
     if not format:
-        kinds = {document.kind(): document.name for document in corpus.documents}
+        kinds = {document.kind(): document.name for document in reversed(corpus.documents)}
         kinds = kinds or {json_kind(Path(source), (text for text, _ in corpus.chunks())): corpus.name}
         remedy = "--format=text reads all of it as plain text"
         if "json" in kinds:
