@@ -223,7 +223,8 @@ def test_folder_of_documents(tmp_path):
 
 
 def test_mask_by_hand(tmp_path):
-    """D3, mistake 10: the mask token by token, for characters and byte pairs; the end token is learned."""
+    """D3, mistake 10: the mask token by token, for characters and byte pairs. The end token is learned where
+    it closes a sample (1) and where it closes a reply inside one (3)."""
     chat = [("system", "Be"), ("user", "a?"), ("assistant", "b"), ("user", "c"), ("assistant", "dd")]
     rows = [
         {"prompt": "2+2=", "response": "4!"},
@@ -233,18 +234,13 @@ def test_mask_by_hand(tmp_path):
     ]
     path = write_rows(tmp_path / "a.jsonl", rows)
     prepare.prepare("chars", path, format="jsonl", val_ratio=0)
-    text = (
-        "2+2=4!E"
-        + "system: Be\nuser: a?\nassistant: bE\nuser: c\nassistant: ddE".replace("bE", "b")
-        + "allE"
-        + "xE"
-    )
+    text = "2+2=4!E" + "system: Be\nuser: a?\nassistant: bE\nuser: c\nassistant: ddE" + "allE" + "xE"
     mask = (
         "0000111"
         + "00000000000"
         + "000000000"
         + "00000000000"
-        + "1"
+        + "13"
         + "000000000"
         + "00000000000"
         + "111"
@@ -255,14 +251,23 @@ def test_mask_by_hand(tmp_path):
     assert "".join(map(str, read_mask("chars"))) == mask
 
     pieces = [("2+2=", 0), ("4!", 1), ("", 2), ("system: Be\nuser: a?\nassistant: ", 0), ("b", 1)]
-    pieces += [("\nuser: c\nassistant: ", 0), ("dd", 1), ("", 2), ("all", 1), ("", 2), ("x", 1), ("", 2)]
+    pieces += [
+        ("", 3),
+        ("\nuser: c\nassistant: ", 0),
+        ("dd", 1),
+        ("", 2),
+        ("all", 1),
+        ("", 2),
+        ("x", 1),
+        ("", 2),
+    ]
     prepare.prepare("pairs", path, "bpe", 300, format="jsonl", val_ratio=0)
     bpe = tokenizer.load_any(str(prepare.DATASETS / "pairs"))
     ids, mask = [], []
     for text, learned in pieces:
-        new = [bpe.end_id] if learned == 2 else bpe.encode(text).tolist()
+        new = [bpe.end_id] if learned >= 2 else bpe.encode(text).tolist()
         ids += new
-        mask += [min(learned, 1)] * len(new)
+        mask += [1 if learned == 2 else learned] * len(new)
     assert read_ids("pairs").tolist() == ids and read_mask("pairs").tolist() == mask
 
 

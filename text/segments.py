@@ -81,9 +81,7 @@ def weight(message: dict, default=LEARNED) -> int:
     values = {key: message[key] for key in ("weight", "train") if message.get(key) is not None}
     for key, value in values.items():
         if value not in (0, 1):
-            raise ValueError(
-                f"{key!r} is {value!r:.20}; expected 1 (learned) or 0 (context): {message!r:.60}"
-            )
+            raise ValueError(f"{key!r} is {value!r:.20}; expected 1 (learned) or 0 (not): {message!r:.60}")
     return int(min(values.values(), default=default))
 
 
