@@ -1,35 +1,41 @@
-"""Sample text from a trained model. The run's folder is enough: its checkpoint holds the tokenizer, too.
+r"""Sample text from a trained model. The run's folder is enough: its checkpoint holds the tokenizer, too.
 
     python sample.py --out_dir=out-shakespeare-char --start="ROMEO:" --num_samples=3
     python sample.py --out_dir=out-shakespeare-char --interactive
     python sample.py --start=FILE:prompt.txt --temperature=0
+    python sample.py --out_dir=out-chat --start='user: hello\nassistant: '
 
-start, temperature, top_k, top_p and max_new_tokens come from the run unless they are given here.
+start, temperature, top_k, top_p and max_new_tokens come from the run unless they are given here. In what is
+typed (start, stop and the lines of --interactive), \n is a line break, \t a tab and \\ a backslash. A file is
+read as it is. In all of them <|endoftext|> is the end token where it is one in training (text/segments.py).
 """
 
 import codecs
+import re
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from config import adopt, at_least, end_script, given, override  # isort: skip
 import torch
 
-from config import adopt, at_least, given, override
 from machine import hardware
 from runtime import checkpoint
 from runtime.trust import check_types
+from text.segments import GOES_ON, prompt_segments
+from tokenizer import END
 
 # -----------------------------------------------------------------------------
 out_dir = "out-shakespeare-char"  # folder of the run
 file = "best.pt"  # which checkpoint in it: best.pt | ckpt.pt | ckpt_000500.pt
-start = "\n"  # the prompt, or FILE:prompt.txt; not given: the run's
+start = "\n"  # the prompt, in which \n is a line break, or FILE:prompt.txt; not given: the run's
 num_samples = 1  # how many texts; each has its own random numbers, seed + 0, 1, ...
 max_new_tokens = 500  # length of each text in tokens; not given: the run's
 temperature = 0.8  # below 1 safer, above 1 wilder; 0 = always the likeliest token; not given: the run's
 top_k = 0  # choose among the k likeliest tokens; 0 = all; not given: the run's
 top_p = 1.0  # choose among the likeliest tokens with this total probability; 1 = all; not given: the run's
-stop = ""  # end a text before this string
+stop = ""  # end a text before this string, in which \n is a line break
 seed = 1337  # the same seed gives the same text
 unknown = "error"  # characters that the tokenizer does not know: error | skip
 stream = True  # show the text while it is generated; False: when it is complete
@@ -40,15 +46,19 @@ dtype = "auto"  # auto | float32 | bfloat16 | float16
 
 
 def prompt_ids(tokenizer, text: str, unknown: str = "error") -> list[int]:
-    """Encode a prompt. The list is empty if nothing is left of it.
+    """Encode a prompt as training text is encoded. The list is empty if nothing is left of it.
 
     unknown: what happens to characters that the tokenizer does not know. "error": ValueError that names them
     and their positions; "skip": they are left out. (Byte pairs know every character.)
     """
     if unknown not in ("error", "skip"):
         raise ValueError(f"unknown={unknown} is not understood; expected error or skip")
-    options = {"unknown": unknown} if tokenizer.kind == "char" else {}
-    return tokenizer.encode(text, **options).tolist()
+    ids = []
+    for part, what in prompt_segments(text) if tokenizer.end_id >= 0 else [(text, 0)]:
+        ids += tokenizer.encode(part, unknown=unknown).tolist()
+        if what & GOES_ON:
+            ids.append(tokenizer.end_id)
+    return ids
 
 
 def stream_text(
@@ -82,14 +92,35 @@ def stream_text(
 
 
 def read_start(start: str) -> str:
-    """Return the prompt: `start` itself, or with FILE:path the text of that file."""
+    r"""Return the prompt: `start`, in which \n is a line break, or with FILE:path the text of that file."""
     if not start.startswith("FILE:"):
-        return start
-    path = Path(start.removeprefix("FILE:"))
+        return unescaped(start)
+    path = Path(start.removeprefix("FILE:")).expanduser()
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # without a byte order mark
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the name
         raise ValueError(f"the prompt file {path} cannot be read as UTF-8 text: {error}") from None
+
+
+def unescaped(typed: str) -> str:
+    r"""Replace \n by a line break, \t by a tab and \\ by a backslash: a shell hands on what was typed."""
+    return re.sub(r"\\([nt\\])", lambda match: {"n": "\n", "t": "\t", "\\": "\\"}[match[1]], typed)
+
+
+def read_stop(stop: str, tokenizer) -> str:
+    r"""Return the text that ends a sample: `stop`, in which \n is a line break.
+
+    ValueError if the tokenizer cannot write it, since then no text would ever end there. The end token ends
+    every text anyway.
+    """
+    text = unescaped(stop)
+    if text == END and tokenizer.end_id >= 0:
+        return ""
+    try:
+        tokenizer.encode(text)
+    except ValueError as error:
+        raise ValueError(f"--stop={stop!r} can never be written: {error}") from None
+    return text
 
 
 def prompts() -> Iterator[str]:
@@ -99,7 +130,7 @@ def prompts() -> Iterator[str]:
         return
     while True:
         try:
-            yield input("prompt> " if sys.stdin.isatty() else "")
+            yield unescaped(input("prompt> " if sys.stdin.isatty() else ""))
         except EOFError:
             return
 
@@ -119,6 +150,7 @@ if __name__ == "__main__":
     # 2 CPU cores that takes 70 ms a token; weights in bfloat16 take 29 ms, in float32 42 ms.
     model.to(getattr(torch, hardware.choose_precision(dtype, place)[1]))
     adopt(globals(), config, {name: saved["config"][name] for name in stored})
+    stop_text = read_stop(stop, tokenizer)
     meta = saved["dataset"]
     print(f"--- {folder / file}: step {saved['step']}, val loss {saved['val_loss']:.4f}")
     print(f"--- data: {meta['name']} ({meta['source']}), sha256 {meta['sha256'][:12]}")
@@ -126,14 +158,16 @@ if __name__ == "__main__":
         try:
             prompt = prompt_ids(tokenizer, text, unknown if interactive or "start" in given else "skip")
         except ValueError as error:
+            if tokenizer.kind == "char" and unknown == "error":
+                error = ValueError(f"{error}, or use --unknown=skip")
             if not interactive:
-                raise
+                raise error from None
             print(f"error: {error}", file=sys.stderr)  # a bad line does not end the conversation
             continue
         began, tokens = time.perf_counter(), 0
         for i in range(num_samples):
             pieces = stream_text(
-                model, tokenizer, prompt, max_new_tokens, temperature, top_k, top_p, seed + i, stop
+                model, tokenizer, prompt, max_new_tokens, temperature, top_k, top_p, seed + i, stop_text
             )
             if not stream:
                 pieces = list(pieces)
@@ -143,3 +177,4 @@ if __name__ == "__main__":
                 tokens += 1
             print("\n---", flush=True)
         print(f"{tokens / (time.perf_counter() - began):,.0f} tokens/s", file=sys.stderr)
+    end_script()

@@ -110,9 +110,9 @@ class CharTokenizer(Tokenizer):
         known = {**self._ids, **self.special_tokens} if allow_special else self._ids
         ids = np.array([known.get(symbol, -1) for symbol in symbols], dtype=np.int64)
         if unknown != "skip" and (ids < 0).any():
-            missing = {symbols[i]: i for i in np.flatnonzero(ids < 0)[::-1]}  # character -> first position
-            shown = [f"{c!r} at position {missing[c]}" for c in sorted(missing, key=missing.get)[:20]]
-            raise ValueError(f"unknown characters: {', '.join(shown)}; leave them out or use --tokenizer=bpe")
+            missing = list(dict.fromkeys(symbols[i] for i in np.flatnonzero(ids < 0)))[:20]
+            shown = ", ".join(f"{c!r} at position {symbols.index(c)}" for c in missing)
+            raise ValueError(f"unknown characters: {shown}; leave them out, or use data.py --tokenizer=bpe")
         return ids[ids >= 0].astype(np.uint32)
 
 

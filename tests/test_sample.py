@@ -65,6 +65,10 @@ def run(tmp_path) -> GPT:
     return save_run(tmp_path / "out", tokenizer.CharTokenizer(LETTERS))
 
 
+def bytes_and_end() -> tokenizer.BPETokenizer:
+    return tokenizer.BPETokenizer([bytes([i]) for i in range(256)], (tokenizer.END,))
+
+
 # ---- the script
 
 
@@ -163,6 +167,76 @@ def test_a_prompt_may_quote_the_end_token(tmp_path, written):
     bpe = tokenizer.BPETokenizer([bytes([i]) for i in range(256)], ("<|endoftext|>",))
     save_run(tmp_path / "out", bpe)
     assert written("--start=a <|endoftext|> b").startswith("a <|endoftext|> b")
+
+
+def test_an_end_token_in_a_prompt_is_one_token_where_it_ends_a_document():
+    """It was 13 characters, which the vocabulary may not even have."""
+    for made in (tokenizer.CharTokenizer("abu:\n ", (tokenizer.END,)), bytes_and_end()):
+        a, b, end, line = *made.encode("ab").tolist(), made.end_id, *made.encode("\n").tolist()
+        for text, expected in {
+            "<|endoftext|>": [end],
+            "<|endoftext|>a": [end, a],
+            "a\n<|endoftext|>\nb": [a, line, end, line, b],
+            "a<|endoftext|>\nb\n": [a, end, line, b, line],
+            "a<|endoftext|>": [a, end],
+            "<|endoftext|><|endoftext|>\n": [end, end, line],
+        }.items():
+            assert sample.prompt_ids(made, text) == expected
+    plain = tokenizer.BPETokenizer([bytes([i]) for i in range(256)])  # no end token: 13 characters, as ever
+    assert len(sample.prompt_ids(plain, "<|endoftext|>")) == 13
+
+
+def test_a_prompt_from_a_shell_has_line_breaks_and_tabs(run, tmp_path, written):
+    r"""--start='a\nb' was read as a backslash and an n."""
+    assert sample.read_start(r"a\nb\tc") == "a\nb\tc"
+    assert sample.read_start(r"a\\nb\alpha\\") == r"a\nb\alpha" + "\\"  # \\ is a backslash; other names stay
+    save_run(tmp_path / "out", tokenizer.CharTokenizer(LETTERS + "\n"))
+    assert written(r"--start=a\nb").startswith("a\nb")
+    (tmp_path / "prompt.txt").write_bytes(rb"a\nb")
+    assert sample.read_start(f"FILE:{tmp_path / 'prompt.txt'}") == r"a\nb"  # a file is read as it is
+
+
+def test_a_prompt_file_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "prompt.txt").write_bytes(b"\xef\xbb\xbfab")
+    assert sample.read_start(f"FILE:{tmp_path / 'prompt.txt'}") == "ab"
+
+
+def test_a_typed_line_of_a_conversation_may_have_line_breaks(tmp_path, run_script, monkeypatch, capsys):
+    save_run(tmp_path / "out", tokenizer.CharTokenizer(LETTERS + "\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a\\nb\n"))
+    run_script("sample.py", "--device=cpu", "--interactive", "--max_new_tokens=5")
+    assert "\na\nb" in capsys.readouterr().out
+
+
+def test_a_stop_text_from_a_shell_may_be_a_line_break():
+    r"""--stop='\n' was two characters, so no text ended there."""
+    made = tokenizer.CharTokenizer("ab\n")
+    assert sample.read_stop(r"\n", made) == "\n"
+    assert sample.read_stop("", made) == ""
+
+
+def test_a_stop_text_that_cannot_be_written_is_refused(run, written):
+    """It was taken, and no text ever ended."""
+    with pytest.raises(ValueError, match=r"--stop='aX' can never be written: unknown characters: 'X' at"):
+        written("--start=a", "--stop=aX")
+    with pytest.raises(ValueError, match=r"unknown characters: '\\n' at position 0"):
+        written("--start=a", r"--stop=\n")
+
+
+def test_the_end_token_as_a_stop_text_is_where_a_text_ends_anyway():
+    letters = tokenizer.CharTokenizer(LETTERS, (tokenizer.END,))
+    assert sample.read_stop("<|endoftext|>", letters) == ""
+    with pytest.raises(ValueError, match="unknown characters: '<' at position 0"):
+        sample.read_stop("<|endoftext|>", tokenizer.CharTokenizer(LETTERS))
+
+
+def test_advice_for_an_unknown_character_names_a_setting_of_this_script(run, written, train):
+    """sample.py said "use --tokenizer=bpe", which it does not have."""
+    with pytest.raises(ValueError, match="'X' at position 1; .*, or use --unknown=skip$"):
+        written("--start=aX")
+    with pytest.raises(ValueError, match="unknown characters: '€' at position 0; ") as error:
+        train("--start=€")
+    assert "--unknown" not in str(error.value)
 
 
 def test_impossible_numbers_are_refused(run, written):
