@@ -13,11 +13,11 @@ first. A ratio is ours / theirs, measured in turns (see lab/measure.py).
 
 from collections.abc import Callable, Iterator
 
+from config import at_least, end_script, override, require  # isort: skip
 import numpy as np
 import torch
 
 import data
-from config import at_least, override, require
 from lab import measure, measure_text, plan_check, scaling
 from lab.measure import (
     CPU,
@@ -292,3 +292,4 @@ if __name__ == "__main__":
             show_row(COLUMNS)
         for row in rows_of(ITEMS[name]):
             show_row(row)
+    end_script()

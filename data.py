@@ -10,7 +10,6 @@ meta.json; if the loss leaves out some tokens (prompts), also *_mask.bin (0: out
 becomes train_000.bin, train_001.bin, ...
 """
 
-import atexit
 import contextlib
 import json
 import math
@@ -18,10 +17,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from config import at_end, end_script, given, override, require  # isort: skip
 import numpy as np
 import torch
 
-from config import given, override, require
 from machine.distributed import start
 from runtime.trust import read_meta
 from text.corpora import open_text, stand_in_notice, two_meanings
@@ -203,7 +202,7 @@ def windows_of_text(
     a temporary folder, which is removed when the process ends.
     """
     folder = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    at_end(shutil.rmtree, folder, ignore_errors=True)
     corpus, format = open_text(source, format=format, like=like, say=say)
     text = Source(corpus, format, ends=tokenizer.end_id >= 0)
     closed = format != "text" or corpus.many  # else a document is closed if END stands in the text
@@ -241,3 +240,4 @@ if __name__ == "__main__":
                 print(
                     f"  rows of {block_size}: {windows.filled:.1%} full, {windows.n_dropped} samples too long"
                 )
+    end_script()

@@ -7,25 +7,35 @@ Each script calls `config = override(globals())` once, below its settings. The i
 """
 
 import ast
-import atexit
+import copy
 import difflib
-import errno
-import io
 import os
 import re
 import runpy
+import symtable
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from traceback import extract_tb
 from types import ModuleType
 
-ROOT = Path(__file__).resolve().parent.parent  # the project's folder; holds datasets/ and out-*/
-BAD_PATHS = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError, FileNotFoundError)
-BAD_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # full, read-only, broken
-READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+from config import _nanogpt
+from config._errors import (  # noqa: F401 (others import them from here)
+    ROOT,
+    at_end,
+    end_script,
+    in_notebook,
+    is_out_of_memory,
+    leave,
+    names_here,
+    one_line_errors,
+    set_excepthook,
+    start_script,
+)
+
 COMMAND_LINE = "the command line"
+PATHS = ("out_dir", "init_from", "dataset", "file", "input", "val_input", "tokenizer")
 given: dict[str, str] = {}  # setting -> the config file, or COMMAND_LINE, that set it; all others are default
+untyped: dict[str, object] = {}  # every setting as it would be without the command line
 
 
 def override(script: dict) -> dict:
@@ -37,64 +47,43 @@ def override(script: dict) -> dict:
     """
     start_script()
     comments = read_comments(script["__file__"])
+    names_here.update(comments)
     settings = {name: script[name] for name in comments}
     defaults = dict(settings)
     arguments = [as_text(argument) for argument in sys.argv[1:]]
     if "-h" in arguments or "--help" in arguments:
         print_help(script, defaults, comments)
-        sys.exit(0)
+        leave()
 
     files = [argument for argument in arguments if not argument.startswith("-")]
     flags = dict(parse_flag(argument, defaults) for argument in arguments if argument.startswith("-"))
     given.clear()
+    untyped.clear()
+    untyped.update(defaults)
     settings.update(flags)  # a config file sees the command line's values (device, for example) ...
     for file in files:
         changes = read_config_file(file, settings, defaults)
         settings.update(changes)
+        untyped.update(changes)
         given.update(dict.fromkeys(changes, file))
     settings.update(flags)  # ... and the command line has the last word
     given.update(dict.fromkeys(flags, COMMAND_LINE))
 
+    _nanogpt.refuse_weights(settings)
     script.update(settings)
     plain = {name: value for name, value in settings.items() if not isinstance(value, dict)}
     changed = [f"{name}={value}" for name, value in plain.items() if value != defaults[name]]
-    if changed and os.environ.get("RANK", "0") == "0":
-        print("settings: " + " ".join(changed))
+    note = _nanogpt.differences(settings, given, defaults)
+    if os.environ.get("RANK", "0") == "0":
+        for line in ("settings: " + " ".join(changed) if changed else "", note):
+            if line:
+                print(line)
     return settings
 
 
 def typed(name: str) -> bool:
     """Whether the command line has set this setting."""
     return given.get(name) == COMMAND_LINE
-
-
-def start_script(doc: str = "") -> None:
-    """Set up a script: one-line errors, UTF-8 output, and no closed standard streams (`>&-`).
-
-    A closed stream is opened on the null device. Otherwise the next file to be opened, perhaps a checkpoint,
-    would get the stream's file number, and messages to stderr would be written into it.
-    doc: what -h or --help prints before it ends the script; "" if the script calls override().
-    """
-    sys.excepthook = one_line_errors
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            null = os.open(os.devnull, os.O_RDWR)
-            setattr(sys, name, open(null, mode, encoding="utf-8", closefd=False))  # open to the end
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a notebook's streams are not
-            stream.reconfigure(encoding="utf-8", errors="replace")  # not every encoding has emoji
-    atexit.register(flush_or_drop)
-    if doc and {"-h", "--help"} & {*sys.argv[1:]}:
-        print(doc.strip())
-        sys.exit(0)
-
-
-def flush_or_drop() -> None:
-    """Flush stdout at exit, and drop the rest if its reader has gone (`| head -1`): Python would complain."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def adopt(script: dict, config: dict, saved: dict) -> list[str]:
@@ -172,7 +161,7 @@ def parse_flag(argument: str, defaults: dict) -> tuple[str, object]:
             raise ValueError(f"--{name}={text} is not understood; expected True or False")
         return name, text.lower() in ("true", "1")
     if isinstance(default, str):
-        return name, text
+        return name, path_of(name, text, f"--{name}=")
     example = "a whole number such as 100" if isinstance(default, int) else "a number such as 1e-3"
     try:
         value = type(default)(text)
@@ -183,42 +172,95 @@ def parse_flag(argument: str, defaults: dict) -> tuple[str, object]:
 
 
 def read_config_file(file: str, settings: dict, defaults: dict) -> dict:
-    """Run a config file in a namespace of its own that holds the settings; return the settings it assigns."""
-    path = next((p for p in (Path(file), ROOT / file) if os.path.isfile(p)), None)
-    if path is None:
-        known = " ".join(sorted(f"config/{p.name}" for p in (ROOT / "config").glob("[a-z]*.py")))
-        raise ValueError(f"config file {file} does not exist; there are: {known}")
+    """Run a config file in a namespace of its own that holds the settings; return the settings it changes.
+
+    Those are the names that it assigns or imports, and those whose value it changes in any other way, such as
+    exec(), globals().update() or expected[100] = ...
+    """
+    path = find_config_file(file)
     source = path.read_bytes()  # bytes: Python itself handles a byte order mark and `# coding:`
     if b"override(globals())" in source:
         raise ValueError(f"{file} is a script; expected a config file such as config/tiny.py")
     try:
-        nodes = ast.walk(ast.parse(source))
-        names = runpy.run_path(str(path), init_globals=dict(settings))
+        table = symtable.symtable(source, str(path), "exec")
+        names = runpy.run_path(str(path), init_globals=copy.deepcopy(settings))
     except SyntaxError as error:
         raise ValueError(f"{file} line {error.lineno or 1}: {error.msg}") from None
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{file} does not run: {type(error).__name__}: {error}") from None
-    assigned = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        blind = isinstance(error, NameError) and error.name in settings
+        advice = "; an imported config file sees no settings: name both files in the command" if blind else ""
+        raise ValueError(f"{file} does not run: {type(error).__name__}: {error}{advice}") from None
+    assigned = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned()}
+    imported = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_imported()}
+    starred = [node.module for node in ast.walk(ast.parse(source)) if is_star_import(node)]
+    assigned |= {name for module in starred for name in settings.keys() & vars(sys.modules[module]).keys()}
     changes = {}
-    for name in assigned & names.keys():
-        value = names[name]
+    for name, value in names.items():
         helper = isinstance(value, ModuleType) or callable(value)
-        if name.startswith("_") or (helper and name not in defaults):
+        if name.startswith("_") or (name not in defaults and (helper or name in imported)):
             continue  # not a setting: a name with an underscore, an import, a function
-        check_name(name, defaults, f"{file}: ")
-        default = defaults[name]
-        if type(value) is int or type(value) is float:
-            check_number(value, f"{file}: {name}")  # before any message prints it: 5,000 digits cannot be
-        if isinstance(default, float) and type(value) is int:
-            value = float(value)
-        if type(value) is not type(default):
-            kind, expected = type(value).__name__, type(default).__name__
-            shown = f" = {value!r}" if isinstance(value, (bool, int, float, str, type(None))) else ""
-            raise ValueError(f"{file}: {name}{shown} is a {kind}; expected {expected}, as {default!r}")
-        if isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
-            raise ValueError(f"{file}: {name} holds NUL or half of a surrogate pair; expected text")
-        changes[name] = value
+        before = settings.get(name)
+        if name not in assigned | imported and type(value) is type(before) and value == before:
+            continue  # the file has left this setting as it was
+        changes[name] = checked(value, name, file, defaults)
+    deleted = sorted(settings.keys() - names.keys())
+    if deleted:
+        raise ValueError(f"{file} deletes {deleted[0]}; expected a value, as {defaults[deleted[0]]!r}")
     return changes
+
+
+def is_star_import(node: ast.AST) -> bool:
+    """Whether a node is `from module import *`."""
+    return isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
+
+
+def find_config_file(file: str) -> Path:
+    """The path of a config file. ValueError suggests the file that was meant, or lists them all."""
+    expanded = without_tilde("the config file ", file)
+    path = next((p for p in (Path(expanded), ROOT / expanded) if os.path.isfile(p)), None)
+    if path is None:
+        known = sorted(f"config/{p.name}" for p in (ROOT / "config").glob("[a-z]*.py"))
+        near = difflib.get_close_matches(file, known, n=1)
+        advice = f"did you mean {near[0]}?" if near else f"there are: {' '.join(known)}"
+        advice = _nanogpt.CONFIGS.get(Path(file).name, advice)
+        raise ValueError(f"config file {file} does not exist; {advice}")
+    return path
+
+
+def checked(value: object, name: str, file: str, defaults: dict) -> object:
+    """A value from a config file as its setting takes it. ValueError if the setting cannot have it."""
+    check_name(name, defaults, f"{file}: ")
+    default = defaults[name]
+    if type(value) is int or type(value) is float:
+        check_number(value, f"{file}: {name}")  # before any message prints it: 5,000 digits cannot be
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(default):
+        kind, expected = type(value).__name__, type(default).__name__
+        shown = f" = {value!r}" if isinstance(value, (bool, int, float, str, type(None))) else ""
+        raise ValueError(f"{file}: {name}{shown} is a {kind}; expected {expected}, as {default!r}")
+    if isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
+        raise ValueError(f"{file}: {name} holds NUL or half of a surrogate pair; expected text")
+    if isinstance(value, str):
+        return path_of(name, value, f"{file}: {name}=")
+    return copy.deepcopy(value)  # a dict: an imported file keeps its own, for the next run of this process
+
+
+def path_of(name: str, value: str, where: str) -> str:
+    """A setting's text as it is; if it is a path, without ~ and / at its ends. where: printed before it."""
+    prefix = "FILE:" if name == "start" and value.startswith("FILE:") else ""
+    if name not in PATHS and not prefix:
+        return value
+    path = without_tilde(where, value.removeprefix(prefix))
+    return prefix + (path.rstrip("/" + os.sep) or path)
+
+
+def without_tilde(where: str, path: str) -> str:
+    """A path with ~ and ~user replaced. A shell does that for whole words, but not in --out_dir=~/a."""
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~") and not os.path.exists(path):
+        raise ValueError(f"{where}{path}: there is no home folder {path.split('/')[0]}; write the whole path")
+    return expanded
 
 
 def check_number(value: float, where: str) -> None:
@@ -243,6 +285,8 @@ def at_least(minimum: int, settings: dict, names: str) -> None:
 def check_name(name: str, defaults: dict, where: str) -> None:
     """ValueError for a name that is not a setting; suggests the nearest. where: printed before the name."""
     if name not in defaults:
+        if advice := _nanogpt.advice_for(name, defaults):
+            raise ValueError(f"{where}{name} is not a setting; {advice}")
         near = difflib.get_close_matches(name, defaults, n=1)
         advice = f"did you mean {near[0]}? (-h lists them all)" if near else "-h lists them all"
         if where != "--":
@@ -258,43 +302,3 @@ def print_help(script: dict, defaults: dict, comments: dict) -> None:
     width = max(map(len, shown.values()))
     for name, text in shown.items():
         print(f"  {text:<{width}}  {comments[name]}")
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out: Python and CUDA have exceptions for it, the CPU's libraries only words."""
-    named = type(error).__name__ in ("MemoryError", "OutOfMemoryError")  # by name: torch is not imported here
-    words = ("you tried to allocate", "bad_alloc", "could not create a primitive")  # the last: oneDNN
-    return named or getattr(error, "errno", 0) == errno.ENOMEM or any(each in str(error) for each in words)
-
-
-def one_line_errors(kind, error, traceback) -> None:
-    """sys.excepthook: a user's mistake ends in one line and exit code 2, everything else in a traceback.
-
-    A user's mistake is a ValueError from a `raise` in one of our files, or a path that cannot be written.
-    A ValueError from a library, or from int("x") in our code, is a bug, and its traceback helps.
-    If the reader of a pipe has gone (`| head -1`), the script ends without a message.
-    """
-    flush_or_drop()
-    frames = extract_tb(traceback, limit=-1)  # the last one
-    path = Path(frames[-1].filename).resolve() if frames else ROOT
-    ours = path.is_file() and path.is_relative_to(ROOT) and "site-packages" not in path.parts
-    if ours and issubclass(kind, BrokenPipeError):  # print() raised it
-        sys.exit(1)
-    message = ""
-    if (issubclass(kind, BAD_PATHS) or getattr(error, "errno", 0) == errno.ENAMETOOLONG) and error.filename:
-        message = f"{error.filename}: {error.strerror}"
-    elif issubclass(kind, OSError) and error.errno in BAD_DISKS:
-        message = f"{error.filename or 'a file of the run'} could not be written: {error.strerror}"
-    elif is_out_of_memory(error):
-        what = f" ({error})" if str(error) else ""
-        message = f"out of memory{what}; try a smaller batch_size, block_size, n_layer or n_embd"
-    if message and getattr(error, "errno", 0) in READ_ONLY:
-        message += "; choose another --out_dir, or copy the project to a folder that you may write to"
-    if ours and issubclass(kind, ValueError) and frames[-1].line.startswith("raise "):
-        message = str(error)
-    if not message:
-        sys.__excepthook__(kind, error, traceback)
-        return
-    rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""  # torchrun sets it
-    print(f"error: {rank}" + " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)

@@ -9,15 +9,16 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import torch
 from torch import Tensor
 
-from machine.distributed import local_shard, lost_contact
+from config import at_end, in_notebook, set_excepthook
+from machine.distributed import local_shard, lost_contact, world_size
 
 try:
     import fcntl
@@ -30,16 +31,25 @@ held: set[Path] = set()  # the lock files that this process holds: see alone()
 
 
 class StopRequest:
-    """Catches SIGINT (Ctrl-C) and SIGTERM: the loop stops after its update. A second one ends it at once."""
+    """Catches SIGINT (Ctrl-C) and SIGTERM: the loop stops after its update. A second one ends it at once.
+
+    In a notebook, the second one interrupts the cell and leaves the notebook alive. When the script has
+    ended, signals do again what they did before. Only the main thread can catch them.
+    """
 
     def __init__(self):
         self.number = 0  # 0 until a signal arrives, then the signal's number
+        self.before = {}  # what each signal did
+        if threading.current_thread() is not threading.main_thread():
+            return
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.handle)
+            before = signal.signal(number, self.handle) or signal.SIG_DFL  # None: not a handler of Python's
+            self.before[number] = before
+            at_end(signal.signal, number, before)
 
     def handle(self, number: int, frame) -> None:
         self.number = number
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, self.before[number] if in_notebook() else signal.SIG_DFL)
         os.write(2, b"\nstopping after this update\n")  # print() is not safe in a signal handler
 
 
@@ -48,7 +58,7 @@ def call_after_error(save: Callable[[], None], where: Callable[[], str]) -> None
 
     The error is then reported as before. If another process no longer answers, one line says so and where().
     """
-    previous = sys.excepthook
+    previous = sys.excepthook  # set_excepthook() puts it back when the script has ended
 
     def hook(kind, error, traceback) -> None:
         if not isinstance(error, ValueError):
@@ -58,7 +68,7 @@ def call_after_error(save: Callable[[], None], where: Callable[[], str]) -> None
             sys.exit(2)
         previous(kind, error, traceback)
 
-    sys.excepthook = hook
+    set_excepthook(hook)
 
 
 @contextlib.contextmanager
@@ -138,7 +148,7 @@ def stop_if_not_finite(model, update: int, loss: float, grad_norm: float, settin
     """
     if recent and recent[-1][0] != update - 1:
         recent.clear()  # they belong to an earlier run in this process
-    loss *= torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    loss *= world_size()
     recent.append((update, loss, grad_norm))
     uniform = math.log(model.config.vocab_size)  # the loss of a uniform guess
     cause = likely_cause(model, uniform, settings["dtype"])

@@ -7,10 +7,12 @@ carry their names at their ends and differ in more than colour: the picture can 
 
 import logging
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 
+from config import at_end, in_notebook
 from runtime.curve import evaluations, outside
 from runtime.guard import atomic_file
 
@@ -26,10 +28,15 @@ TRAIN, VAL, BAND, GREY = "#1f5f9f", "#c2410c", "#3f7f3f", "0.45"
 def open_pyplot():
     """Import matplotlib.pyplot for drawing to files. ValueError if the package is missing."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it reports where its cache is
+    in_use = "matplotlib.pyplot" in sys.modules or in_notebook()  # by others than this script
     try:
+        import matplotlib
         from matplotlib import pyplot  # here, because it takes half a second
     except ImportError:
         raise ValueError("a plot needs what is not installed: pip install matplotlib") from None
+    before = dict.get(matplotlib.rcParams, "backend")  # no text if none is chosen; rcParams[] chooses one
+    if in_use and isinstance(before, str) and before.lower() != "agg":
+        at_end(pyplot.switch_backend, before)
     pyplot.switch_backend("Agg")  # needs no display
     return pyplot
 

@@ -6,7 +6,6 @@ tokens_per_second, memory_mb, cpu_percent, data_ms. Every evaluation: step, toke
 val_loss, val_perplexity.
 """
 
-import atexit
 import contextlib
 import gc
 import json
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from config import given, typed
+from config import at_end, given, typed
 from machine.speed import flops_utilisation
 from optim import state_names
 from runtime import guard, samples
@@ -71,7 +70,7 @@ class Report:
         self.lock = contextlib.ExitStack()
         advice = "wait for its end, stop it, or choose another --out_dir"
         self.lock.enter_context(guard.alone(folder / ".lock", advice))
-        atexit.register(self.lock.close)
+        at_end(self.lock.close)
         guard.remove_leftovers(folder)
         (folder / "result.json").unlink(missing_ok=True)  # a run without result.json has not finished
         self.write_rows()

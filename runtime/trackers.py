@@ -1,7 +1,8 @@
 """TensorBoard and Weights & Biases: they get each row of metrics.jsonl, and each sample as text."""
 
-import atexit
 from pathlib import Path
+
+from config import at_end
 
 
 class Trackers:
@@ -44,7 +45,7 @@ def open_tensorboard(folder: Path):
     except ImportError:
         raise ValueError("--tensorboard=True needs what is not installed: pip install tensorboard") from None
     writer = SummaryWriter(str(folder))
-    atexit.register(writer.close)  # it writes in the background: lose nothing after Ctrl-C
+    at_end(writer.close)  # it writes in the background: lose nothing after Ctrl-C
     return writer
 
 

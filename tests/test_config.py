@@ -69,6 +69,8 @@ BAD = [
     ("-max_iters=5", "settings are written --name=value"),
     ("--", "settings are written --name=value"),
     ("nowhere.py", "config file nowhere.py does not exist; there are: config/base.py"),
+    ("config/tine.py", "config file config/tine.py does not exist; did you mean config/tiny.py?"),
+    ("--out_dir=~nobody-of-that-name/a", "there is no home folder ~nobody-of-that-name; write"),
 ]
 
 
@@ -147,14 +149,112 @@ def test_a_config_file_may_begin_with_a_byte_order_mark_or_its_encoding(tmp_path
         ("max_iters = = 3\n", "line 1: invalid syntax"),
         ("max_iters = 1 // 0\n", "does not run: ZeroDivisionError"),
         ("from nowhere import x\n", "does not run: ModuleNotFoundError"),
+        ("exec('max_itres = 5')\n", "max_itres is not a setting; did you mean max_iters?"),
+        ("globals().update(max_itres=5)\n", "max_itres is not a setting; did you mean max_iters?"),
+        ("exec('max_iters = 1.5')\n", "max_iters = 1.5 is a float; expected int"),
+        ("globals().update(eval_only=1)\n", "eval_only = 1 is a int; expected bool"),
+        ("from math import *\n", "is not a setting; -h lists them all; a config file's own names"),
+        ("exec('del max_iters')\n", "bad.py deletes max_iters; expected a value, as 100"),
+        ("from blind import *\n", "an imported config file sees no settings: name both files in the command"),
+        ("out_dir = '~nobody-of-that-name'\n", "out_dir=~nobody-of-that-name: there is no home folder"),
     ],
 )
 def test_a_bad_config_file_is_one_line(tmp_path, monkeypatch, text, message):
     file = tmp_path / "bad.py"
     file.write_text(text, encoding="utf-8")
+    (tmp_path / "blind.py").write_text("max_iters = 1 if start == 'x' else 2\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         run(tmp_path, monkeypatch, str(file))
     assert "bad.py" in str(error.value)
+
+
+BASE = "import math\n_own = 3\nmax_iters = int(math.sqrt(49))\nstart = 'base'\n\n\ndef helper():\n    pass\n"
+INHERITED = {
+    "import *": "from base_of_test import *\n",
+    "import of a name": "from math import pi\nfrom base_of_test import max_iters, start\n",
+    "exec": "import pathlib\nexec(pathlib.Path({base!r}).read_text(encoding='utf-8'))\n",
+    "update": "import runpy\nglobals().update(runpy.run_path({base!r}))\n",
+    "a function": "def _set():\n    global max_iters, start\n    max_iters, start = 7, 'base'\n\n\n_set()\n",
+    "setattr": "import sys\nvars()['max_iters'] = 7\nvars()['start'] = 'base'\n",
+}
+
+
+@pytest.mark.parametrize("how", INHERITED)
+def test_settings_that_come_into_a_config_file_in_any_way_are_taken(tmp_path, monkeypatch, how):
+    base, file = tmp_path / "base_of_test.py", tmp_path / "file.py"
+    base.write_text(BASE, encoding="utf-8")
+    file.write_text(INHERITED[how].format(base=str(base)) + "learning_rate = 2e-3\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "base_of_test", raising=False)
+    settings = run(tmp_path, monkeypatch, str(file))
+    assert (settings["max_iters"], settings["start"], settings["learning_rate"]) == (7, "base", 2e-3)
+    assert config.given == dict.fromkeys(("max_iters", "start", "learning_rate"), str(file))
+
+
+def test_a_name_inside_a_function_is_no_setting_of_the_file(tmp_path, monkeypatch):
+    file = tmp_path / "file.py"
+    file.write_text("def _f():\n    max_iters = 5\n    return max_iters\n\n\n_f()\n", encoding="utf-8")
+    assert run(tmp_path, monkeypatch, str(file))["max_iters"] == 100
+    assert config.given == {}
+
+
+def test_a_star_import_of_the_default_has_still_given_it(tmp_path, monkeypatch):
+    (tmp_path / "same_of_test.py").write_text("max_iters = 100\n", encoding="utf-8")
+    (tmp_path / "file.py").write_text("from same_of_test import *\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    run(tmp_path, monkeypatch, str(tmp_path / "file.py"))
+    assert config.given.keys() == {"max_iters"}
+
+
+def test_a_dict_that_is_changed_in_place_is_taken_and_the_default_stays(tmp_path):
+    file, defaults = tmp_path / "file.py", {"expected": {}, "n": 1}
+    file.write_text("expected[5] = (1, 2)\n", encoding="utf-8")
+    assert config.read_config_file(str(file), defaults, defaults) == {"expected": {5: (1, 2)}}
+    assert defaults["expected"] == {}
+
+
+def test_an_imported_config_file_keeps_its_own_dict(tmp_path, monkeypatch):
+    """A run changes `expected`; the module that it was imported from stays loaded for the next run."""
+    (tmp_path / "bands_of_test.py").write_text("expected = {5: (1, 2)}\n", encoding="utf-8")
+    (tmp_path / "file.py").write_text("from bands_of_test import *\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    for _ in range(2):
+        changes = config.read_config_file(str(tmp_path / "file.py"), {"expected": {}}, {"expected": {}})
+        assert changes.pop("expected").pop(5) == (1, 2)
+
+
+def test_a_shipped_config_can_be_inherited(monkeypatch, tmp_path):
+    (tmp_path / "mine.py").write_text("from config.tiny import *\nmax_iters = 2\n", encoding="utf-8")
+    defaults = config.defaults_of("train.py")
+    changes = config.read_config_file(str(tmp_path / "mine.py"), defaults, defaults)
+    tiny = config.read_config_file("config/tiny.py", defaults, defaults)
+    assert changes == {**tiny, "max_iters": 2}
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    home = str(tmp_path / "home")
+    file = tmp_path / "file.py"
+    file.write_text("out_dir = '~/runs/b/'\nstart = '~ is a tilde'\n", encoding="utf-8")
+    settings = run(tmp_path, monkeypatch, "--out_dir=~/runs/a")
+    assert settings["out_dir"] == f"{home}/runs/a"
+    assert f"out_dir={home}/runs/a" in capsys.readouterr().out
+    settings = run(tmp_path, monkeypatch, str(file))
+    assert (settings["out_dir"], settings["start"]) == (f"{home}/runs/b", "~ is a tilde")
+    assert run(tmp_path, monkeypatch, "--start=FILE:~/p.txt")["start"] == f"FILE:{home}/p.txt"
+    assert run(tmp_path, monkeypatch, "--start=~/p.txt")["start"] == "~/p.txt"
+    assert run(tmp_path, monkeypatch, "--out_dir=$HOME/a/")["out_dir"] == "$HOME/a"
+    assert run(tmp_path, monkeypatch, "--out_dir=/")["out_dir"] == "/"
+
+
+def test_every_setting_that_is_a_path_is_known():
+    """Whatever a comment calls a file, a folder or a path. (A dataset's name only mentions its folder.)"""
+    for script in ("train.py", "data.py", "sample.py", "evaluate.py", "bench.py"):
+        for name, comment in read_comments(str(ROOT / script)).items():
+            says_so = re.search(r"\b(folder|PATH|a file|which checkpoint|text file)\b", comment)
+            assert not says_so or name in (*config.PATHS, "name") or "FILE:" in comment, f"{script}: {name}"
 
 
 def test_help_lists_every_setting_with_default_and_comment(tmp_path, monkeypatch, capsys):

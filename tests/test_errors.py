@@ -45,7 +45,7 @@ CASES = [
     ("one dash", "train.py -max_iters=5", "settings are written --name=value"),
     ("bytes that are not UTF-8", "sample.py --start=\udcff", "is not UTF-8"),
     # ---- config files
-    ("a config file that is not there", "train.py config/tiney.py", "there are: config/base.py"),
+    ("a config file that is not there", "train.py config/tiney.py", "did you mean config/tiny.py?"),
     ("a folder for a config file", "train.py datasets", "config file datasets does not exist"),
     ("a script for a config file", "sample.py train.py", "train.py is a script"),
     ("a misspelt name in a file", "train.py my.py", "my.py: n_layers is not a setting; did you mean n_layer?",
