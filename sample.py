@@ -21,6 +21,7 @@ from config import adopt, at_least, end_script, given, override  # isort: skip
 import torch
 
 from machine import hardware
+from machine.stages import Stages
 from runtime import checkpoint
 from runtime.trust import check_types
 from text.segments import GOES_ON, prompt_segments
@@ -141,7 +142,10 @@ if __name__ == "__main__":
     at_least(0, config, "max_new_tokens")
     place = hardware.choose_device(device)
     folder = checkpoint.run_folder(out_dir)
+    stages = Stages()
+    stages.begin(f"reading {folder / file}")
     model, tokenizer, saved = checkpoint.load_model(folder / file, place)
+    stages.end()
     check_types(saved, {"val_loss": float}, file)
     check_types(saved["dataset"], {"name": str, "source": str, "sha256": str}, f"{file}: dataset")
     stored = {"start": str, "max_new_tokens": int, "top_k": int, "temperature": float, "top_p": float}

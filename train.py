@@ -194,7 +194,7 @@ if offload == "disk":
 
     to_disk(opt, folder)
 
-stages.say(speed.slow_update(raw_model, batch_size, micro_steps, autocast, torch_device))
+stages.say(speed.slow_update(raw_model, max_iters, batch_size, micro_steps, autocast, torch_device))
 if compile:
     stages.begin("compiling")
     summed_loss = hardware.try_compile(summed_loss, model, train_windows.batch(0, batch_size), autocast)

@@ -58,10 +58,12 @@ def product_rate(width: int, tokens: int, autocast, device: torch.device) -> flo
     return n * 6 * tokens * width * 4 * width / (perf_counter() - started)
 
 
-def slow_update(model, batch_size: int, micro_steps: int, autocast, device: torch.device) -> str:
+def slow_update(
+    model, max_iters: int, batch_size: int, micro_steps: int, autocast, device: torch.device
+) -> str:
     """A line for a model that is too large for this machine: how long an update will take; else "".
 
-    batch_size: windows per micro-step. Both are those of one process.
+    max_iters: updates. batch_size, windows per micro-step, and micro_steps are those of one process.
     """
     config = model.config
     flops = flops_per_token(model) * batch_size * micro_steps * config.block_size
@@ -74,7 +76,16 @@ def slow_update(model, batch_size: int, micro_steps: int, autocast, device: torc
         return ""
     elsewhere = ", or a GPU" if device.type == "cpu" else ""
     return (
-        f"an update will take about {seconds:,.0f} s on this machine ({flops / 1e12:.1f} TFLOP per update at "
-        f"{rate / 1e9:,.0f} GFLOP/s); what makes it shorter: a smaller --n_embd, --n_layer or --block_size, "
-        f"fewer windows (--batch_size, --gradient_accumulation_steps, --global_batch_size){elsewhere}"
+        f"an update will take about {duration(seconds)} on this machine ({flops / 1e12:.1f} TFLOP per update "
+        f"at {rate / 1e9:,.0f} GFLOP/s), and all {max_iters:,} about {duration(max_iters * seconds)}; what "
+        "makes it shorter: a smaller --n_embd, --n_layer or --block_size, fewer windows (--batch_size, "
+        f"--gradient_accumulation_steps, --global_batch_size){elsewhere}"
     )
+
+
+def duration(seconds: float) -> str:
+    """58.2 -> '58 s', 4662 -> '78 minutes', 1e6 -> '12 days'."""
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:,.0f} s"

@@ -77,19 +77,25 @@ def test_an_update_of_a_minute_printed_nothing_for_a_minute(monkeypatch):
     monkeypatch.setattr(speed, "product_rate", lambda *args: 100e9)
     model = big()
     flops = speed.flops_per_token(model) * 12 * 5 * 1024
-    line = speed.slow_update(model, 12, 5, contextlib.nullcontext(), CPU)
-    seconds = flops / (speed.SHARE * 100e9)
-    assert line.startswith(
-        f"an update will take about {seconds:,.0f} s on this machine ({flops / 1e12:.1f} TFLOP"
-    )
+    line = speed.slow_update(model, 1000, 12, 5, contextlib.nullcontext(), CPU)
+    shown = speed.duration(flops / (speed.SHARE * 100e9))
+    assert shown.endswith(" minutes")
+    assert line.startswith(f"an update will take about {shown} on this machine ({flops / 1e12:.1f} TFLOP")
+    assert f"all 1,000 about {speed.duration(flops / (speed.SHARE * 100e6))}; " in line
     assert "--n_layer" in line and "GPU" in line
     monkeypatch.setattr(speed, "product_rate", lambda *args: 1e15)
-    assert speed.slow_update(model, 12, 5, contextlib.nullcontext(), CPU) == ""
+    assert speed.slow_update(model, 1000, 12, 5, contextlib.nullcontext(), CPU) == ""
+
+
+def test_durations_are_readable():
+    spans = [(11.6, "12 s"), (119, "119 s"), (120, "2 minutes"), (4662, "78 minutes"), (9e4, "25 hours")]
+    assert [speed.duration(seconds) for seconds, _ in spans] == [shown for _, shown in spans]
+    assert speed.duration(1e8) == "1,157 days"
 
 
 def test_a_small_model_is_not_timed(monkeypatch):
     monkeypatch.setattr(speed, "product_rate", lambda *args: pytest.fail("timed"))
-    assert speed.slow_update(GPT(GPTConfig(n_embd=64)), 16, 1, contextlib.nullcontext(), CPU) == ""
+    assert speed.slow_update(GPT(GPTConfig(n_embd=64)), 1000, 16, 1, contextlib.nullcontext(), CPU) == ""
 
 
 def test_timing_draws_no_random_numbers_and_measures_a_rate():
@@ -117,5 +123,5 @@ def test_every_setting_that_the_estimate_names_is_one_of_train(monkeypatch):
     from config import defaults_of
 
     monkeypatch.setattr(speed, "product_rate", lambda *args: 1e9)
-    line = speed.slow_update(big(), 12, 5, contextlib.nullcontext(), CPU)
+    line = speed.slow_update(big(), 1000, 12, 5, contextlib.nullcontext(), CPU)
     assert set(re.findall(r"--(\w+)", line)) <= defaults_of("train.py").keys()
