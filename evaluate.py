@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from config import at_least, is_out_of_memory, override, require
 from data import Windows, windows_of_text
 from machine import distributed, hardware
+from machine.stages import Stages
 from runtime import checkpoint
 from runtime.guard import first_not_finite
 from runtime.plot import open_pyplot
@@ -181,6 +182,8 @@ if __name__ == "__main__":
     at_least(0, config, "batch_size")
     rank, world_size, device = distributed.start(device)
     folder = checkpoint.run_folder(out_dir)
+    stages = Stages()
+    stages.begin(f"reading {folder / file}")
     model, text_tokenizer, saved = checkpoint.load_model(folder / file, device)
     check_types(saved["config"], {"dataset": str, "pack": bool}, f"{file}: config")
     check_types(saved["dataset"], {"name": str}, f"{file}: dataset")
@@ -199,9 +202,11 @@ if __name__ == "__main__":
         windows = Windows(place, split, block_size, pack=saved["config"]["pack"], may_be_short=True)
         what = f"{split} split of {saved['dataset']['name']}"
     indices = spread(windows, windows.n_windows)
+    stages.begin(f"evaluating {len(indices):,} windows")
     found = evaluate(
         model, windows, indices, device, autocast, rank, world_size, batch_size, text_tokenizer.token_bytes()
     )
+    stages.end()
     if rank == 0:
         for note in windows.notes:
             print(note)
