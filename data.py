@@ -73,7 +73,7 @@ class Windows:
         """may_be_short: a text shorter than a window is one short window (evaluate.py), else a ValueError."""
         folder = folder_of(name)
         meta = read_meta(folder, complete=False)
-        what = f"the {split} split of {meta['name']}"
+        what = meta.get("shown", f"the {split} split of {meta['name']}")
         if split not in SPLITS:
             raise ValueError(f"split={split} is unknown; expected train, val or test")
         if split not in meta["splits"]:
@@ -111,8 +111,10 @@ class Windows:
         fits = lengths <= room
         if not fits.any():
             n = lengths.min() - 1
-            remedy = "which is the model's; give shorter ones" if fixed else f"use --block_size={n} or more"
-            raise ValueError(f"{what}: no sample fits into a window of {room} tokens; {remedy}")
+            remedy = (
+                ", which is the model's; give shorter ones" if fixed else f"; use --block_size={n} or more"
+            )
+            raise ValueError(f"{what}: no sample fits into a window of {room} tokens{remedy}")
         self.n_dropped = int((~fits).sum())
         self.starts, self.lengths = starts[fits], lengths[fits]
         rows = packed(self.lengths, room) if self.pack else np.arange(len(self.starts))
@@ -209,7 +211,7 @@ def windows_of_text(
     parts = (("test", segments, ends and (closed or text.ended > 0)) for segments, ends in text)
     end = format != "text" or tokenizer.end_id >= 0
     meta = encode(parts, tokenizer, folder, end, masks=format == "jsonl")
-    meta.update(name=corpus.name, format=format)
+    meta.update(name=corpus.name, format=format, shown=source)
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     if "test" not in meta["splits"]:
         raise ValueError(f"{source} holds no text; expected some to evaluate")

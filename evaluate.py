@@ -12,11 +12,11 @@ import math
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from config import at_least, end_script, is_out_of_memory, override, require  # isort: skip
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from config import at_least, is_out_of_memory, override, require
 from data import Windows, windows_of_text
 from machine import distributed, hardware
 from machine.stages import Stages
@@ -196,9 +196,9 @@ if __name__ == "__main__":
     else:
         require(not format, f"--format={format} is for --input=FILE; a split is read as it was prepared")
         place = folder_of(dataset)
-        checkpoint.check_same(saved, model.config, load_any(place), out_dir)
         advice = "evaluate on a file: --input=FILE"
         require_same_content(saved["dataset"], read_meta(place), place, out_dir, advice)
+        checkpoint.check_same(saved, model.config, load_any(place), out_dir)
         windows = Windows(place, split, block_size, pack=saved["config"]["pack"], may_be_short=True)
         what = f"{split} split of {saved['dataset']['name']}"
     indices = spread(windows, windows.n_windows)
@@ -220,3 +220,4 @@ if __name__ == "__main__":
         if plot:
             plot_by_position(found["by_position"], folder / "loss_by_position.png")
             print(f"saved {folder / 'loss_by_position.png'}")
+    end_script()

@@ -317,3 +317,15 @@ def test_train_evaluate_and_resume_from_a_file(scripts, here, tmp_path, monkeypa
     scripts("evaluate.py", "--device=cpu", f"--input={other}")
     base = f"--init_from={tmp_path / 'out'}"
     scripts("train.py", base, "--dataset=copy", *TINY, "--max_iters=1", f"--out_dir={tmp_path / 'new'}")
+
+
+def test_a_dataset_that_is_replaced_under_a_run_is_noticed(tmp_path):
+    """It would go on with the other text, without a word: each batch opens the files anew."""
+    for shard_mb in (0, 0.0001):
+        prepare.prepare("mine", write(tmp_path / "a.txt", OLD_TEXT), shard_mb=shard_mb)
+        windows = data.Windows("mine", "train", 8)
+        windows.batch(0, 4)
+        prepare.prepare("mine", write(tmp_path / "a.txt", "txet dlo " * 50), shard_mb=shard_mb)
+        assert "was replaced while in use" in error_of(windows.batch, 1, 4)
+        (prepare.DATASETS / "mine").rename(tmp_path / f"away {shard_mb}")
+        assert "was replaced while in use" in error_of(windows.batch, 1, 4)

@@ -321,6 +321,109 @@ def test_any_text_file(letters, run_script, tmp_path, capsys):
         run_script("evaluate.py", "--device=cpu", f"--input={tmp_path / 'my.txt'}")
 
 
+def test_a_text_shorter_than_a_window_is_one_short_window(letters, run_script, tmp_path, capsys):
+    """Once, "use --block_size=9 or less", a setting that evaluate.py does not have."""
+    model = run_on(tmp_path / "out", "letters").eval()
+    for text in ("ab", "abcdefgh", "abcdefgh" * 4 + "a"):
+        (tmp_path / "short.txt").write_text(text, encoding="utf-8")
+        run_script("evaluate.py", "--device=cpu", "--dtype=float32", f"--input={tmp_path / 'short.txt'}")
+        found = printed(capsys.readouterr().out)
+        ids = torch.from_numpy(tokenizer.load(letters / "tokenizer.json").encode(text).astype(np.int64))
+        log_probs = model(ids[None, :-1])[0].double().log_softmax(-1)
+        by_hand = -log_probs.gather(1, ids[1:, None]).mean().item()
+        assert (found["targets"], found["loss"]) == (len(text) - 1, pytest.approx(by_hand, abs=1e-4))
+    (tmp_path / "short.txt").write_text("a", encoding="utf-8")
+    with pytest.raises(ValueError, match="has 1 tokens: none follows another; give a longer text"):
+        run_script("evaluate.py", "--device=cpu", f"--input={tmp_path / 'short.txt'}")
+
+
+def test_a_split_shorter_than_a_window_is_one_short_window(tmp_path):
+    folder = dataset_of(tmp_path / "a", np.arange(10))
+    windows = data.Windows(folder, "train", T, may_be_short=True)
+    x, y = windows.window_batch([0])
+    assert (x[0].tolist(), y[0].tolist()) == (list(range(9)), list(range(1, 10)))
+    with pytest.raises(ValueError, match="use --block_size=9 or less, or prepare more text"):  # train.py's
+        data.Windows(folder, "train", T)
+
+
+@pytest.fixture
+def rows_run(tmp_path, monkeypatch) -> Path:
+    """A run on JSON rows, and another one on lines."""
+    rows = [{"prompt": f"{i} and 2? ", "response": str(i + 2)} for i in range(40)]
+    lines = [f"{i} and 2? {i + 2}" for i in range(40)]
+    monkeypatch.setattr(prepare, "DATASETS", tmp_path / "datasets")
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    (tmp_path / "lines.txt").write_text("\n".join(lines), encoding="utf-8")
+    prepare.prepare("rows", str(tmp_path / "rows.json"))
+    prepare.prepare("lines", str(tmp_path / "lines.txt"), format="lines")
+    for name in ("rows", "lines"):
+        run_on(tmp_path / f"out-{name}", name)
+    return tmp_path
+
+
+def test_rows_and_lines_are_scored_as_the_run_learned_them(rows_run, run_script, capsys):
+    """Rows: once, 959 targets with the braces instead of 80. Lines: once, without their end tokens."""
+    flags = ("--device=cpu", "--dtype=float32")
+    rows, lines = (f"--input={rows_run / name}" for name in ("rows.json", "lines.txt"))
+    run_script("evaluate.py", *flags, f"--out_dir={rows_run / 'out-rows'}", rows)
+    out = capsys.readouterr().out
+    n_digits = sum(len(str(i + 2)) for i in range(40))
+    assert printed(out)["targets"] == n_digits + 40
+    assert "rows.json holds JSON rows, and is read as rows" in out
+    run_script("evaluate.py", *flags, f"--out_dir={rows_run / 'out-lines'}", lines)
+    out = capsys.readouterr().out
+    text = (rows_run / "lines.txt").read_text(encoding="utf-8")
+    assert printed(out)["targets"] == len(text.replace("\n", "")) + 40 - 1
+    assert "lines.txt is read as lines, as the run's dataset was" in out
+    with pytest.raises(ValueError, match="unknown characters"):  # the lines hold no line break
+        run_script("evaluate.py", *flags, f"--out_dir={rows_run / 'out-lines'}", lines, "--format=text")
+    with pytest.raises(ValueError, match="--format=csv is unknown"):
+        run_script("evaluate.py", *flags, f"--out_dir={rows_run / 'out-lines'}", lines, "--format=csv")
+    with pytest.raises(ValueError, match="--format=text is for --input=FILE"):
+        run_script("evaluate.py", *flags, f"--out_dir={rows_run / 'out-lines'}", "--format=text")
+
+
+def test_a_file_of_a_dataset_has_the_loss_of_the_dataset(rows_run, run_script, capsys):
+    """--input of the very text that was prepared: the same targets and loss as of its split."""
+    for name, file in (("rows", "rows.json"), ("lines", "lines.txt")):
+        source = str(rows_run / file)
+        prepare.prepare(
+            name, source, format="lines" if name == "lines" else "", val_ratio=0, val_input=source
+        )
+        run_on_it = rows_run / f"all-{name}"
+        run_on(run_on_it, name)
+        found = []
+        for more in ("--split=val", f"--input={source}"):
+            run_script("evaluate.py", "--device=cpu", "--dtype=float32", f"--out_dir={run_on_it}", more)
+            found.append(printed(capsys.readouterr().out))
+        assert found[0] == found[1]
+
+
+def test_samples_that_are_too_long_are_counted(rows_run, run_script, capsys):
+    rows = [{"prompt": "2 and 2? " * 9, "response": "4"}, {"prompt": "2 and 2? ", "response": "4"}]
+    (rows_run / "long.json").write_text(json.dumps(rows), encoding="utf-8")
+    flags = ("--device=cpu", f"--out_dir={rows_run / 'out-rows'}", f"--input={rows_run / 'long.json'}")
+    run_script("evaluate.py", *flags)
+    assert "1 samples are longer than a window of 32, and are left out" in capsys.readouterr().out
+    (rows_run / "long.json").write_text(json.dumps(rows[:1]), encoding="utf-8")
+    with pytest.raises(ValueError, match="no sample fits into a window of 33 tokens, which is the model's"):
+        run_script("evaluate.py", *flags)
+
+
+def test_a_dataset_that_holds_another_text_by_now_is_refused(letters, run_script, tmp_path, monkeypatch):
+    """The same letters, so the same tokenizer: only the content tells. The same text elsewhere is fine."""
+    run_on(tmp_path / "out", "letters")
+    monkeypatch.setattr(prepare, "DATASETS", tmp_path)
+    text = (letters.parent / "letters.txt").read_text(encoding="utf-8")
+    (tmp_path / "letters.txt").write_text(text, encoding="utf-8")
+    prepare.prepare("letters", str(tmp_path / "letters.txt"), val_ratio=0.2, shard_mb=0.01)
+    run_script("evaluate.py", "--device=cpu")
+    (tmp_path / "letters.txt").write_text(text[::-1], encoding="utf-8")
+    prepare.prepare("letters", str(tmp_path / "letters.txt"), val_ratio=0.2)
+    with pytest.raises(ValueError, match="was trained on another text than .*--input=FILE"):
+        run_script("evaluate.py", "--device=cpu")
+
+
 def test_a_dataset_by_its_path(letters, run_script, tmp_path, monkeypatch, capsys):
     run_on(tmp_path / "out", letters)  # as train.py --dataset=/a/folder/somewhere saves it
     monkeypatch.setattr(prepare, "DATASETS", tmp_path)

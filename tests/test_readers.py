@@ -78,7 +78,7 @@ def test_compressed_texts(tmp_path, unpacked):
 
 
 def test_a_compressed_text_is_a_stream(tmp_path):
-    with gzip.open(tmp_path / "long.txt.gz", "wb", compresslevel=1) as file:
+    with gzip.GzipFile(tmp_path / "long.txt.gz", "wb", compresslevel=1) as file:
         for _ in range(200):
             file.write(b"x" * 99_999 + b"\n")
     tracemalloc.start()

@@ -91,18 +91,26 @@ def require_same_content(trained: dict, meta: dict, folder: Path, where: str, ad
     not count, nor the sizes of shards. where: the run, for the message, which ends in the advice.
     """
     check_types(trained, {"splits": dict}, f"{where}: dataset")
+    check_types(trained, {"tokenizer_hash": str, "source": str}, f"{where}: dataset", required=False)
+    remedy = f"prepare the old text again ({trained.get('source', 'unknown')[:80]}), or {advice}"
+    letters, letters_now = trained.get("tokenizer_hash", ""), str(meta.get("tokenizer_hash"))
+    if letters and letters != letters_now:
+        raise ValueError(
+            f"{where} has the tokenizer {letters:.12} ({trained.get('vocab_size')} tokens), the dataset has "
+            f"{letters_now:.12} ({meta['vocab_size']} tokens): {folder} holds another text now; {remedy}"
+        )
     for split, then in trained["splits"].items():
-        check_types(then, {"sha256": str, "learned": int}, f"{where}: dataset: {split}", required=False)
+        check_types(then, {"sha256": str, "shards": list}, f"{where}: dataset: {split}", required=False)
         now = meta["splits"].get(split, {"sha256": "none"})
         same = all(then.get(key, now.get(key)) == now.get(key) for key in ("tokens", "learned"))
-        if same and then.get("shards") != now.get("shards"):
-            now = {**now, "sha256": sha256_in_shards(folder, split, now, meta["dtype"], then.get("shards"))}
+        shards = then.get("shards")
+        if same and shards != now.get("shards") and all(type(n) is int and n >= 0 for n in shards or []):
+            now = {**now, "sha256": sha256_in_shards(folder, split, now, meta["dtype"], shards)}
         if not same or then.get("sha256", now.get("sha256")) != now.get("sha256"):
             hashes = f"{now.get('sha256', 'none'):.12}, expected {then.get('sha256', 'none'):.12}"
-            source = str(trained.get("source", "unknown"))[:80]
             raise ValueError(
                 f"{where} was trained on another text than {folder} holds now: the {split} split has the "
-                f"sha256 {hashes}; prepare the old text again ({source}), or {advice}"
+                f"sha256 {hashes}; {remedy}"
             )
 
 

@@ -18,6 +18,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -55,7 +56,7 @@ class Document:
     """One text: a file, or a member of a zip file."""
 
     name: Path  # for messages
-    open: Callable[[], BinaryIO]
+    opener: Callable[[], BinaryIO]
     nul: bool = False  # let NUL through: --clean drops it
 
     def pieces(self, size: int) -> Iterator[str]:
@@ -64,14 +65,15 @@ class Document:
         ValueError if it is no text, is damaged, or is not in the encoding that its beginning tells.
         """
         with contextlib.ExitStack() as stack:
-            file, packed = stack.enter_context(self.open()), False
+            file, packed = stack.enter_context(self.opener()), False
             while True:
                 head = self.read(file, HEAD, packed)
                 file.seek(0)
                 module = next((module for magic, module in PACKED.items() if re.match(magic, head)), "")
                 if not module:
                     break
-                file, packed = stack.enter_context(importlib.import_module(module).open(file)), True
+                unpacked = importlib.import_module(module).open(file, mode="rb")
+                file, packed = stack.enter_context(unpacked), True
             for magic, what in REFUSED.items():
                 if re.match(magic, head, re.DOTALL):
                     raise ValueError(f"{self.name} is {what}")
@@ -129,11 +131,7 @@ def documents_in(path: Path, nul: bool) -> tuple[list[Document], Counter]:
                 raise ValueError("it is encrypted; unpack it")
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise ValueError(f"{path} cannot be unpacked: {error}") from None
-
-    def opener(info: zipfile.ZipInfo) -> Callable[[], BinaryIO]:
-        return lambda: archive.open(info)
-
-    return [Document(path / name, opener(members[name]), nul) for name in kept], left_out
+    return [Document(path / name, partial(archive.open, members[name]), nul) for name in kept], left_out
 
 
 def sort_out(sizes: dict[Path, int]) -> tuple[list[Path], Counter]:

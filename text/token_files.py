@@ -56,14 +56,16 @@ class TokenFiles:
         sizes = np.array(counts.get("shards", [counts["tokens"]]), dtype=np.int64)
         self.ends = np.cumsum(sizes)
         self.starts = self.ends - sizes  # of each file: the place of its first id
+        self.inodes = []  # of each file, so that another one of its name is noticed
         for path, n in zip(self.paths, sizes.tolist(), strict=True):
             if not path.is_file() or path.stat().st_size != n * self.dtype.itemsize:
                 raise ValueError(f"{path} is not what meta.json says; prepare the dataset again")
+            self.inodes.append(path.stat().st_ino)
 
     def __getitem__(self, places: np.ndarray) -> np.ndarray:
         """The ids at these places, in an array of the same shape."""
         if len(self.paths) == 1:  # 32 windows of 128 take 93 microseconds; the code below would take 112
-            return self.checked(np.asarray(np.memmap(str(self.paths[0]), self.dtype, mode="r")[places]))
+            return self.checked(self.mapped(0)[places])
         flat = places.ravel()
         file_of = np.searchsorted(self.ends, flat, side="right")
         # Between two borders all places lie in the same file.
@@ -72,9 +74,16 @@ class TokenFiles:
         for first, end in itertools.pairwise(borders):
             i = file_of[first]
             if i not in maps:
-                maps[i] = np.asarray(np.memmap(str(self.paths[i]), self.dtype, mode="r"))
+                maps[i] = self.mapped(i)
             ids[first:end] = maps[i][flat[first:end] - self.starts[i]]
         return self.checked(ids.reshape(places.shape))
+
+    def mapped(self, i: int) -> np.ndarray:
+        """Map a file anew. ValueError if the dataset has been prepared again: it may be another text."""
+        path = self.paths[i]
+        if not path.exists() or path.stat().st_ino != self.inodes[i]:
+            raise ValueError(f"{path} was replaced while in use; prepare the old text again, and resume")
+        return np.asarray(np.memmap(str(path), self.dtype, mode="r"))
 
     def checked(self, ids: np.ndarray) -> np.ndarray:
         """Return the ids. ValueError if one of them is not in the vocabulary."""
