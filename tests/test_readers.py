@@ -6,7 +6,10 @@ import json
 import lzma
 import os
 import random
+import runpy
+import shutil
 import string
+import sys
 import tracemalloc
 import zipfile
 
@@ -262,6 +265,41 @@ def test_the_validation_text_is_of_the_same_kind(tmp_path):
 
 
 # ---- names with two meanings
+@pytest.mark.parametrize("kind", ["char", "bpe", "gpt2"])
+def test_a_local_tokenizer_called_like_a_kind(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    text = write(tmp_path / "a.txt", "a river and a stone\n" * 20)
+    prepare.prepare("made", text)
+    os.rename(prepare.DATASETS / "made", tmp_path / kind)
+    flags = ["data.py", f"--input={text}", "--name=mine"]
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(sys, "argv", [*flags, f"--tokenizer={kind}"])
+    with pytest.raises(
+        ValueError, match=f"write ./{kind} for that, builtin:{kind} for what"
+    ):
+        runpy.run_path(data.__file__, run_name="__main__")
+    monkeypatch.setattr(sys, "argv", [*flags, f"--tokenizer=./{kind}"])
+    runpy.run_path(data.__file__, run_name="__main__")
+    hash = tokenizer.load_any(f"./{kind}").hash
+    assert prepare.ensure("mine")["tokenizer_hash"] == hash
+    monkeypatch.setattr(sys, "argv", flags)  # the default is no word that was typed
+    runpy.run_path(data.__file__, run_name="__main__")
+    assert prepare.prepare("mine", text, tokenizer="builtin:char")["tokenizer"] == "char"
+
+
+def test_a_tokenizer_that_a_folder_here_and_a_dataset_have(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for letters in ("a river\n", "a stone\n"):
+        text = write(tmp_path / "a.txt", letters * 20)
+        prepare.prepare("one", text)
+        if not os.path.exists("one"):
+            shutil.copytree(prepare.DATASETS / "one", "one")
+            prepare.prepare("two", text, tokenizer="one")  # both are the same
+    message = error_of(prepare.prepare, "two", text, tokenizer="one")
+    assert "two meanings" in message and str(prepare.DATASETS / "one") in message
+    prepare.prepare("two", text, tokenizer=str(prepare.DATASETS / "one"))
+
+
 @pytest.mark.parametrize("name", corpora.BUILT_IN)
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_local_file_called_like_a_built_in_text(tmp_path, monkeypatch, name, kind):

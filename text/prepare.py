@@ -74,7 +74,7 @@ def prepare(
     source = source.removeprefix("builtin:")
     if "stand_in_for" in corpora[0].info:
         source = f"{corpora[0].name}, in place of {source}"
-    ends = tokenizer in ("char", "bpe", "gpt2") or load_any(tokenizer).end_id >= 0
+    ends = tokenizer in ("char", "bpe", "gpt2") or saved_tokenizer(tokenizer).end_id >= 0
     sources = [Source(corpus, format, clean, dedup, skip_bad, ends) for corpus in corpora]
     alphabet = set() if tokenizer == "char" else None
     totals = [each.count(alphabet) for each in sources]
@@ -142,7 +142,19 @@ def make_tokenizer(kind: str, vocab_size: int, end: bool, parts, alphabet: set[s
     if kind == "bpe":
         texts = (text for split, segments, _ in parts if split == "train" for text, _ in segments)
         return BPETokenizer.train(texts, vocab_size or 1024, special)
-    return gpt2() if kind == "gpt2" else load_any(kind)
+    return gpt2() if kind == "gpt2" else saved_tokenizer(kind)
+
+
+def saved_tokenizer(spec: str) -> Tokenizer:
+    """The tokenizer of a run, dataset or file. ValueError if a file here and a dataset have that name."""
+    found = load_any(spec)
+    if spec == Path(spec).name and (DATASETS / spec / "tokenizer.json").is_file():
+        if found.hash != load_any(DATASETS / spec).hash:
+            raise ValueError(
+                f"--tokenizer={spec} has two meanings, {Path(spec).absolute()} and the dataset "
+                f"{DATASETS / spec}, whose tokenizers differ; write the path"
+            )
+    return found
 
 
 def gpt2() -> BPETokenizer:
