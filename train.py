@@ -12,29 +12,29 @@ import math
 import sys
 import time
 
+from config import at_least, end_script, given, leave, override, require  # isort: skip
 import torch
 
 import data
 import optim
 import tokenizer
-from config import adopt, at_least, given, override, require, typed
 from evaluate import evaluate, fixed_windows
 from machine import distributed, hardware, speed
 from machine.stages import Stages
 from machine.threads import Threads, gradients_of
 from model import GPT, summed_nats
-from runtime import checkpoint, guard, memory, origin, report
+from runtime import checkpoint, guard, memory, origin, report, resolve
 from sample import prompt_ids, read_start, stream_text
 from text import corpora, prepare
 
 # -----------------------------------------------------------------------------
 # the run
 out_dir = "out"  # folder for checkpoints, metrics and plots; a relative one lies in the project's folder
-init_from = "scratch"  # scratch | resume | auto: resume if there is a run | PATH of a run: its weights only
+init_from = "scratch"  # scratch | resume | resume:FILE in out_dir | auto: resume or scratch | PATH of a run
 eval_only = False  # evaluate once, write no checkpoint, stop
 seed = 1337  # initial weights, order of the data and dropout are functions of it
 # the data
-dataset = "shakespeare_char"  # in datasets/, or known: shakespeare_char shakespeare_bpe verse python sums
+dataset = "shakespeare_char"  # PATH of a text, in datasets/, or known: shakespeare_bpe verse python sums
 batch_size = 32  # windows (sequences) per micro-step and process
 block_size = 128  # tokens per window: the context length
 gradient_accumulation_steps = 1  # micro-steps per update and process (not divided by the processes)
@@ -123,8 +123,8 @@ config = override(globals())  # each name above now has the value of its file or
 folder = checkpoint.run_folder(out_dir)
 stages = Stages()  # before the first update, a stage that takes over two seconds says what it is
 stages.begin("reading the checkpoint")
-saved, resume = origin.base_of(init_from, folder)  # {} and False for a run from scratch
-changes = adopt(globals(), config, origin.settings_to_keep(saved, resume))
+saved, resume = origin.base_of(init_from, folder, eval_only)  # {} and False for a run from scratch
+changes = resolve.take_over(globals(), config, saved, resume)
 at_least(1, config, "batch_size block_size gradient_accumulation_steps max_iters eval_interval log_interval")
 at_least(0, config, "epochs eval_iters patience min_delta grad_clip save_interval sample_interval")
 at_least(0, config, "seed max_new_tokens threads logits_mb global_batch_size")
@@ -136,6 +136,7 @@ autocast, precision = hardware.choose_precision(dtype, torch_device)
 resolved = {**config, "dtype": precision}  # not auto
 micro_steps = gradient_accumulation_steps  # of an update, on each process
 batch_size, micro_steps = distributed.share_batch(global_batch_size, batch_size, micro_steps, world_size)
+changes += resolve.check_batch(config, batch_size, micro_steps, world_size)
 windows_per_iter = batch_size * micro_steps * world_size
 config["global_batch_size"] = windows_per_iter  # a resumed run keeps it, with any number of processes
 torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it
@@ -154,9 +155,9 @@ train_set, val_set = fixed_windows(train_windows, val_windows, eval_iters)  # th
 # ---- the model and its loss
 stages.begin("building the model")
 raw_model = GPT(memory.shape_of(config, text_tokenizer.vocab_size))
-origin.put_weights(saved, raw_model, text_tokenizer, out_dir if resume else init_from)
 if resume:
     prepare.require_same(saved, meta, dataset, out_dir)
+origin.put_weights(saved, raw_model, text_tokenizer, out_dir if resume else init_from)
 raw_model = distributed.place(raw_model, torch_device, strategy, precision, offload)
 in_chunks = memory.too_many_logits(batch_size * block_size, text_tokenizer.vocab_size, logits_mb)
 
@@ -174,20 +175,21 @@ def summed_loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 # ---- the optimizer, its schedule, the loss scaler
 stages.begin("building the optimizer")
-if epochs and (typed("epochs") or not typed("max_iters")):  # a typed max_iters beats a file's epochs
-    max_iters = math.ceil(epochs * train_windows.n_windows / windows_per_iter)
-schedule, schedule_warning = optim.resolve_schedule({**config, "max_iters": max_iters})
+max_iters, length_notes = resolve.updates(config, train_windows.n_windows, windows_per_iter)
+schedule, schedule_warning = optim.resolve_schedule(config)
+changes += length_notes + resolve.unused({**config, **vars(raw_model.config)}, world_size)
 opt = optim.build_optimizer(raw_model, resolved, torch_device.type)
 model = distributed.wrap(raw_model, world_size, strategy)  # after freezing: DDP waits for what is trained
 
 # ---- where the run stands
-saved = checkpoint.restore(saved, raw_model, opt) if resume else {}
+saved = checkpoint.restore(saved, raw_model, opt, init_from in ("resume", "auto")) if resume else {}
 progress = origin.progress_of(saved)  # step, tokens, seconds, losses: the numbers that a resumed run needs
+changes += origin.go_on_after_early_stop(progress, saved, max_iters)
 scaler = hardware.loss_scaler(precision, torch_device, saved.get("scaler", {}))
 done = progress.step >= max_iters and not eval_only
 if done and init_from == "auto" and (folder / "result.json").exists():  # without it: killed at the very end
     print(f"{out_dir} has already made its {max_iters} updates")
-    sys.exit()
+    leave()
 require(not done or init_from == "auto", f"{out_dir} has made {progress.step} updates; set max_iters higher")
 if offload == "disk":
     from techniques.offload import to_disk
@@ -230,6 +232,7 @@ def save(name: str) -> None:
         "dataset": meta,
         "config": config,
         "scaler": scaler.state_dict(),
+        "world_size": world_size,
         **dataclasses.asdict(progress),
     }
     stages.begin(f"saving {name}")
@@ -274,7 +277,7 @@ while True:
         is_best = progress.note_losses(on_train["loss"], on_val["loss"], min_delta)
         reporter.evaluation(progress, on_val["standard_error"])
         if eval_only:
-            sys.exit()
+            leave()
         if is_best:
             save("best.pt")
         if always_save_checkpoint and progress.step < max_iters:
@@ -324,6 +327,7 @@ while True:
     if attempt.failed:
         batch_size, micro_steps = attempt.batch_size, attempt.micro_steps
         config["batch_size"] = batch_size  # a resumed run keeps it
+        reporter.write_settings()
         reporter.say(f"out of memory: going on with {batch_size=}, gradient_accumulation_steps={micro_steps}")
         nats = loss = None  # they keep the activations alive
         memory.give_back()
@@ -353,7 +357,8 @@ if stopping and progress.step < max_iters:
     how = "python train.py" if world_size == 1 else f"torchrun --nproc_per_node={world_size} train.py"
     how += f" --init_from=resume --out_dir={out_dir}"
     reporter.say(f"stopped at step {progress.step}, saved; go on: {how}")
-    sys.exit()
+    leave()
 print_sample()
 reporter.finish(progress)
 distributed.barrier()  # rank 0 has more to do at the end; the others wait for it
+end_script()

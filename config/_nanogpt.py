@@ -64,7 +64,7 @@ def differences(settings: dict, given: dict, defaults: dict) -> str:
     if not from_there or chosen or not RECIPE.keys() <= defaults.keys():
         return ""
     start = settings["init_from"]
-    if start in ("resume", "auto"):
+    if start.startswith("resume") or start == "auto":
         return ""
     flags = {name: value for name, value in RECIPE.items() if name != "arch" or start == "scratch"}
     ours = ", ".join(f"{name}={defaults[name]}" for name in flags)

@@ -10,5 +10,6 @@ global_batch_size = 128  # x 1,024 = 131,072 tokens per update; one process make
 max_iters = 8000  # x 131,072 = 1.0 billion tokens
 warmup_iters = 200
 learning_rate = 1e-3
+muon_lr = 0.02
 eval_iters = 200
 compile = True

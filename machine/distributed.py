@@ -18,7 +18,6 @@ torch does the work: DistributedDataParallel, ZeroRedundancyOptimizer, fully_sha
 second to import are imported where they are used.
 """
 
-import atexit
 import os
 import re
 import sys
@@ -30,6 +29,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from config import at_end
 from machine.hardware import choose_device
 
 STRATEGIES = ("ddp", "zero1", "fsdp")
@@ -71,7 +71,7 @@ def join(backend: str, timeout: float) -> None:
     store = meet(rank, world_size, limit) if "RANK" in os.environ else dist.HashStore()
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
     sys.excepthook = hook  # init_process_group replaces it, and our one-line errors would be lost
-    atexit.register(leave)
+    at_end(leave)
 
 
 def leave() -> None:
@@ -237,6 +237,11 @@ def full_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tupl
             for i, state in optimizer_state["state"].items()
         }
     return weights, optimizer_state
+
+
+def world_size() -> int:
+    """Number of processes in the group; 1 without a group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def sum_over_ranks(numbers: list[float], device: torch.device) -> list[float]:

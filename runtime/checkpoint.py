@@ -20,15 +20,16 @@ from pathlib import Path
 import torch
 
 import optim
-from config import ROOT, start_script
+from config import ROOT, names_here, start_script
 from machine.distributed import full_state
 from model import GPT, GPTConfig
 from runtime.guard import atomic_file
-from runtime.trust import check_plain, check_run, check_zip, explain_disk_errors, read_json
+from runtime.trust import check_plain, check_run, check_zip, explain_disk_errors, made_by_nanogpt, read_json
 from tokenizer import from_json
 
 # Every checkpoint has these keys. train.py adds what only resuming needs, such as the optimizer state.
 KEYS = set("model model_config tokenizer dataset config step tokens seconds".split())
+OF_NANOGPT = "is a checkpoint of nanoGPT; a later version will import it with a tool of techniques/"
 
 
 def run_folder(out_dir: str) -> Path:
@@ -86,11 +87,11 @@ class Saver:
             self.shards.wait()
 
 
-def restore(saved: dict, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+def restore(saved: dict, model: torch.nn.Module, optimizer: torch.optim.Optimizer, others: bool) -> dict:
     """Finish load(..., shards=True) for a resumed run; returns the checkpoint that was used.
 
     Loads the optimizer state, and from a folder of shards the weights, too. If the shards are damaged, loads
-    and returns the newest other folder that is not. ValueError if there is none.
+    and returns the newest other folder that is not. ValueError if there is none, or others is False.
     """
     if "shards" not in saved:
         optim.load_state(optimizer, saved["optimizer"])
@@ -108,6 +109,8 @@ def restore(saved: dict, model: torch.nn.Module, optimizer: torch.optim.Optimize
         except Exception as error:  # on all ranks: they read together
             problem = f"{path} cannot be read ({type(error).__name__})"
         untried = [other for other in other_checkpoints(path) if other.is_dir() and other not in tried]
+        if not others:
+            raise ValueError(f"{problem}; name another one")
         saved = first_that_resumes(untried, problem)
 
 
@@ -148,9 +151,13 @@ def read(path: Path, shards: bool) -> dict:
                 file.seek(0)
                 checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a truncated or foreign file
+        if made_by_nanogpt(path):
+            raise ValueError(f"{path} {OF_NANOGPT}") from None
         raise ValueError(f"{path} cannot be read ({type(error).__name__})") from None
     needed = KEYS - {"model"} if shapes and shards else KEYS
     missing = needed - checkpoint.keys() if isinstance(checkpoint, dict) else KEYS
+    if missing and made_by_nanogpt(path):
+        raise ValueError(f"{path} {OF_NANOGPT}")
     if missing:
         raise ValueError(f"{path} is not a checkpoint of tinylm: it has no {', '.join(sorted(missing))}")
     check_run(checkpoint, path, shapes, resume=shards)
@@ -186,13 +193,20 @@ def newest(path: Path) -> Path:
 
 def advice_instead_of(path: Path) -> str:
     """Advice for a checkpoint that does not load: names the newest other one in its folder that does."""
+    foreign = ""
     for other in other_checkpoints(path):
-        with contextlib.suppress(ValueError):
+        try:
             read(other, shards=False)
-            files = other.is_file() and not path.is_dir()
-            how = f"copy it to {path.name}" if files else f"delete {path.name} to use it"
-            return f"the newest file that loads is {other}: {how}"
-    return "no other checkpoint there loads"
+        except ValueError as error:
+            foreign = str(error) if OF_NANOGPT in str(error) else foreign
+            continue
+        how = f"delete {path.name} to use it" if path.exists() else f"name it: {other}"
+        if not path.exists() and "file" in names_here:
+            how = f"use --file={other.name}"
+        elif path.is_file() and other.is_file():
+            how = f"copy it to {path.name}"
+        return f"the newest file that loads is {other}: {how}"
+    return foreign or "no other checkpoint there loads"
 
 
 def rotate(folder: Path, keep: int) -> None:

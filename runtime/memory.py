@@ -22,6 +22,7 @@ import torch
 
 import optim
 from config import is_out_of_memory
+from machine import distributed
 from model import GPT, GPTConfig
 
 
@@ -181,7 +182,7 @@ class Attempt:
         if not isinstance(error, Exception) or not is_out_of_memory(error):
             return False
         factor = next((n for n in range(2, self.batch_size + 1) if self.batch_size % n == 0), 0)
-        alone = not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1
+        alone = distributed.world_size() == 1
         if not (factor and alone and self.settings["oom_retry"]) or self.in_the_middle():
             raise ValueError(self.advice(factor)) from None
         self.batch_size, self.micro_steps = self.batch_size // factor, self.micro_steps * factor
@@ -195,8 +196,7 @@ class Attempt:
     def advice(self, factor: int) -> str:
         """The message for memory that ran out: what helps this model, with the share of memory it needs."""
         settings = {**self.settings, "batch_size": self.batch_size}
-        world_size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-        found = remedies(settings, self.vocab_size, world_size)
+        found = remedies(settings, self.vocab_size, distributed.world_size())
         advice = [f"{flag} (needs {share:.0%} as much)" for flag, share in found]
         if factor:
             flags = f"--batch_size={self.batch_size // factor}"

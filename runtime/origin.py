@@ -4,8 +4,10 @@ import dataclasses
 import math
 from pathlib import Path
 
-from model import GPT, GPTConfig
-from runtime.checkpoint import check_same, find, load, load_weights, newest
+from config import typed
+from model import GPT
+from runtime import branch
+from runtime.checkpoint import check_same, find, load, load_weights, newest, read
 
 
 @dataclasses.dataclass
@@ -21,51 +23,78 @@ class Progress:
     val_loss: float = math.inf
     best_val_loss: float = math.inf
     best_step: int = 0
+    val_loss_to_beat: float = math.inf  # by min_delta: that of the last evaluation that was better
     clipped: int = 0  # updates since the last progress line whose gradient was clipped
 
     def note_losses(self, train_loss: float, val_loss: float, min_delta: float) -> bool:
         """Note an evaluation at this step. Returns whether its val loss is the lowest so far.
 
-        min_delta: by how much it has to be lower, to count as better for early stopping.
+        For early stopping it is better only if it is min_delta below the last one that was better. Not below
+        the lowest: then a run that improves by less at each evaluation, but steadily, would be stopped.
         """
-        better = val_loss < self.best_val_loss - min_delta
+        better = val_loss < self.val_loss_to_beat - min_delta
         lowest = val_loss < self.best_val_loss
         self.train_loss, self.val_loss, self.evaluated_at = train_loss, val_loss, self.step
         self.bad_evals = 0 if better else self.bad_evals + 1
+        if better:
+            self.val_loss_to_beat = val_loss
         if lowest:
             self.best_val_loss, self.best_step = val_loss, self.step
         return lowest
 
 
-def base_of(init_from: str, folder: Path) -> tuple[dict, bool]:
+def base_of(init_from: str, folder: Path, eval_only: bool = False) -> tuple[dict, bool]:
     """(the checkpoint to start from, {} for none; whether the run in `folder` is resumed).
 
-    init_from: scratch | resume | auto, which resumes if there is a run | the path of a run, for its weights.
-    ValueError if there is no such checkpoint, or none that a run can resume from.
+    init_from: scratch | resume | resume:NAME, from that checkpoint (branch.py) | auto, which resumes if there
+    is a run | the path of a run, for its weights. ValueError if there is no such checkpoint, or none that a
+    run can resume from, or if a new run in `folder` would overwrite its own base.
     """
-    resume = init_from == "resume" or (init_from == "auto" and newest(folder / "ckpt.pt").exists())
+    is_named = init_from.startswith(branch.PREFIX)
+    resume = is_named or init_from == "resume"
+    if init_from == "auto":
+        resume = newest(folder / "ckpt.pt").exists()
     if not resume and init_from in ("auto", "scratch"):
         return {}, False
-    saved = load(find("resume" if resume else init_from, folder), shards=resume)
+    path = branch.named(init_from, folder) if is_named else find("resume" if resume else init_from, folder)
+    if not resume and not eval_only:
+        refuse_own_base(path, init_from, folder)
+    saved = read(path, shards=True) if is_named else load(path, shards=resume)
     if resume and not {"optimizer", "shards"} & saved.keys():
-        path = folder / "ckpt.pt"
         raise ValueError(f"{path} has no optimizer; start from its weights: --init_from={folder.name}")
     return saved, resume
 
 
-def settings_to_keep(saved: dict, resume: bool) -> dict:
-    """The settings of a checkpoint that a run takes over: all if it resumes, else the model's shape."""
-    settings = saved.get("config", {})
-    names = {field.name for field in dataclasses.fields(GPTConfig)} - {"dropout", "gradient_checkpointing"}
-    if resume:
-        names = settings.keys() - {"init_from", "out_dir", "eval_only"}
-    return {name: value for name, value in settings.items() if name in names}
+def refuse_own_base(path: Path, init_from: str, folder: Path) -> None:
+    """ValueError if a new run in `folder` would overwrite the checkpoint that it starts from."""
+    places = [place.parent for place in (path, path.resolve())]
+    if folder.exists() and any(place.exists() and place.samefile(folder) for place in places):
+        raise ValueError(
+            f"init_from={init_from} is in out_dir={folder}, where a new run would overwrite it; choose "
+            f"another --out_dir, or go on with that run: --init_from=resume, or resume:{path.name}"
+        )
 
 
 def progress_of(saved: dict) -> Progress:
     """Where the run that made a checkpoint stood; {}: a run that has not begun."""
     names = {field.name for field in dataclasses.fields(Progress)} & saved.keys()
-    return Progress(**{name: saved[name] for name in names})
+    progress = Progress(**{name: saved[name] for name in names})
+    if "val_loss_to_beat" not in saved:  # an earlier version compared with the best
+        progress.val_loss_to_beat = progress.best_val_loss
+    return progress
+
+
+def go_on_after_early_stop(progress: Progress, saved: dict, max_iters: int) -> list[str]:
+    """A run that has stopped early and is told to make more updates counts its evaluations from 0 again.
+
+    Without more updates it stops at the same place, unless it is given more patience. Returns a line if so.
+    """
+    old = saved.get("config", {})
+    more = (typed("max_iters") or typed("epochs")) and max_iters > old.get("max_iters", max_iters)
+    if not (more and 0 < old.get("patience", 0) <= progress.bad_evals):
+        return []
+    progress.bad_evals = 0
+    return [f"stopped early at step {progress.step}; told to make {max_iters} updates, it goes on"]
 
 
 def put_weights(saved: dict, model: GPT, tokenizer, where: str) -> None:

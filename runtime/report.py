@@ -20,7 +20,7 @@ import torch
 from config import at_end, given, typed
 from machine.speed import flops_utilisation
 from optim import state_names
-from runtime import guard, samples
+from runtime import branch, guard, samples
 from runtime.curve import HARMLESS, bands_for, check_bands, evaluations, judge, read_rows
 from runtime.health import Losses, verdict
 from runtime.plot import plot_loss
@@ -45,7 +45,7 @@ class Report:
         self.folder, self.main, self.model, self.device, self.floor = folder, main, model, device, floor
         self.config, self.sharded = config, SHARDED[config["strategy"]]
         check_bands(config["expected"])
-        from_scratch = config["init_from"] in ("scratch", "resume", "auto")
+        from_scratch = step >= 0 or config["init_from"] in ("scratch", "auto")
         other_length = step < 0 and (typed("max_iters") or typed("epochs"))
         if not from_scratch or other_length:
             config["expected"] = {}  # in config, so that it stays empty when this run is resumed
@@ -72,6 +72,7 @@ class Report:
         self.lock.enter_context(guard.alone(folder / ".lock", advice))
         at_end(self.lock.close)
         guard.remove_leftovers(folder)
+        self.say(branch.set_aside(config["init_from"], folder, step))
         (folder / "result.json").unlink(missing_ok=True)  # a run without result.json has not finished
         self.write_rows()
         samples.cut(folder / "samples.txt", step)
@@ -83,10 +84,8 @@ class Report:
 
     def start(self, meta: dict, optimizer, train, val, dtype: str) -> None:
         """Print device, data, model and memory. meta: the dataset's meta.json. train, val: data.Windows."""
-        if self.write:  # now all settings are resolved
-            stand_in = {key: meta[key] for key in ("stand_in_for", "stand_in_reason") if key in meta}
-            settings = json.dumps({**self.config, **stand_in}, indent=2)
-            guard.write_atomic(self.folder / "config.json", settings + "\n")
+        self.stand_in = {key: meta[key] for key in ("stand_in_for", "stand_in_reason") if key in meta}
+        self.write_settings()  # now all are resolved
         self.muon_groups = [group for group in optimizer.param_groups if group["kind"] == "muon"]
         self.guessing = math.log(meta["vocab_size"])
         self.expected, not_compared = bands_for(meta, self.expected)
@@ -198,6 +197,12 @@ class Report:
         if self.write:
             samples.append(self.folder / "samples.txt", step, source, text)
             self.trackers.text(step, text)
+
+    def write_settings(self) -> None:
+        """Write config.json: the settings, and whether the text is a stand-in."""
+        if self.write:
+            settings = json.dumps({**self.config, **self.stand_in}, indent=2)
+            guard.write_atomic(self.folder / "config.json", settings + "\n")
 
     def write_rows(self) -> None:
         """Write metrics.jsonl from self.rows; record() appends single rows."""

@@ -48,6 +48,17 @@ def check_zip(file) -> None:
             raise ValueError(f"{damaged} is damaged")
 
 
+def made_by_nanogpt(path: Path) -> bool:
+    """Whether a file is a checkpoint of nanoGPT: whether its pickle, which is not run, has those keys."""
+    with contextlib.suppress(OSError, ValueError, zipfile.BadZipFile), zipfile.ZipFile(path) as content:
+        names = [name for name in content.namelist() if name.endswith("data.pkl")]
+        for name in names:
+            with content.open(name) as file:
+                start = file.read(2**24)  # names and shapes of a few thousand tensors
+            return all(key in start for key in (b"model_args", b"iter_num", b"best_val_loss"))
+    return False
+
+
 def write_json(path: Path, value: dict) -> None:
     """Write a dict and its sha256 atomically: the file is complete, or not there."""
     write_atomic(path, json.dumps({**value, "sha256": sha256_of(value)}))
@@ -173,6 +184,7 @@ def check_run(saved: dict, path: Path, shapes: dict | None, resume: bool) -> Non
     if not resume:
         return
     check_types({"clipped": 0, **saved}, TO_RESUME, where)  # an older version did not count these
+    check_types(saved, {"world_size": int, "val_loss_to_beat": float}, where, required=False)  # nor these
     if saved["scaler"]:
         check_types(saved["scaler"], SCALER, f"{where}: its loss scaler")
     if "shards" in saved:
