@@ -206,6 +206,8 @@ def windows_of_text(
     folder = Path(tempfile.mkdtemp())
     at_end(shutil.rmtree, folder, ignore_errors=True)
     corpus, format = open_text(source, format=format, like=like, say=say)
+    if say and "stand_in_for" in corpus.info:
+        print(stand_in_notice(corpus.info))
     text = Source(corpus, format, ends=tokenizer.end_id >= 0)
     closed = format != "text" or corpus.many  # else a document is closed if END stands in the text
     parts = (("test", segments, ends and (closed or text.ended > 0)) for segments, ends in text)

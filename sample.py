@@ -24,6 +24,7 @@ from machine import hardware
 from machine.stages import Stages
 from runtime import checkpoint
 from runtime.trust import check_types
+from text.readers import documents_in
 from text.segments import GOES_ON, prompt_segments
 from tokenizer import END
 
@@ -98,8 +99,9 @@ def read_start(start: str) -> str:
         return unescaped(start)
     path = Path(start.removeprefix("FILE:")).expanduser()
     try:
-        return path.read_text(encoding="utf-8-sig")  # without a byte order mark
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the name
+        document = documents_in(path)[0][0]  # told by its content, as the texts for training
+        return "".join(document.pieces(2**18)).replace("\r\n", "\n")
+    except (OSError, ValueError) as error:  # ValueError: no text, or a NUL in the name
         raise ValueError(f"the prompt file {path} cannot be read as UTF-8 text: {error}") from None
 
 

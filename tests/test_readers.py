@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import data
+import sample
 import tokenizer
 from test_data import error_of, own_datasets, samples, write, write_rows
 from text import corpora, prepare
@@ -274,9 +275,7 @@ def test_a_local_tokenizer_called_like_a_kind(tmp_path, monkeypatch, kind):
     flags = ["data.py", f"--input={text}", "--name=mine"]
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(sys, "argv", [*flags, f"--tokenizer={kind}"])
-    with pytest.raises(
-        ValueError, match=f"write ./{kind} for that, builtin:{kind} for what"
-    ):
+    with pytest.raises(ValueError, match=f"write ./{kind} for that, builtin:{kind} for what"):
         runpy.run_path(data.__file__, run_name="__main__")
     monkeypatch.setattr(sys, "argv", [*flags, f"--tokenizer=./{kind}"])
     runpy.run_path(data.__file__, run_name="__main__")
@@ -322,3 +321,22 @@ def test_a_local_file_called_like_a_built_in_text(tmp_path, monkeypatch, name, k
     corpus = open_corpus(f"builtin:{name}")
     assert corpus.name in (name, "verse")
     assert next(corpus.chunks())[0][:20] != "a river and a stone\n"
+
+
+def test_a_prompt_file_is_read_as_a_text_is(tmp_path):
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le"):
+        (tmp_path / "prompt.txt").write_bytes("ein Fluß\r\n".encode(encoding))
+        assert sample.read_start(f"FILE:{tmp_path / 'prompt.txt'}") == "ein Fluß\n"
+    (tmp_path / "prompt.txt").write_bytes(LFS.encode())
+    assert "git lfs pull" in error_of(sample.read_start, f"FILE:{tmp_path / 'prompt.txt'}")
+
+
+def test_a_text_that_stands_in_is_never_silent(tmp_path, monkeypatch, capsys):
+    """As validation text, and for evaluate.py, too."""
+    monkeypatch.setattr(corpora, "DOWNLOADS", tmp_path / "downloads")
+    monkeypatch.setattr(corpora, "SHAKESPEARE_SIZE", 5000)
+    path = write(tmp_path / "a.txt", "".join(text for text, _ in open_corpus("verse", size=90_000).chunks()))
+    prepare.prepare("mine", path, val_input="shakespeare")
+    letters = tokenizer.load_any(str(prepare.DATASETS / "mine"))
+    data.windows_of_text("shakespeare", letters, 16, say=True)
+    assert capsys.readouterr().out.count("COULD NOT BE DOWNLOADED") == 2

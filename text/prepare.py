@@ -19,7 +19,7 @@ from config import ROOT, at_least
 from machine.distributed import all_gather, barrier
 from runtime import guard
 from runtime.trust import read_meta
-from text.corpora import open_text
+from text.corpora import open_text, stand_in_notice
 from text.dataset import OLD, publish, require_same_content, restore
 from text.formats import Source
 from text.token_files import encode, summary
@@ -72,6 +72,8 @@ def prepare(
     if format != formats[-1]:
         raise ValueError(f"--input is {format}, --val_input is {formats[-1]}; give one kind, or set --format")
     source = source.removeprefix("builtin:")
+    if rank == 0 and "stand_in_for" in corpora[-1].info and val_input:
+        print(stand_in_notice(corpora[-1].info))
     if "stand_in_for" in corpora[0].info:
         source = f"{corpora[0].name}, in place of {source}"
     ends = tokenizer in ("char", "bpe", "gpt2") or saved_tokenizer(tokenizer).end_id >= 0

@@ -113,7 +113,7 @@ class Document:
             raise ValueError(f"{self.name} cannot be unpacked: {error or type(error).__name__}") from None
 
 
-def documents_in(path: Path, nul: bool) -> tuple[list[Document], Counter]:
+def documents_in(path: Path, nul: bool = False) -> tuple[list[Document], Counter]:
     """The documents of one file, and what a zip file holds besides: {ending: number}."""
     with open(path, "rb") as file:
         if file.read(4) != b"PK\x03\x04":
