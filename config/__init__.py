@@ -53,7 +53,7 @@ def override(script: dict) -> dict:
     arguments = [as_text(argument) for argument in sys.argv[1:]]
     if "-h" in arguments or "--help" in arguments:
         print_help(script, defaults, comments)
-        leave()
+        leave(0)
 
     files = [argument for argument in arguments if not argument.startswith("-")]
     flags = dict(parse_flag(argument, defaults) for argument in arguments if argument.startswith("-"))

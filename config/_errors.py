@@ -42,8 +42,6 @@ def start_script(doc: str = "") -> None:
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         use_utf8(stream)
     undo.callback(flush_or_drop)
-    undo.callback(atexit.unregister, end_script)
-    atexit.register(end_script)
     keep_torch_settings()
     notebook = in_notebook()
     if notebook:
@@ -51,7 +49,7 @@ def start_script(doc: str = "") -> None:
         undo.callback(notebook.events.unregister, "post_run_cell", after_cell)
     if doc and {"-h", "--help"} & {*sys.argv[1:]}:
         print(doc.strip())
-        leave()
+        leave(0)
 
 
 def at_end(step: Callable, *arguments, **options) -> None:
@@ -74,7 +72,7 @@ def end_script() -> None:
     undo.close()
 
 
-def leave(code: int = 0) -> None:
+def leave(code: int | None = None) -> None:
     """End the script here: as end_script(), then sys.exit()."""
     end_script()
     sys.exit(code)
@@ -182,5 +180,6 @@ def started(main) -> bool:
     return bool(file) and Path(file).resolve().is_relative_to(ROOT)
 
 
+atexit.register(end_script)
 if started(sys.modules["__main__"]):  # now, because the next import may be torch: Ctrl-C is one line there
     set_excepthook(one_line_errors)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import config
 from machine import distributed
 from runtime import report
 from text import corpora, prepare
@@ -99,6 +100,7 @@ def run_script(request, datasets, tmp_path, monkeypatch):
         return runpy.run_path(str(ROOT / script), run_name="__main__")
 
     yield run
+    config.end_script()  # a script that ends in an error does not get there
     distributed.leave()
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -1,21 +1,32 @@
 """Bad input of any kind ends in one line that starts with "error: " and exit code 2, and changes no file."""
 
+import atexit
+import contextlib
+import errno
+import io
 import math
+import os
 import runpy
 import shutil
+import signal
 import sys
+import tempfile
+import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot
 
 import config
 import data
 from conftest import ROOT, TINY
-from runtime import checkpoint
+from machine import hardware
+from runtime import checkpoint, guard
 from text import corpora, prepare
 
 # What is wrong, the command, words of the message, files that are changed before. A file's new content is
@@ -437,3 +448,168 @@ def test_running_out_of_memory_is_told_from_other_errors():
     with pytest.raises(RuntimeError) as caught:
         torch.zeros(2) @ torch.zeros(3)
     assert not config.is_out_of_memory(caught.value)
+
+
+# ---- advice names settings that the script has, and nothing is left behind in the process
+@pytest.mark.parametrize(
+    ("script", "advice"),
+    [
+        ("train.py", "try a smaller batch_size or block_size or n_layer or n_embd"),
+        ("evaluate.py", "try a smaller batch_size"),
+        ("sample.py", "close other programs"),
+        ("data.py", "close other programs"),
+        ("bench.py", "close other programs"),
+    ],
+)
+def test_out_of_memory_advises_what_the_script_can_change(script, advice, monkeypatch, capsys):
+    monkeypatch.setattr(config._errors, "names_here", set(config.defaults_of(script)))
+    with pytest.raises(SystemExit):
+        config.one_line_errors(MemoryError, MemoryError(), None)
+    assert capsys.readouterr().err == f"error: out of memory; {advice}\n"
+
+
+@pytest.mark.parametrize("script", ["train.py", "data.py"])
+def test_a_folder_that_cannot_be_written_advises_an_out_dir_only_where_there_is_one(
+    script, monkeypatch, capsys
+):
+    monkeypatch.setattr(config._errors, "names_here", set(config.defaults_of(script)))
+    with pytest.raises(SystemExit):
+        error = PermissionError(errno.EACCES, "Permission denied", "x")
+        config.one_line_errors(PermissionError, error, None)
+    assert ("--out_dir" in capsys.readouterr().err) == (script == "train.py")
+
+
+def of_the_process() -> dict:
+    """What a script may change in its process and has to put back."""
+    return {
+        "handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        "excepthook": sys.excepthook,
+        "threads": torch.get_num_threads(),
+        "dtype": torch.get_default_dtype(),
+        "precision": torch.get_float32_matmul_precision(),
+        "gradients": torch.is_grad_enabled(),
+        "anomalies": torch.is_anomaly_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "random": torch.random.get_rng_state().tolist(),
+        "streams": [(stream.encoding, stream.errors) for stream in (sys.stdout, sys.stderr)],
+        "group": torch.distributed.is_initialized(),
+        "backend": pyplot.get_backend(),
+        "atexit": atexit._ncallbacks(),
+        "temporary": sorted(path.name for path in Path(tempfile.gettempdir()).glob("*")),
+        "locks": set(guard.held),
+    }
+
+
+WAYS = {  # flags of train.py that end it at once, in the middle, in an error, and in the middle of its loop
+    "the end": ["--threads=2"],
+    "sys.exit": ["--eval_only"],
+    "already made": ["--init_from=auto", "--max_iters=2"],
+    "another strategy": ["--strategy=zero1", "--threads=2"],
+}
+
+
+@pytest.fixture
+def alone_in(train, tmp_path, monkeypatch):
+    """A process that has its own temporary folder and a plotting backend that is not ours."""
+    train("--max_iters=1")  # torch postpones some imports to the first update
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("RANK", raising=False)
+    before = pyplot.get_backend()
+    pyplot.switch_backend("svg")
+    yield
+    pyplot.switch_backend(before)
+
+
+@pytest.mark.draws
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_is_left_in_the_process(alone_in, train, run_script, way):
+    config.end_script()
+    before = of_the_process()
+    if way == "already made":
+        train("--max_iters=2", "--threads=2")
+        assert of_the_process() == before
+    with contextlib.suppress(SystemExit):
+        train("--max_iters=2", *WAYS[way])
+    assert of_the_process() == before
+    if way == "the end":
+        train("--max_iters=3", "--init_from=resume")  # a second run
+        run_script("sample.py", "--max_new_tokens=2")
+        run_script("evaluate.py")
+        assert of_the_process() == before
+
+
+@pytest.mark.parametrize("ending", ["the next script", "the cell", "the process"])
+def test_nothing_is_left_after_an_error(alone_in, train, monkeypatch, ending):
+    """An error runs no last line. In a notebook the end of the cell cleans up, elsewhere the next script."""
+    callbacks = []
+    events = SimpleNamespace(
+        register=lambda name, call: callbacks.append(call),
+        unregister=lambda name, call: callbacks.remove(call),
+    )
+    shell = SimpleNamespace(events=events)
+    if ending == "the cell":
+        monkeypatch.setattr(config._errors, "in_notebook", lambda: shell)
+    config.end_script()
+    before = of_the_process()
+    monkeypatch.setattr(data.Windows, "batch", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train("--threads=2")
+    assert of_the_process() != before
+    if ending == "the next script":
+        config.start_script()
+        config.end_script()
+    elif ending == "the cell":
+        (after_cell,) = callbacks
+        after_cell("result")
+        assert callbacks == []
+    else:
+        config.end_script()  # atexit calls it
+    assert of_the_process() == before
+
+
+def test_a_second_interrupt_stops_a_cell_and_ends_a_program(monkeypatch):
+    handlers = {}
+    monkeypatch.setattr(signal, "signal", lambda number, handler: handlers.update({number: handler}) or "old")
+    monkeypatch.setattr(guard.os, "write", lambda *arguments: None)
+    for notebook, second in ((None, signal.SIG_DFL), ("a notebook", "old")):
+        monkeypatch.setattr(guard, "in_notebook", lambda: notebook)  # noqa: B023 (called in this turn)
+        guard.StopRequest().handle(signal.SIGINT, None)
+        assert handlers[signal.SIGINT] == second
+    config.end_script()
+
+
+def test_training_in_another_thread_works_without_signals(train):
+    worker = threading.Thread(target=train, args=("--max_iters=1",))
+    worker.start()
+    worker.join()
+    assert threading.current_thread() is threading.main_thread()
+    assert checkpoint.load(Path(sys.argv[1].removeprefix("--out_dir=")) / "ckpt.pt")["step"] == 1
+
+
+@pytest.mark.parametrize("script", ["train.py", "sample.py", "evaluate.py", "data.py", "bench.py"])
+def test_ctrl_c_while_torch_is_imported_is_one_line(script, tmp_path, shell):
+    text = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n"
+    (tmp_path / "torch.py").write_text(text, encoding="utf-8")
+    done = shell(str(ROOT / script), env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped by Ctrl-C\n")
+
+
+def test_ctrl_c_before_the_loop_is_one_line(train, monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hardware, "try_compile", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train("--compile")
+    capsys.readouterr()
+    assert report(caught.value) == 130
+    assert capsys.readouterr().err == "stopped by Ctrl-C\n"
+
+
+def test_standard_input_is_utf8_as_standard_output_is(monkeypatch):
+    lines = "caf\u00e9 \U0001f600\n".encode() + b"\xff\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines), encoding="cp1252"))
+    config.start_script()
+    assert sys.stdin.readline() == "caf\u00e9 \U0001f600\n"
+    assert sys.stdin.readline() == "\ufffd\n"  # a bad byte ends no conversation
+    config.end_script()
