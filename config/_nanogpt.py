@@ -35,7 +35,7 @@ DATASETS = {  # nanoGPT's dataset: what there is here
     "--name=shakespeare --tokenizer=gpt2; by characters it is --dataset=shakespeare_char",
 }
 ONLY_THERE = {  # settings of nanoGPT's sample.py that ours does without
-    "init_from": "sample.py reads the run in --out_dir, so leave --init_from out",
+    "init_from": f"sample.py reads the run in --out_dir, so leave --init_from out. {LATER}",
     "compile": "sample.py does not compile; leave --compile out",
 }
 

@@ -282,20 +282,23 @@ def test_every_setting_has_a_comment_and_a_default_that_is_not_none():
 
 
 # ---- the shipped configs
-def settings_of(monkeypatch, name, *flags) -> dict:
-    """train.py's settings under a config of config/, without running train.py."""
-    source = (ROOT / "train.py").read_text(encoding="utf-8")
-    head = source[: source.index("config = override(globals())")]
-    names = {"__file__": str(ROOT / "train.py")}
-    exec(compile(head, "train.py", "exec"), names)
-    monkeypatch.setattr(sys, "argv", ["train.py", f"config/{name}", *flags])
+def settings_of(monkeypatch, script, *arguments) -> dict:
+    """The settings of a script under some arguments, without running it."""
+    source = (ROOT / script).read_text(encoding="utf-8")
+    names = {"__file__": str(ROOT / script), "__doc__": ""}
+    lines = source.splitlines()
+    for node in config.setting_lines(source):
+        exec("\n".join(lines[node.lineno - 1 : node.end_lineno]), names)
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    return override(names)
+    settings = override(names)
+    config.end_script()
+    return settings
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_bands_are_for_steps_that_are_evaluated_and_for_the_last_one(monkeypatch, name):
-    settings = settings_of(monkeypatch, name, "--device=cpu")
+    settings = settings_of(monkeypatch, "train.py", f"config/{name}", "--device=cpu")
     bands, last = settings["expected"], settings["max_iters"]
     assert not bands or len(bands.pop("val")) == 12
     assert all(step % settings["eval_interval"] == 0 or step == last for step in bands)
@@ -314,7 +317,7 @@ def test_the_configs_that_were_promised_are_there():
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_loads_and_builds_with_the_parameters_in_its_header(monkeypatch, name):
-    settings = settings_of(monkeypatch, name, "--device=cpu")
+    settings = settings_of(monkeypatch, "train.py", f"config/{name}", "--device=cpu")
     text = (ROOT / "config" / name).read_text(encoding="utf-8")
     header = text[: re.search(r"^[^#]", text, re.MULTILINE).start()]
     assert f"config/{name}" in header
@@ -324,7 +327,7 @@ def test_a_config_loads_and_builds_with_the_parameters_in_its_header(monkeypatch
 
         vocab_size = len(set("".join(text for text, _ in corpora.open_corpus("verse", size=20_000).chunks())))
     if name == "finetune.py":  # its shape is its base's
-        settings |= {k: v for k, v in settings_of(monkeypatch, "shakespeare_char.py", "--device=cpu").items()}
+        settings |= settings_of(monkeypatch, "train.py", "config/shakespeare_char.py", "--device=cpu")
     shape = {f.name: settings[f.name] for f in dataclasses.fields(GPTConfig) if f.name in settings}
     with torch.device("meta"):
         model = GPT(GPTConfig(vocab_size, **shape))
@@ -333,7 +336,7 @@ def test_a_config_loads_and_builds_with_the_parameters_in_its_header(monkeypatch
 
 
 def test_the_gpu_branch_of_the_first_config_loads_too(monkeypatch, capsys):
-    settings = settings_of(monkeypatch, "shakespeare_char.py", "--device=cuda")
+    settings = settings_of(monkeypatch, "train.py", "config/shakespeare_char.py", "--device=cuda")
     assert settings["n_embd"] == 384
     assert "10M-parameter recipe" in capsys.readouterr().out
 

@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 from config import ROOT, at_least
+from config._nanogpt import DATASETS as OF_NANOGPT
 from machine.distributed import all_gather, barrier
 from runtime import guard
 from runtime.trust import read_meta
@@ -179,7 +180,8 @@ def folder_of(name: str | Path) -> Path:
         if (folder / "meta.json").is_file():
             return folder
     command = f"--name={name}" if name in KNOWN else f"--input=FILE --name={Path(name).name or 'NAME'}"
-    raise ValueError(f"dataset {str(name)!r} is not prepared; run: python data.py {command}")
+    advice = OF_NANOGPT.get(str(name), f"run: python data.py {command}")
+    raise ValueError(f"dataset {str(name)!r} is not prepared; {advice}")
 
 
 def ensure(name: str, rank: int = 0) -> dict:
