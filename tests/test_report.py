@@ -372,7 +372,7 @@ def test_tensorboard_gets_every_row(train, tmp_path, monkeypatch):
     stand_in, at_exit = StandIn(), []
     stand_in.close = lambda: None
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", stand_in)
-    monkeypatch.setattr(trackers.atexit, "register", at_exit.append)
+    monkeypatch.setattr(trackers, "at_end", at_exit.append)
     train("--tensorboard=True", "--max_iters=10", "--eval_interval=5")
     assert stand_in.begun == str(tmp_path / "out")
     assert stand_in.close in at_exit
