@@ -63,7 +63,10 @@ class Report:
         self.write = main and not config["eval_only"]
         if not self.write:
             return
-        self.trackers = Trackers(folder, config)
+        name = config["wandb_run_name"] or Path(config["out_dir"]).name
+        run = dict(project=config["wandb_project"], name=name, config=config)
+        board = folder if config["tensorboard"] else None
+        self.trackers = Trackers(board, run if config["wandb_log"] else None)
         self.path = folder / "metrics.jsonl"
         if step >= 0:  # later rows belong to updates that this run repeats
             self.rows = [row for row in read_rows(self.path) if row["step"] <= step]

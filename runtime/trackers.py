@@ -6,14 +6,15 @@ from config import at_end
 
 
 class Trackers:
-    """Those of the two that a run asks for. ValueError if its package is not installed.
+    """Those of the two that a run asks for. ValueError if the package of one is not installed.
 
-    folder: the run's; TensorBoard's files go there. config: train.py's settings, which W&B shows.
+    folder: where TensorBoard's files go. run: what wandb.init() gets: project, name and config, which are the
+    settings that W&B shows. None for what is off.
     """
 
-    def __init__(self, folder: Path, config: dict):
-        self.tensorboard = open_tensorboard(folder) if config["tensorboard"] else None
-        self.wandb = open_wandb(config) if config["wandb_log"] else None
+    def __init__(self, folder: Path | None, run: dict | None):
+        self.tensorboard = open_tensorboard(folder) if folder else None
+        self.wandb = open_wandb(run) if run else None
 
     def numbers(self, row: dict) -> None:
         """Send the numbers of a row at its step."""
@@ -49,12 +50,11 @@ def open_tensorboard(folder: Path):
     return writer
 
 
-def open_wandb(config: dict):
-    """Start a W&B run with all settings and return the wandb module. ValueError if it is missing."""
+def open_wandb(run: dict):
+    """Start a W&B run and return the wandb module. ValueError if the package is missing."""
     try:
         import wandb
     except ImportError:
         raise ValueError("--wandb_log=True needs what is not installed: pip install wandb") from None
-    name = config["wandb_run_name"] or Path(config["out_dir"]).name
-    wandb.init(project=config["wandb_project"], name=name, config=config)
+    wandb.init(**run)
     return wandb

@@ -182,7 +182,8 @@ def test_the_printed_bytes_are_those_of_the_tensors(train, capsys, flags):
 
 SETTINGS = dict(
     eval_only=False, strategy="ddp", tensorboard=False, wandb_log=False, expected={}, init_from="scratch",
-    optimizer="adamw", grad_clip=0.0, warmup_iters=0, warmup_ratio=0.0,
+    optimizer="adamw", grad_clip=0.0, warmup_iters=0, warmup_ratio=0.0, out_dir="out", wandb_run_name="",
+    wandb_project="",
 )  # fmt: skip
 
 
