@@ -47,16 +47,17 @@ dtype = "auto"  # auto | float32 | bfloat16 | float16
 # -----------------------------------------------------------------------------
 
 
-def prompt_ids(tokenizer, text: str, unknown: str = "error") -> list[int]:
+def prompt_ids(tokenizer, text: str, unknown: str = "error", turns: bool = False) -> list[int]:
     """Encode a prompt as training text is encoded. The list is empty if nothing is left of it.
 
     unknown: what happens to characters that the tokenizer does not know. "error": ValueError that names them
     and their positions; "skip": they are left out. (Byte pairs know every character.)
+    turns: the run has learned to close replies; see prompt_segments.
     """
     if unknown not in ("error", "skip"):
         raise ValueError(f"unknown={unknown} is not understood; expected error or skip")
     ids = []
-    for part, what in prompt_segments(text) if tokenizer.end_id >= 0 else [(text, 0)]:
+    for part, what in prompt_segments(text, turns) if tokenizer.end_id >= 0 else [(text, 0)]:
         ids += tokenizer.encode(part, unknown=unknown).tolist()
         if what & GOES_ON:
             ids.append(tokenizer.end_id)
@@ -144,12 +145,12 @@ if __name__ == "__main__":
     at_least(0, config, "max_new_tokens")
     place = hardware.choose_device(device)
     folder = checkpoint.run_folder(out_dir)
-    stages = Stages()
-    stages.begin(f"reading {folder / file}")
+    stages = Stages(f"reading {folder / file}")
     model, tokenizer, saved = checkpoint.load_model(folder / file, place)
     stages.end()
     check_types(saved, {"val_loss": float}, file)
     check_types(saved["dataset"], {"name": str, "source": str, "sha256": str}, f"{file}: dataset")
+    check_types(saved["dataset"], {"turns": bool}, f"{file}: dataset", required=False)
     stored = {"start": str, "max_new_tokens": int, "top_k": int, "temperature": float, "top_p": float}
     check_types(saved["config"], stored, f"{file}: config")
     # The weights are cast once. Autocast would cast all of them again for each token: with GPT-2's size on
@@ -162,7 +163,8 @@ if __name__ == "__main__":
     print(f"--- data: {meta['name']} ({meta['source']}), sha256 {meta['sha256'][:12]}")
     for text in prompts():
         try:
-            prompt = prompt_ids(tokenizer, text, unknown if interactive or "start" in given else "skip")
+            may_skip = unknown if interactive or "start" in given else "skip"
+            prompt = prompt_ids(tokenizer, text, may_skip, meta.get("turns", False))
         except ValueError as error:
             if tokenizer.kind == "char" and unknown == "error":
                 error = ValueError(f"{error}, or use --unknown=skip")

@@ -1,18 +1,16 @@
 """Train a language model: settings on top, then one visible loop: forward, loss, backward, clip, step.
 
-    python train.py config/shakespeare_char.py                         prepare, train, evaluate, save, sample
-    python train.py config/tiny.py --max_iters=50 --learning_rate=1e-3  change any setting below
-    python train.py --init_from=resume --out_dir=out-tiny               go on exactly where a run stopped
-    torchrun --standalone --nproc_per_node=4 train.py config/base.py    several GPUs
--h lists all settings.
+python train.py config/shakespeare_char.py                         prepare, train, evaluate, save, sample
+python train.py config/tiny.py --max_iters=50 --learning_rate=1e-3  change any setting below
+python train.py --init_from=resume --out_dir=out-tiny               go on exactly where a run stopped
+torchrun --standalone --nproc_per_node=4 train.py config/base.py    several GPUs (-h lists all settings)
 """
 
 import dataclasses
 import math
-import sys
 import time
 
-from config import at_least, end_script, given, leave, override, require  # isort: skip
+from config import at_least, end_script, given, leave, override  # isort: skip
 import torch
 
 import data
@@ -121,8 +119,7 @@ config = override(globals())  # each name above now has the value of its file or
 
 # ---- the run to resume or to start from; what was not given now comes from its checkpoint
 folder = checkpoint.run_folder(out_dir)
-stages = Stages()  # before the first update, a stage that takes over two seconds says what it is
-stages.begin("reading the checkpoint")
+stages = Stages("reading the checkpoint")  # until the first update, what takes over two seconds says so
 saved, resume = origin.base_of(init_from, folder, eval_only)  # {} and False for a run from scratch
 changes = resolve.take_over(globals(), config, saved, resume)
 at_least(1, config, "batch_size block_size gradient_accumulation_steps max_iters eval_interval log_interval")
@@ -153,7 +150,7 @@ val_windows = data.Windows(dataset, "val", block_size, seed, pack)
 train_set, val_set = fixed_windows(train_windows, val_windows, eval_iters)  # the same in each evaluation
 
 # ---- the model and its loss
-stages.begin("building the model")
+stages.begin("building the model and its optimizer")
 raw_model = GPT(memory.shape_of(config, text_tokenizer.vocab_size))
 if resume:
     prepare.require_same(saved, meta, dataset, out_dir)
@@ -174,7 +171,6 @@ def summed_loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 # ---- the optimizer, its schedule, the loss scaler
-stages.begin("building the optimizer")
 max_iters, length_notes = resolve.updates(config, train_windows.n_windows, windows_per_iter)
 schedule, schedule_warning = optim.resolve_schedule(config)
 changes += length_notes + resolve.unused({**config, **vars(raw_model.config)}, world_size)
@@ -186,11 +182,8 @@ saved = checkpoint.restore(saved, raw_model, opt, init_from in ("resume", "auto"
 progress = origin.progress_of(saved)  # step, tokens, seconds, losses: the numbers that a resumed run needs
 changes += origin.go_on_after_early_stop(progress, saved, max_iters)
 scaler = hardware.loss_scaler(precision, torch_device, saved.get("scaler", {}))
-done = progress.step >= max_iters and not eval_only
-if done and init_from == "auto" and (folder / "result.json").exists():  # without it: killed at the very end
-    print(f"{out_dir} has already made its {max_iters} updates")
+if progress.step >= max_iters and not eval_only and origin.nothing_left(progress, init_from, folder):
     leave()
-require(not done or init_from == "auto", f"{out_dir} has made {progress.step} updates; set max_iters higher")
 if offload == "disk":
     from techniques.offload import to_disk
 
@@ -202,24 +195,21 @@ if compile:
     summed_loss = hardware.try_compile(summed_loss, model, train_windows.batch(0, batch_size), autocast)
 trial = gradients_of(raw_model, summed_loss, train_windows, batch_size, autocast)
 
-# ---- check the prompt, then print what the run will do
-# Sample one token now: a wrong --start must fail before training, and before an old run is overwritten.
-stages.begin("sampling one token")
-prompt = prompt_ids(text_tokenizer, read_start(start), unknown="error" if "start" in given else "skip")
+# ---- sample one token: a wrong --start must fail before training, and before an old run is overwritten
+unknown = "error" if "start" in given else "skip"
+prompt = prompt_ids(text_tokenizer, read_start(start), unknown, meta.get("turns", False))
 sampling = {name: config[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
 next(stream_text(raw_model, text_tokenizer, prompt, **sampling), "")
 floor = prepare.floor_per_token(meta, "val")
 old_step = progress.step if resume else -1
 saver = checkpoint.Saver(folder, checkpoint_format, keep_checkpoints, rank)
 reporter = report.Report(folder, config, old_step, rank == 0, raw_model, torch_device, floor)
-if reporter.write:
-    text_tokenizer.save(folder / "tokenizer.json")
 for line in (corpora.stand_in_notice(meta), schedule_warning, *changes):
     reporter.say(line)
 stages.begin("timing updates, to choose the number of threads")
 may_choose = not (resume or compile) and world_size == 1 and torch_device.type == "cpu"
 chooser = Threads(config, may_choose, trial, reporter.say)
-reporter.start(meta, opt, train_windows, val_windows, precision)
+reporter.start(meta, text_tokenizer, opt, train_windows, val_windows, precision)
 reporter.length(max_iters, batch_size, micro_steps, world_size, train_windows)
 
 
@@ -235,33 +225,24 @@ def save(name: str) -> None:
         "world_size": world_size,
         **dataclasses.asdict(progress),
     }
-    stages.begin(f"saving {name}")
     reporter.say(saver.save(name, state, raw_model, opt))
-
-
-def save_after_error() -> None:
-    """After an error: the updates before it are not lost, where rank 0 has all of the state."""
-    if rank == 0 and strategy == "ddp" and checkpoint_format == "file" and not attempt.in_the_middle():
-        save("ckpt.pt")
-        print(f"saved step {progress.step} in {folder / 'ckpt.pt'} before stopping", file=sys.stderr)
 
 
 def print_sample() -> None:
     """Print what the model writes now. Sampling has random numbers of its own: training does not notice."""
     if rank == 0 or strategy == "fsdp":  # fsdp: all ranks gather the weights together
         new = "".join(stream_text(raw_model, text_tokenizer, prompt, **sampling))
-        text = text_tokenizer.decode(prompt) + new
-        source = f"data: {meta['name']}, sha256 {meta['sha256'][:12]}"
-        reporter.sample(progress.step, source, text)
+        reporter.sample(progress.step, meta, text_tokenizer.decode(prompt) + new)
 
 
 stopping = 0  # above 0 once all processes know of a signal: they leave the loop at the same step
 attempt = memory.Attempt(opt, resolved, batch_size, micro_steps, text_tokenizer.vocab_size)
 stop_request = guard.StopRequest()
-guard.call_after_error(save_after_error, lambda: f"rank {rank} of {world_size}, update {progress.step + 1}")
+may_save = rank == 0 and strategy == "ddp" and checkpoint_format == "file"  # this rank has all of the state
+guard.call_after_error(lambda: may_save and not attempt.in_the_middle(), save, progress)
 
 # ---- the loop
-stages.begin("the first update")
+stages.begin("the first evaluation, then the first update")
 while True:
     # the learning rate of this update
     lr = optim.lr_at(progress.step, **schedule)
@@ -271,7 +252,6 @@ while True:
     # every eval_interval updates and at the end: evaluate on fixed windows, save, plot, perhaps stop early
     due = progress.step % eval_interval == 0 or progress.step == max_iters
     if eval_only or (due and progress.step != progress.evaluated_at):
-        stages.begin(f"the first evaluation: {len(train_set[1])} + {len(val_set[1])} windows")
         on_train = evaluate(raw_model, *train_set, torch_device, autocast, rank, world_size)
         on_val = evaluate(raw_model, *val_set, torch_device, autocast, rank, world_size)
         is_best = progress.note_losses(on_train["loss"], on_val["loss"], min_delta)
@@ -283,7 +263,6 @@ while True:
         if always_save_checkpoint and progress.step < max_iters:
             save("ckpt.pt")
         reporter.plot()
-        stages.begin("the first update")
     if patience and progress.bad_evals >= patience:  # here: a run killed after that evaluation stops, too
         reporter.say(f"no better val loss in {patience} evaluations: stopping early at step {progress.step}")
         break
@@ -328,9 +307,8 @@ while True:
         batch_size, micro_steps = attempt.batch_size, attempt.micro_steps
         config["batch_size"] = batch_size  # a resumed run keeps it
         reporter.write_settings()
-        reporter.say(f"out of memory: going on with {batch_size=}, gradient_accumulation_steps={micro_steps}")
         nats = loss = None  # they keep the activations alive
-        memory.give_back()
+        reporter.say(attempt.give_back())
         scaler = hardware.loss_scaler(precision, torch_device, scaler.state_dict())
         continue  # with the same step, so with the same windows
     progress.step += 1
@@ -354,9 +332,7 @@ while True:
 save("ckpt.pt")
 saver.wait()
 if stopping and progress.step < max_iters:
-    how = "python train.py" if world_size == 1 else f"torchrun --nproc_per_node={world_size} train.py"
-    how += f" --init_from=resume --out_dir={out_dir}"
-    reporter.say(f"stopped at step {progress.step}, saved; go on: {how}")
+    reporter.stopped(progress)
     leave()
 print_sample()
 reporter.finish(progress)

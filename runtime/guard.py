@@ -53,18 +53,21 @@ class StopRequest:
         os.write(2, b"\nstopping after this update\n")  # print() is not safe in a signal handler
 
 
-def call_after_error(save: Callable[[], None], where: Callable[[], str]) -> None:
-    """From now on, call save() when an error ends the program, unless it is a user's mistake (ValueError).
+def call_after_error(may_save: Callable[[], bool], save: Callable[[str], None], progress) -> None:
+    """From now on, save("ckpt.pt") when an error, but no ValueError, ends the program.
 
-    The error is then reported as before. If another process no longer answers, one line says so and where().
+    So the updates before it are not lost, if may_save() says that this process has a complete state. The
+    error is then reported as before. If another process no longer answers, one line says so.
     """
     previous = sys.excepthook  # set_excepthook() puts it back when the script has ended
 
     def hook(kind, error, traceback) -> None:
-        if not isinstance(error, ValueError):
-            save()
+        if not isinstance(error, ValueError) and may_save():
+            save("ckpt.pt")
+            print(f"saved step {progress.step} in ckpt.pt before stopping", file=sys.stderr)
         if reason := lost_contact(error):
-            print(f"error: {where()}: {reason}", file=sys.stderr)
+            where = f"rank {os.environ.get('RANK', 0)} of {world_size()}, update {progress.step + 1}"
+            print(f"error: {where}: {reason}", file=sys.stderr)
             sys.exit(2)
         previous(kind, error, traceback)
 

@@ -193,6 +193,16 @@ class Attempt:
         """Whether an update has begun to change the weights and has not ended: then they are of no step."""
         return self.running and optim.versions(self.optimizer) != self.before
 
+    def give_back(self) -> str:
+        """Return freed memory to the system; returns a line that says how the run goes on.
+
+        glibc keeps freed memory, and then the next batch may find no room.
+        """
+        with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library has no malloc_trim
+            ctypes.CDLL(None).malloc_trim(0)
+        sizes = f"batch_size={self.batch_size}, gradient_accumulation_steps={self.micro_steps}"
+        return f"out of memory: going on with {sizes}"
+
     def advice(self, factor: int) -> str:
         """The message for memory that ran out: what helps this model, with the share of memory it needs."""
         settings = {**self.settings, "batch_size": self.batch_size}
@@ -207,12 +217,6 @@ class Attempt:
             f"out of memory with batch_size={self.batch_size}{where}; what helps this model, by formula, "
             f"most comes first: {', '.join(advice)}"
         )
-
-
-def give_back() -> None:
-    """Return freed memory to the system. glibc keeps it, and then the next batch may find no room."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library has no malloc_trim
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def remedies(settings: dict, vocab_size: int, W: int) -> list[tuple[str, float]]:

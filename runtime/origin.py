@@ -84,6 +84,19 @@ def progress_of(saved: dict) -> Progress:
     return progress
 
 
+def nothing_left(progress: Progress, init_from: str, folder: Path) -> bool:
+    """Whether a run that has made all of its updates is finished; with init_from=auto that is no mistake.
+
+    Killed at its very end, it has no result.json, and writes it now. ValueError with another init_from.
+    """
+    if init_from != "auto":
+        raise ValueError(f"{folder} has made {progress.step} updates; set max_iters higher")
+    finished = (folder / "result.json").exists()
+    if finished:
+        print(f"{folder} has already made its {progress.step} updates")
+    return finished
+
+
 def go_on_after_early_stop(progress: Progress, saved: dict, max_iters: int) -> list[str]:
     """A run that has stopped early and is told to make more updates counts its evaluations from 0 again.
 

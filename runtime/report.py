@@ -85,8 +85,10 @@ class Report:
         if self.main and line:
             print(("\033[K" if self.overwrite else "") + line, flush=True)
 
-    def start(self, meta: dict, optimizer, train, val, dtype: str) -> None:
+    def start(self, meta: dict, tokenizer, optimizer, train, val, dtype: str) -> None:
         """Print device, data, model and memory. meta: the dataset's meta.json. train, val: data.Windows."""
+        if self.write:
+            tokenizer.save(self.folder / "tokenizer.json")
         self.stand_in = {key: meta[key] for key in ("stand_in_for", "stand_in_reason") if key in meta}
         self.write_settings()  # now all are resolved
         self.muon_groups = [group for group in optimizer.param_groups if group["kind"] == "muon"]
@@ -191,15 +193,22 @@ class Report:
         self.record(row)
         self.say(line)
 
-    def sample(self, step: int, source: str, text: str) -> None:
+    def sample(self, step: int, meta: dict, text: str) -> None:
         """Print what the model has written, append it to samples.txt, and send it to the trackers.
 
-        source: the data that it has learned from.
+        meta: the meta.json of the data that it has learned from.
         """
+        source = f"data: {meta['name']}, sha256 {meta['sha256'][:12]}"
         self.say(samples.block(step, source, text).removesuffix("\n"))
         if self.write:
             samples.append(self.folder / "samples.txt", step, source, text)
             self.trackers.text(step, text)
+
+    def stopped(self, progress) -> None:
+        """Print how to go on with a run that a signal has stopped."""
+        many = f"torchrun --nproc_per_node={self.world_size}" if self.world_size > 1 else "python"
+        how = f"{many} train.py --init_from=resume --out_dir={self.config['out_dir']}"
+        self.say(f"stopped at step {progress.step}, saved; go on: {how}")
 
     def write_settings(self) -> None:
         """Write config.json: the settings, and whether the text is a stand-in."""
