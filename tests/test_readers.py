@@ -31,6 +31,8 @@ TEXTS = {
     "russian": "Быстрый свет над рекой, и тихий сад.\n" * 30,
     "greek": "Το ποτάμι είναι ήσυχο, ο κήπος όχι.\n" * 30,
     "chinese": "小河静静地流，石头花园很安静。一切都好 \n" * 30,
+    "chinese, a line": "小河静静地流，石头花园很安静。\n",
+    "hindi": "नदी धीरे बहती है।\n",
     "korean": "느린 강과 조용한 정원.\n" * 30,
     "emoji": "river 🐍 stone 👩‍👩‍👧\n" * 30,
     "short": "hi\n",
@@ -208,7 +210,8 @@ def test_rows_are_read_as_rows_by_both(tmp_path, capsys, name):
     (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
     meta = prepare.prepare("mine", str(tmp_path / name), val_ratio=0)
     assert meta["format"] == "jsonl" and samples("mine")[-1] == "29+1=30"
-    assert f"{name} holds JSON rows, and is read as rows; --format=text reads" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"{name} holds JSON rows, and is read as rows; " in out and "--format=text reads" in out
     letters = tokenizer.load_any(str(prepare.DATASETS / "mine"))
     windows = data.windows_of_text(str(tmp_path / name), letters, 16, say=True)
     _, y = windows.window_batch(range(windows.n_windows))

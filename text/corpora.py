@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from config import ROOT
+from config import ROOT, names_here
 from text.readers import Document, documents_in, json_kind, sort_out
 from text.verse import NAMES, RULES, verse_entropy, verse_scenes
 
@@ -117,6 +117,8 @@ def open_text(
         kinds = {document.kind(): document.name for document in reversed(corpus.documents)}
         kinds = kinds or {json_kind(Path(source), (text for text, _ in corpus.chunks())): corpus.name}
         remedy = "--format=text reads all of it as plain text"
+        if "format" not in names_here:
+            remedy = f"data.py {remedy}"
         if "json" in kinds:
             raise ValueError(f"{kinds['json']} is JSON, but no rows (a list, or one row a line); {remedy}")
         if len(kinds) > 1:

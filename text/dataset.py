@@ -90,8 +90,8 @@ def require_same_content(trained: dict, meta: dict, folder: Path, where: str, ad
     trained: the checkpoint's "dataset". meta, folder: of the dataset that is there now. Names and paths do
     not count, nor the sizes of shards. where: the run, for the message, which ends in the advice.
     """
-    check_types(trained, {"splits": dict}, f"{where}: dataset")
-    check_types(trained, {"tokenizer_hash": str, "source": str}, f"{where}: dataset", required=False)
+    types = {"splits": dict, "tokenizer_hash": str, "source": str}
+    check_types(trained, types, f"{where}: dataset", required=False)  # earlier versions wrote less
     remedy = f"prepare the old text again ({trained.get('source', 'unknown')[:80]}), or {advice}"
     letters, letters_now = trained.get("tokenizer_hash", ""), str(meta.get("tokenizer_hash"))
     if letters and letters != letters_now:
@@ -99,7 +99,7 @@ def require_same_content(trained: dict, meta: dict, folder: Path, where: str, ad
             f"{where} has the tokenizer {letters:.12} ({trained.get('vocab_size')} tokens), the dataset has "
             f"{letters_now:.12} ({meta['vocab_size']} tokens): {folder} holds another text now; {remedy}"
         )
-    for split, then in trained["splits"].items():
+    for split, then in trained.get("splits", {}).items():
         check_types(then, {"sha256": str, "shards": list}, f"{where}: dataset: {split}", required=False)
         now = meta["splits"].get(split, {"sha256": "none"})
         same = all(then.get(key, now.get(key)) == now.get(key) for key in ("tokens", "learned"))

@@ -162,8 +162,8 @@ def wide_encoding(head: bytes) -> str:
     """The encoding of a beginning that holds NUL: UTF-32 or UTF-16 without a mark, or else UTF-8.
 
     A wide encoding is accepted if it gives nothing but assigned characters, and if the high bytes of the
-    characters show it: they are NUL more often than the low bytes, and they vary less. In what could be UTF-8
-    with some NUL in it, the low bytes are never NUL and there are three times as many different ones.
+    characters show it: they are NUL more often than the low bytes, and do not vary more. In what could be
+    UTF-8 with some NUL in it, no low byte is NUL, and there are three times as many different ones.
     """
     narrow = decodes(head, "utf-8")
     best, most = "utf-8", 0
@@ -173,7 +173,7 @@ def wide_encoding(head: bytes) -> str:
         if not decodes(head, encoding) or not high_bytes.count(0) > low_bytes.count(0):
             continue
         kinds, low_kinds = len(set(high_bytes)), len(set(low_bytes))
-        if set(high_bytes) != {0} and kinds >= (low_kinds / 3 if narrow else low_kinds):
+        if set(high_bytes) != {0} and kinds > (low_kinds / 3 if narrow else low_kinds):
             continue
         if narrow and low_bytes.count(0):
             continue
