@@ -87,7 +87,8 @@ def test_every_killed_run_ends_as_an_undisturbed_one(lives, figure):
         for name in ("config.json", "result.json"):
             same(*(json.loads((f / name).read_text(encoding="utf-8")) for f in (killed, alone)), name)
         assert (killed / "tokenizer.json").read_bytes() == (alone / "tokenizer.json").read_bytes()
-        assert (killed / "loss.png").read_bytes() == (alone / "loss.png").read_bytes()
+        for name in ("loss.png", "samples.txt"):
+            assert (killed / name).read_bytes() == (alone / name).read_bytes()
         for name in ("ckpt.pt", "best.pt"):
             assert sample_of(killed / name) == sample_of(alone / name)
         outputs = [f.with_suffix(".txt").read_text(encoding="utf-8") for f in (killed, alone)]
