@@ -227,7 +227,7 @@ def read_meta(folder: Path, complete: bool = True) -> dict:
         types = {"name": str, "dtype": str, "format": str, "masked": bool, "end_id": int, "splits": dict}
         optional = {"vocab_size": int, "nats_per_char": float, "stand_in_for": str, "stand_in_reason": str}
         check_types(meta, types, "it")
-        check_types(meta, optional, "it", required=False)
+        check_types(meta, {**optional, "turns": bool}, "it", required=False)
         if complete:
             check_types(meta, {"source": str, "sha256": str, "dropped": dict, "vocab_size": int}, "it")
         for split, counts in meta["splits"].items():

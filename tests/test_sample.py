@@ -37,7 +37,7 @@ def written(run_script, tmp_path, capsys):
         capsys.readouterr()
         run_script("sample.py", "--device=cpu", "--dtype=float32", *flags)
         lines = capsys.readouterr().out.splitlines(keepends=True)
-        return "".join(line for line in lines if not line.startswith(("--- ", "settings:")))
+        return "".join(line for line in lines if not line.startswith(("--- ", "settings:", "reading ")))
 
     return run
 

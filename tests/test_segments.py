@@ -37,7 +37,8 @@ def turns(*contents: str) -> dict:
 
 
 def prepared(tmp_path, rows, **how) -> dict:
-    return prepare.prepare("mine", write_rows(tmp_path / "a.jsonl", rows), format="jsonl", val_ratio=0, **how)
+    how = {"format": "jsonl", "val_ratio": 0, **how}
+    return prepare.prepare("mine", write_rows(tmp_path / "a.jsonl", rows), **how)
 
 
 # ---- what generation stops on is learned after every reply
@@ -58,7 +59,7 @@ def test_every_reply_is_closed_by_a_learned_end_token(tmp_path):
 
 @pytest.mark.parametrize("kind", ["char", "bpe"])
 def test_prompts_have_the_ids_of_training_reply_after_reply(tmp_path, kind):
-    prepared(
+    meta = prepared(
         tmp_path,
         [turns("grey lamp?", "the lamp", "thanks", "welcome the lamp", "bye", "the end")],
         tokenizer=kind,
@@ -71,7 +72,31 @@ def test_prompts_have_the_ids_of_training_reply_after_reply(tmp_path, kind):
     for prompt, reply in ((first, "the lamp"), (second, "welcome the lamp"), (third, "the end")):
         new = [*sample.prompt_ids(made, prompt), *made.encode(reply).tolist(), made.end_id]
         assert ids[: len(new)] == new
+        # As most people would write it; its ids were others, and 7 of 25 second replies were right.
+        assert new[: -len(made.encode(reply)) - 1] == sample.prompt_ids(
+            made, prompt.replace(END, ""), turns=True
+        )
     assert ids == new
+    one_reply = prepare.prepare(
+        "one", write_rows(tmp_path / "b.jsonl", [turns("a", "b")] * 2), format="jsonl"
+    )
+    assert meta["turns"] and "turns" not in one_reply
+    plain = first + "b\nuser: c\nassistant: "  # to a run of before, or of one reply each, it is what it was
+    assert sample.prompt_ids(made, plain) == made.encode(plain).tolist()
+
+
+def test_a_run_says_whether_it_closes_turns(tmp_path, train, run_script, own_datasets, monkeypatch, capsys):
+    monkeypatch.setattr(prepare, "DATASETS", own_datasets)  # run_script has set its own
+    rows = [turns("a", "bc", "d", "e")] * 12
+    prepared(tmp_path, rows, val_ratio=0.5)
+    folder = str(own_datasets / "mine")
+    train(
+        f"--dataset={folder}", "--max_iters=2", "--block_size=64", r"--start=user: a\nassistant: bc\nuser: d"
+    )
+    shown = f"user: a\nassistant: bc{END}\nuser: d"
+    assert shown in capsys.readouterr().out
+    run_script("sample.py", "--device=cpu", "--max_new_tokens=2")
+    assert shown in capsys.readouterr().out
 
 
 def trained(width: int, steps: int) -> GPT:
@@ -115,9 +140,9 @@ def test_first_second_and_third_replies_are_right_and_end(tmp_path, base):
             question, reply = talk[2 * turn - 2 : 2 * turn]
             prompt += f"user: {question}\nassistant: "
             how = dict(max_new_tokens=40, temperature=0.0, top_k=0, top_p=1.0, seed=1)
-            ids = sample.prompt_ids(made, prompt)
+            ids = sample.prompt_ids(made, prompt, turns=True)
             right[turn] += "".join(sample.stream_text(model, made, ids, **how)) == reply
-            prompt += f"{reply}{END}\n"
+            prompt += f"{reply}\n"
     assert right == {1: 25, 2: 25, 3: 25}
 
 

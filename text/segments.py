@@ -17,6 +17,7 @@ BORDER = re.compile(  # where END ends a document; the docstring above says it i
     re.MULTILINE,
 )
 REPLY = re.compile(r"^assistant: ", re.MULTILINE)
+TURN = re.compile(r"^assistant: .*?(?=\n(?:system|user|assistant): )", re.MULTILINE | re.DOTALL)
 # What a segment is, as a sum; and what a token is, in *_mask.bin.
 LEARNED = 1  # it counts in the loss
 GOES_ON = 2  # of a segment: an end token follows it, and the sample goes on; of a token: that end token
@@ -108,11 +109,15 @@ def with_ends(segments: Segments) -> Segments:
     return cut
 
 
-def prompt_segments(text: str) -> Segments:
-    """Cut a prompt as the samples were cut: where END stands, and before a reply that END closes.
+def prompt_segments(text: str, turns: bool = False) -> Segments:
+    r"""Cut a prompt as the samples were cut: where END stands, and before a reply that END closes.
 
-    So a conversation to be continued has the ids of training, when it is written as segments_of says.
+    turns: the model has learned to close replies. Then those that another turn follows are closed if END does
+    not stand there already: "assistant: b\nuser: c?\n" goes on as "assistant: b<|endoftext|>\nuser: c?\n".
+    So a conversation to be continued has the ids of training, whether END is written or not.
     """
+    if turns:
+        text = TURN.sub(lambda turn: turn[0] if turn[0].endswith(END) else turn[0] + END, text)
     *before, rest = BORDER.split(text)
     segments = []
     for part in before:

@@ -145,7 +145,7 @@ def encode(
     if end and tokenizer.end_id < 0:
         raise ValueError(
             "this tokenizer has no end token to close samples and documents; expected one that was made with "
-            "--tokenizer=bpe, or with --tokenizer=char from samples or a folder"
+            "data.py --tokenizer=bpe, or with --tokenizer=char from samples or a folder"
         )
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
     threads = threads or max(1, min(os.cpu_count() or 1, 16) // world_size)
@@ -165,7 +165,8 @@ def encode(
             splits[split]["sha256"] = hashlib.sha256(joined.encode("utf-8")).hexdigest()
             splits[split]["shards"] = [counts["tokens"] for counts in its]
     masked = any(counts["learned"] < counts["tokens"] for counts in splits.values())
-    return {"dtype": dtype.name, "masked": masked, "end_id": tokenizer.end_id, "splits": splits}
+    turns = {"turns": True} if any(counts["turns"] for counts in shards.values()) else {}
+    return {"dtype": dtype.name, "masked": masked, **turns, "end_id": tokenizer.end_id, "splits": splits}
 
 
 def numbered(parts, size: float) -> Iterator[tuple[tuple[str, int], Segments, bool]]:
@@ -184,9 +185,9 @@ def numbered(parts, size: float) -> Iterator[tuple[tuple[str, int], Segments, bo
 
 
 def write(parts, tokenizer, folder: Path, end: bool, masks: bool, dtype, in_shards: bool) -> dict:
-    """Write encoded parts to their files. Returns {(split, shard): counts, sha256 and open}.
+    """Write encoded parts to their files. Returns {(split, shard): counts, sha256, open, turns}.
 
-    open: the last document of the shard continues in the next one.
+    open: the last document of the shard continues in the next one. turns: samples go on behind an end token.
     """
     shards, hashes, files = {}, {}, {}
     with contextlib.ExitStack() as stack:
@@ -195,7 +196,7 @@ def write(parts, tokenizer, folder: Path, end: bool, masks: bool, dtype, in_shar
             if place not in shards:
                 for file in files.get(split, ()):
                     file.close()  # a process may not have 2,000 open files
-                shards[place], hashes[place] = dict.fromkeys(COUNTS, 0), hashlib.sha256()
+                shards[place], hashes[place] = {**dict.fromkeys(COUNTS, 0), "turns": False}, hashlib.sha256()
                 stems = [split, f"{split}_mask"] if masks else [split]
                 names = [file_name(stem, number, in_shards) for stem in stems]
                 files[split] = [stack.enter_context(open(folder / name, "wb")) for name in names]
@@ -206,6 +207,7 @@ def write(parts, tokenizer, folder: Path, end: bool, masks: bool, dtype, in_shar
                 stretches.append((ids, what & LEARNED))
                 if what & GOES_ON:
                     stretches.append((end_token, what))
+                    counts["turns"] = True
             if ends and end:
                 stretches.append((end_token, segments[-1][1]))
             for ids, mask in stretches:
@@ -265,9 +267,10 @@ def summary(meta: dict) -> str:
     lines = [f"datasets/{meta['name']}: {meta['source']}, {meta['vocab_size']:,} different tokens{dropped}"]
     for split, n in meta["splits"].items():
         per_token, learned = n["characters"] / n["tokens"], n["learned"] / n["tokens"]
+        documents = "1 document" if n["documents"] == 1 else f"{n['documents']:,} documents"
         files = f" in {len(n['shards']):,} files" if len(n.get("shards", ())) > 1 else ""
         lines.append(
-            f"  {split}: {n['tokens']:,} tokens{files}, {n['documents']:,} documents, "
+            f"  {split}: {n['tokens']:,} tokens{files}, {documents}, "
             f"{per_token:.2f} characters per token, {learned:.1%} of the tokens learned"
         )
     return "\n".join(lines)
