@@ -79,7 +79,7 @@ class Windows:
         if split not in meta["splits"]:
             raise ValueError(f"{what} does not exist; prepare it with --{split}_ratio=0.1 (python data.py)")
         if not pack and meta["format"] == "text":
-            raise ValueError(f"pack=False is for --format=lines or jsonl, but {what} is text; use pack=True")
+            raise ValueError(f"pack=False is for samples (data.py --format=lines, jsonl), but {what} is text")
         self.path = folder / f"{split}.bin"  # for messages; with shards, it stands for all of them
         self.dtype, self.masked, self.end_id = np.dtype(meta["dtype"]), meta["masked"], meta["end_id"]
         counts = meta["splits"][split]

@@ -95,7 +95,9 @@ def meet(rank: int, world_size: int, limit: timedelta) -> dist.Store:
     and confirms. Raises ValueError if a rank has not joined within the limit.
     """
     began, own, seconds = time.monotonic(), uuid.uuid4().hex, limit.total_seconds()
-    advice = "look for the first error of the other processes, or wait longer with --timeout=SECONDS"
+    advice = (
+        "look for the first error of the other processes, or let train.py wait longer with --timeout=SECONDS"
+    )
     try:
         store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=limit))
         if rank:
@@ -283,5 +285,5 @@ def lost_contact(error: BaseException) -> str:
     cause = re.sub(r"\[\S+/\S+\] ", "", text.splitlines()[-1])  # drops the location in torch's C++ source
     return (
         f"another process no longer answers: it ended, or the network failed ({cause[:90]}); "
-        "go on from the last checkpoint with --init_from=auto"
+        "train.py goes on from the last checkpoint with --init_from=auto"
     )

@@ -132,7 +132,7 @@ CASES = [
     ("a table that points out of its folder", "evaluate.py", "best_000001 cannot be read (ValueError)",
      {"out/best_000001/run.json": '{"param_groups": []}', "out/best_000001/tensors.json": OUTSIDE}),
     ("a package that is not installed", "train.py --wandb_log", "pip install wandb"),
-    ("a text, example by example", "train.py --pack=False", "pack=False is for --format=lines or jsonl"),
+    ("a text, example by example", "train.py --pack=False", "pack=False is for samples"),
     ("a sample with unknown characters", "train.py --start=€", "unknown characters: '€' at position 0"),
     ("a sample below zero degrees", "train.py --temperature=-1", "temperature=-1.0"),
     ("a sample of no probability", "train.py --top_p=0", "top_p=0.0"),

@@ -179,7 +179,7 @@ class Source:
         except (ValueError, RecursionError) as error:
             if not self.skip_bad:
                 what = f"no JSON ({error.msg})" if isinstance(error, json.JSONDecodeError) else error
-                raise ValueError(f"{where}: {what}; repair it, or leave out such rows: --skip_bad") from None
+                raise ValueError(f"{where}: {what}; repair it, or leave it out: data.py --skip_bad") from None
             self.dropped["bad rows"] += 1
 
     def units(self) -> Iterator[tuple[Segments, bool]]:
