@@ -24,11 +24,12 @@ class Losses:
     """The losses of a run's updates, one after another.
 
     new: whether the model is new and its loss has to fall; that of a trained one may be as low as it gets.
-    rates: the settings that a warning names, such as "--learning_rate or --muon_lr".
+    rates: the settings that a warning names, such as "--learning_rate or --muon_lr". grad_clip: train.py's.
     """
 
-    def __init__(self, new: bool, rates: str):
+    def __init__(self, new: bool, rates: str, grad_clip: float):
         self.new, self.rates = new, rates
+        self.smaller_clip = grad_clip / 2 if 0 < grad_clip <= 1 else 1.0
         self.recent: deque[float] = deque(maxlen=BEFORE + LAST)
         self.first: list[float] = []
         self.lowest, self.n = math.inf, 0
@@ -61,7 +62,8 @@ class Losses:
         usual = f"the {len(before)} before it lay between {min(before):.4f} and {max(before):.4f}"
         return (
             f"WARNING: the loss jumps: {last[-1]:.4f} at update {update}, where {usual}; if it stays there, "
-            f"look at grad norm in the lines around it, and try a smaller {self.rates}, or --grad_clip=1.0"
+            f"look at grad norm in the lines around it, and try a smaller {self.rates}, or "
+            f"--grad_clip={self.smaller_clip:g}"
         )
 
     def rise(self, update: int) -> str:

@@ -53,7 +53,7 @@ class Report:
         elsewhere = {name for name in given if given[name] != given.get("expected")}
         self.changed = [f"{name}={config[name]}" for name in sorted(elsewhere - HARMLESS) if name in config]
         muon = "--learning_rate or --muon_lr" if config["optimizer"] == "muon" else "--learning_rate"
-        self.losses = Losses(step < 0 and from_scratch, muon)
+        self.losses = Losses(step < 0 and from_scratch, muon, config["grad_clip"])
         self.rows, self.plot_error, self.guessing = [], "", 0.0
         self.overwrite = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"  # lines replace each other
         self.updates, self.update_seconds, self.data_seconds = 0, 0.0, 0.0  # since the last progress line

@@ -26,7 +26,7 @@ def healthy(rng: random.Random, n: int, noise: float = 0.0) -> np.ndarray:
 
 
 def warnings(losses, new: bool = True, warmup: int = 0) -> list[str]:
-    judge = Losses(new, "--learning_rate")
+    judge = Losses(new, "--learning_rate", grad_clip=1.0)
     found = [judge.add(i, float(loss), warmup, len(losses)) for i, loss in enumerate(losses, 1)]
     return [line for line in found if line]
 
@@ -77,7 +77,7 @@ def test_a_jump_says_the_value_the_usual_range_and_what_to_look_at():
     assert line.startswith(
         "WARNING: the loss jumps: 5.2500 at update 61, where the 50 before it lay between 2.0"
     )
-    assert "2.0400" in line and "grad norm" in line and "--learning_rate" in line
+    assert "2.0400" in line and "grad norm" in line and line.endswith("--learning_rate, or --grad_clip=0.5")
 
 
 def test_a_jump_is_told_once_and_the_next_one_again():
