@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import data
 from conftest import ROOT, TINY
 from test_data import decode, error_of, own_datasets, write, write_rows
-from text import dataset, prepare
+from text import corpora, dataset, prepare
 from text.token_files import SPLITS
 
 __all__ = ["own_datasets"]  # a fixture: each test has its own datasets folder
@@ -330,3 +331,15 @@ def test_a_dataset_that_is_replaced_under_a_run_is_noticed(tmp_path):
         assert "was replaced while in use" in error_of(windows.batch, 1, 4)
         (prepare.DATASETS / "mine").rename(tmp_path / f"away {shard_mb}")
         assert "was replaced while in use" in error_of(windows.batch, 1, 4)
+
+
+def test_the_stand_in_box_appears_once(scripts, tmp_path, monkeypatch, capsys):
+    """When train.py prepares the text, when it finds it prepared, and when data.py prepares it."""
+    monkeypatch.setattr(corpora, "DOWNLOADS", tmp_path / "downloads")
+    monkeypatch.setattr(corpora, "SHAKESPEARE_SIZE", 5000)
+    for _ in range(2):
+        scripts("train.py", "--dataset=shakespeare_char", *TINY, "--max_iters=1")
+        assert capsys.readouterr().out.count("TINY SHAKESPEARE COULD NOT BE DOWNLOADED") == 1
+    monkeypatch.setattr(sys, "argv", ["data.py", "--name=shakespeare_char"])
+    runpy.run_path(data.__file__, run_name="__main__")
+    assert capsys.readouterr().out.count("TINY SHAKESPEARE COULD NOT BE DOWNLOADED") == 1
