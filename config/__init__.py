@@ -31,9 +31,9 @@ from config._errors import (  # noqa: F401 (others import them from here)
     set_excepthook,
     start_script,
 )
+from config._paths import find_config_file, path_of
 
 COMMAND_LINE = "the command line"
-PATHS = ("out_dir", "init_from", "dataset", "file", "input", "val_input", "tokenizer")
 given: dict[str, str] = {}  # setting -> the config file, or COMMAND_LINE, that set it; all others are default
 untyped: dict[str, object] = {}  # every setting as it would be without the command line
 
@@ -192,8 +192,9 @@ def read_config_file(file: str, settings: dict, defaults: dict) -> dict:
         raise ValueError(f"{file} does not run: {type(error).__name__}: {error}{advice}") from None
     assigned = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned()}
     imported = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_imported()}
-    starred = [node.module for node in ast.walk(ast.parse(source)) if is_star_import(node)]
-    assigned |= {name for module in starred for name in settings.keys() & vars(sys.modules[module]).keys()}
+    for node in ast.walk(ast.parse(source)):
+        if is_star_import(node) and node.module in sys.modules:
+            assigned |= settings.keys() & vars(sys.modules[node.module]).keys()
     changes = {}
     for name, value in names.items():
         helper = isinstance(value, ModuleType) or callable(value)
@@ -214,19 +215,6 @@ def is_star_import(node: ast.AST) -> bool:
     return isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
 
 
-def find_config_file(file: str) -> Path:
-    """The path of a config file. ValueError suggests the file that was meant, or lists them all."""
-    expanded = without_tilde("the config file ", file)
-    path = next((p for p in (Path(expanded), ROOT / expanded) if os.path.isfile(p)), None)
-    if path is None:
-        known = sorted(f"config/{p.name}" for p in (ROOT / "config").glob("[a-z]*.py"))
-        near = difflib.get_close_matches(file, known, n=1)
-        advice = f"did you mean {near[0]}?" if near else f"there are: {' '.join(known)}"
-        advice = _nanogpt.CONFIGS.get(Path(file).name, advice)
-        raise ValueError(f"config file {file} does not exist; {advice}")
-    return path
-
-
 def checked(value: object, name: str, file: str, defaults: dict) -> object:
     """A value from a config file as its setting takes it. ValueError if the setting cannot have it."""
     check_name(name, defaults, f"{file}: ")
@@ -244,23 +232,6 @@ def checked(value: object, name: str, file: str, defaults: dict) -> object:
     if isinstance(value, str):
         return path_of(name, value, f"{file}: {name}=")
     return copy.deepcopy(value)  # a dict: an imported file keeps its own, for the next run of this process
-
-
-def path_of(name: str, value: str, where: str) -> str:
-    """A setting's text as it is; if it is a path, without ~ and / at its ends. where: printed before it."""
-    prefix = "FILE:" if name == "start" and value.startswith("FILE:") else ""
-    if name not in PATHS and not prefix:
-        return value
-    path = without_tilde(where, value.removeprefix(prefix))
-    return prefix + (path.rstrip("/" + os.sep) or path)
-
-
-def without_tilde(where: str, path: str) -> str:
-    """A path with ~ and ~user replaced. A shell does that for whole words, but not in --out_dir=~/a."""
-    expanded = os.path.expanduser(path)
-    if expanded.startswith("~") and not os.path.exists(path):
-        raise ValueError(f"{where}{path}: there is no home folder {path.split('/')[0]}; write the whole path")
-    return expanded
 
 
 def check_number(value: float, where: str) -> None:

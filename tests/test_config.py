@@ -11,6 +11,7 @@ import torch
 
 import config
 from config import ROOT, override, read_comments
+from config._paths import PATHS
 from model import GPT, GPTConfig
 
 CONFIGS = sorted(path.name for path in (ROOT / "config").glob("[a-z]*.py"))
@@ -254,7 +255,7 @@ def test_every_setting_that_is_a_path_is_known():
     for script in ("train.py", "data.py", "sample.py", "evaluate.py", "bench.py"):
         for name, comment in read_comments(str(ROOT / script)).items():
             says_so = re.search(r"\b(folder|PATH|a file|which checkpoint|text file)\b", comment)
-            assert not says_so or name in (*config.PATHS, "name") or "FILE:" in comment, f"{script}: {name}"
+            assert not says_so or name in (*PATHS, "name") or "FILE:" in comment, f"{script}: {name}"
 
 
 def test_help_lists_every_setting_with_default_and_comment(tmp_path, monkeypatch, capsys):

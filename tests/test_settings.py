@@ -505,15 +505,15 @@ def test_advice_names_settings_that_the_script_has():
 
 
 def test_advice_that_does_not_fit_is_found():
-    helper = "class A:\n    def go(self):\n        raise ValueError(f'{self}: use --block_size=9')\n"
+    helper = "class Tool:\n    def go(self):\n        raise ValueError(f'{self}: use --block_size=9')\n"
     named = "def f():\n    raise ValueError('use data.py --format=text or train.py --seed=1')\n"
     sources = {
-        "sample.py": "from text.a import A\n\nA().go()\n",
-        "train.py": "from text.a import A\nfrom text.b import f\nA().go()\nf()\n",
+        "sample.py": "from text.a import Tool\n\nTool().go()\n",
+        "train.py": "from text.a import Tool\nfrom text.b import f\nTool().go()\nf()\n",
         "text/a.py": helper,
         "text/b.py": named,
     }
     settings = {"sample.py": {"seed"}, "train.py": {"block_size", "seed"}, "data.py": {"format"}}
     sources["data.py"] = "pass\n"
     unfit, _ = unfit_advice(sources, settings)
-    assert [line[:50] for line in unfit] == ["text/a.py A.go: --block_size is none of sample.py:"]
+    assert [line[:50] for line in unfit] == ["text/a.py Tool.go: --block_size is none of sample"]
