@@ -162,7 +162,7 @@ def saved_tokenizer(spec: str) -> Tokenizer:
 
 def gpt2() -> BPETokenizer:
     """GPT-2's 50,257 tokens, from tiktoken's cache or the network. "Hello world" becomes 15496, 995."""
-    remedy = "connect, or set TIKTOKEN_CACHE_DIR to a folder that holds it, or use --tokenizer=bpe"
+    remedy = "connect, or set TIKTOKEN_CACHE_DIR to a folder that holds it, or use data.py --tokenizer=bpe"
     tiktoken, _ = open_tiktoken()
     try:
         theirs = tiktoken.get_encoding("gpt2")
