@@ -21,6 +21,7 @@ from config import at_end, given, typed
 from machine.speed import flops_utilisation
 from optim import state_names
 from runtime import branch, guard, samples
+from runtime.checkpoint import newest
 from runtime.curve import HARMLESS, bands_for, check_bands, evaluations, judge, read_rows
 from runtime.health import Losses, verdict
 from runtime.plot import plot_loss
@@ -251,7 +252,8 @@ class Report:
             self.lock.close()
             self.trackers.close()
         self.say(f"trained for {clock(progress.seconds)}, not counting evaluation; in {self.folder}:")
-        self.say(f"  best.pt  val loss {progress.best_val_loss:.4f} (step {progress.best_step})")
+        if newest(self.folder / "best.pt").exists():  # else a later one was set aside (branch.py)
+            self.say(f"  best.pt  val loss {progress.best_val_loss:.4f} (step {progress.best_step})")
         self.say(f"  ckpt.pt  val loss {progress.val_loss:.4f}, train loss {progress.train_loss:.4f}")
         plot = "" if self.plot_error else "loss.png "
         self.say(f"  {plot}metrics.jsonl samples.txt result.json config.json")

@@ -51,11 +51,10 @@ def check_zip(file) -> None:
 def made_by_nanogpt(path: Path) -> bool:
     """Whether a file is a checkpoint of nanoGPT: whether its pickle, which is not run, has those keys."""
     with contextlib.suppress(OSError, ValueError, zipfile.BadZipFile), zipfile.ZipFile(path) as content:
-        names = [name for name in content.namelist() if name.endswith("data.pkl")]
-        for name in names:
-            with content.open(name) as file:
-                start = file.read(2**24)  # names and shapes of a few thousand tensors
-            return all(key in start for key in (b"model_args", b"iter_num", b"best_val_loss"))
+        for entry in content.infolist():
+            if entry.filename.endswith("data.pkl") and entry.file_size < 2**26:  # a million names of tensors
+                pickled = content.read(entry)
+                return all(key in pickled for key in (b"model_args", b"iter_num", b"best_val_loss"))
     return False
 
 

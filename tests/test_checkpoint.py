@@ -125,7 +125,8 @@ def test_one_file_holds_all_that_a_run_is(train, tmp_path):
     saved = torch.load(tmp_path / "out/ckpt.pt", weights_only=True)
     expected = (
         "model model_config tokenizer dataset config optimizer scaler step tokens seconds evaluated_at "
-        "bad_evals train_loss val_loss best_val_loss best_step clipped"
+        "bad_evals train_loss val_loss best_val_loss best_step clipped "
+        "val_loss_to_beat world_size"
     )
     assert saved.keys() == set(expected.split())
     assert checkpoint.KEYS <= saved.keys()
@@ -327,6 +328,6 @@ def test_another_tokenizer_is_refused_with_both_hashes(train, tmp_path, datasets
         prepare.prepare("other", str(datasets / "other.txt"))
     ours, theirs = (load(datasets / name / "tokenizer.json").hash[:12] for name in ("small", "other"))
     train("--max_iters=2")
-    for source in ("resume", str(tmp_path / "out")):
+    for source, out in (("resume", "out"), (str(tmp_path / "out"), "tuned")):
         with pytest.raises(ValueError, match=f"has the tokenizer {ours} .* the dataset has {theirs}"):
-            train("--dataset=other", f"--init_from={source}")
+            train("--dataset=other", f"--init_from={source}", f"--out_dir={tmp_path / out}")

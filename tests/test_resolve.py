@@ -216,3 +216,24 @@ def test_each_condition_is_of_settings_that_exist():
     known = config.defaults_of("train.py")
     for names, other, _ in resolve.USED_IF:
         assert {*names.split(), other} <= known.keys() | {"processes"}
+
+
+def test_a_cluster_of_another_size_keeps_the_global_batch(monkeypatch):
+    """config/base.py: 480 windows an update, 12 at a time; it began on 8 processes and goes on with 16."""
+    old = {"batch_size": 12, "gradient_accumulation_steps": 1, "global_batch_size": 480}
+    monkeypatch.setattr(
+        resolve, "given", {"batch_size": "config/base.py", "global_batch_size": "config/base.py"}
+    )
+    assert resolve.keep_global_batch(settings := dict(old), {"config": old, "world_size": 8}) == []
+    (line,) = resolve.check_batch(settings, 10, 3, 16)
+    assert line.startswith(
+        "not used here: batch_size=12 (global_batch_size=480 is 10 windows x 3 micro-steps x 16"
+    )
+    monkeypatch.setattr(resolve, "given", {"batch_size": "typed"})
+    (line,) = resolve.keep_global_batch(
+        settings := {**old, "batch_size": 6}, {"config": old, "world_size": 8}
+    )
+    assert "still reads global_batch_size=480" in line and settings["global_batch_size"] == 480
+    earlier = {**old, "global_batch_size": 96}  # 12 on each of 8 processes, and no global batch was asked for
+    resolve.keep_global_batch(settings := {**earlier, "batch_size": 6}, {"config": earlier, "world_size": 8})
+    assert settings["global_batch_size"] == 0

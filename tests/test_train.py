@@ -330,6 +330,8 @@ def test_running_out_of_memory_is_retried_with_half_the_batch(train, tmp_path, m
     names = train("--batch_size=8", "--max_iters=3", "--log_interval=1")
     assert losses(tmp_path / "out") == pytest.approx(expected, abs=1e-6)
     assert (names["batch_size"], names["micro_steps"]) == (4, 2)
+    written = json.loads((tmp_path / "out/config.json").read_text(encoding="utf-8"))
+    assert (written["batch_size"], written["global_batch_size"]) == (4, 8)
     assert capsys.readouterr().out.count("out of memory: going on with batch_size=4") == 1
     with pytest.raises(ValueError, match="out of memory with batch_size=8; .* first: --batch_size=4"):
         train("--batch_size=8", "--oom_retry=False")
