@@ -194,6 +194,7 @@ def test_what_a_weight_may_be(key, value, learned):
     ([said("assistant", "b", weight=0.5)], "'weight' is 0.5; expected 1 (learned) or 0 (not): {'role':"),
     ([said("assistant", "b", weight="0")], "'weight' is '0'; expected 1 (learned) or 0 (not)"),
     ([said("assistant", "b", weight=1, train=[])], "'train' is []; expected 1 (learned) or 0 (not)"),
+    ([said("assistant", END)], "there is nothing to learn"),
     ([said("assistant", "b", weight=0)], "there is nothing to learn"),
     ([said("user", "a", weight=1), said("assistant", "b")], "only what the assistant says can have a weight"),
     ([said("tool", "a"), said("assistant", "b")], "expected system, user or assistant with content"),
@@ -202,6 +203,11 @@ def test_bad_messages_are_refused_by_name(tmp_path, messages, message):
     with pytest.raises(ValueError) as error:
         prepared(tmp_path, [turns("a", "b"), {"messages": messages}])
     assert f"a.jsonl line 2: {message}" in str(error.value)
+
+
+def test_a_row_of_end_alone_has_nothing_to_learn(tmp_path):
+    with pytest.raises(ValueError, match="line 2: there is nothing to learn"):
+        prepared(tmp_path, [{"text": "a"}, {"text": f"{END}\n{END}"}])
 
 
 def test_keys_that_nothing_uses_are_named(tmp_path, capsys):

@@ -52,7 +52,8 @@ def segments_of(row) -> Segments:
             raise ValueError(f"expected text, prompt and response, or messages: {row!r:.60}")
     segments = with_ends(segments) if len(segments) > 1 else segments  # a text may be many documents
     learned = [text for text, what in segments if what & LEARNED]
-    if "" in learned or not learned:
+    only_ends = END in "".join(learned) and not "".join(learned).replace(END, "").strip()
+    if "" in learned or not learned or only_ends:
         raise ValueError(f"there is nothing to learn: {row!r:.60}")
     for text, _ in segments:
         text.encode("utf-8")  # UnicodeEncodeError, a ValueError, for half a surrogate pair such as "\ud83d"

@@ -35,6 +35,7 @@ from test_errors import report
 from test_hostile import Canary
 from test_model import tiny, uncached
 from text import corpora, formats
+from text.segments import LEARNED
 
 hypothesis = needs("hypothesis")
 st = hypothesis.strategies
@@ -353,7 +354,8 @@ def check_rows(content: bytes) -> str:
             assert int(wrong[2]) == first_bad_line(content)
         return "refused"
     for segments, ends_document in rows:
-        assert ("", True) not in segments and any(learned for _, learned in segments)
+        learned = [text for text, what in segments if what & LEARNED]
+        assert learned and "" not in learned
         assert "".join(text for text, _ in segments).encode("utf-8") and ends_document
     assert first_bad_line(content) == 0 or BOM in content
     return "fine"
