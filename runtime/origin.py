@@ -8,6 +8,7 @@ from config import typed
 from model import GPT
 from runtime import branch
 from runtime.checkpoint import check_same, find, load, load_weights, newest, read
+from runtime.trust import check_types
 
 
 @dataclasses.dataclass
@@ -103,6 +104,7 @@ def go_on_after_early_stop(progress: Progress, saved: dict, max_iters: int) -> l
     Without more updates it stops at the same place, unless it is given more patience. Returns a line if so.
     """
     old = saved.get("config", {})
+    check_types(old, {"patience": int, "max_iters": int}, "the checkpoint's settings", required=False)
     more = (typed("max_iters") or typed("epochs")) and max_iters > old.get("max_iters", max_iters)
     if not (more and 0 < old.get("patience", 0) <= progress.bad_evals):
         return []
