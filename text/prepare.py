@@ -273,7 +273,9 @@ def prepare_text(text: Path, dataset: str, resume: bool) -> None:
 
 def require_same(saved: dict, meta: dict, dataset: str, out_dir: str) -> None:
     """ValueError if a run that is resumed was trained on another text than the dataset holds now."""
-    advice = f"start a new run on this one from the weights: --init_from={out_dir} --out_dir=NEW"
+    same_tokenizer = saved["dataset"].get("tokenizer_hash") == meta.get("tokenizer_hash")
+    first = "" if same_tokenizer else f" (prepare it with data.py --tokenizer={out_dir} first)"
+    advice = f"start a new run on this one from the weights{first}: --init_from={out_dir} --out_dir=NEW"
     require_same_content(saved["dataset"], meta, folder_of(dataset), out_dir, advice)
 
 
