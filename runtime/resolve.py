@@ -138,7 +138,7 @@ def keep_global_batch(config: dict, saved: dict) -> list[str]:
     if made != n and changed == ["batch_size"]:
         return [f"an update still reads global_batch_size={n} windows, at most batch_size at a time"]
     config["global_batch_size"] = 0
-    return [f"an update no longer reads global_batch_size={n} windows: {' and '.join(changed)} decide"]
+    return [f"an update no longer reads global_batch_size={n} windows; given: {', '.join(changed)}"]
 
 
 def check_batch(config: dict, batch_size: int, micro_steps: int, world_size: int) -> list[str]:
