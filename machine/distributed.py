@@ -18,6 +18,7 @@ torch does the work: DistributedDataParallel, ZeroRedundancyOptimizer, fully_sha
 second to import are imported where they are used.
 """
 
+import atexit
 import os
 import re
 import sys
@@ -71,7 +72,10 @@ def join(backend: str, timeout: float) -> None:
     store = meet(rank, world_size, limit) if "RANK" in os.environ else dist.HashStore()
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
     sys.excepthook = hook  # init_process_group replaces it, and our one-line errors would be lost
-    at_end(leave)
+    if "RANK" in os.environ:
+        atexit.register(leave)  # a process of torchrun ends with its script
+    else:
+        at_end(leave)  # a notebook goes on
 
 
 def leave() -> None:
