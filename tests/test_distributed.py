@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-import data
+import config, data
 from machine import distributed
 from text import prepare
 
@@ -64,6 +64,7 @@ if os.environ.get("BROKEN_RANK") == str(rank):
     torch.amp.GradScaler.scale = lambda self, loss: break_down(loss)
 sys.argv = ["train.py", "--dataset=fresh", f"--out_dir={folder / f'out-{rank}'}", *sys.argv[2:]]
 atexit.register(lambda: (folder / f"updates-{rank}").write_text(str(seen["batches"][-1][0] + 1)))
+config.end_script = lambda: None  # the processes stay together; they part at exit
 names = runpy.run_path("train.py", run_name="__main__")
 model, windows = names["raw_model"], names["val_windows"]
 torch.save(model.state_dict(), folder / f"weights-{rank}.pt")
