@@ -197,3 +197,22 @@ def test_a_folder_that_is_deleted_during_the_run(train, tmp_path, monkeypatch, c
     assert err.count("error: ") <= 1
     if format == FILE:
         assert checkpoint.load(out / "ckpt.pt")["step"] >= 4
+
+
+def test_every_bit_of_an_entry_in_the_zip_file_s_table(train, tmp_path):
+    """Bit 4 of the attributes marks a folder: torch loaded it with what happened to lie in memory."""
+    train(*FLAGS)
+    path = tmp_path / "out/ckpt.pt"
+    whole, content = flat(checkpoint.load(path)), path.read_bytes()
+    first = content.rindex(b"PK\x01\x02", 0, content.rindex(b"data/1"))  # the table is at the end
+    results = set()
+    for bit in range(8 * 46):  # the fixed part of an entry
+        flipped = bytearray(content)
+        flipped[first + bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            assert flat(checkpoint.load(path)) == whole, bit
+            results.add("same")
+        except ValueError:
+            results.add("refused")
+    assert results == {"same", "refused"}
