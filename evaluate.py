@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from data import Windows, windows_of_text
 from machine import distributed, hardware
 from machine.stages import Stages
+from machine.threads import use_saved
 from runtime import checkpoint
 from runtime.guard import first_not_finite
 from runtime.plot import open_pyplot
@@ -184,6 +185,7 @@ if __name__ == "__main__":
     folder = checkpoint.run_folder(out_dir)
     stages = Stages(f"reading {folder / file}")
     model, text_tokenizer, saved = checkpoint.load_model(folder / file, device)
+    use_saved(saved["config"])
     check_types(saved["config"], {"dataset": str, "pack": bool}, f"{file}: config")
     check_types(saved["dataset"], {"name": str}, f"{file}: dataset")
     autocast, _ = hardware.choose_precision(dtype, device)

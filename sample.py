@@ -22,6 +22,7 @@ import torch
 
 from machine import hardware
 from machine.stages import Stages
+from machine.threads import use_saved
 from runtime import checkpoint
 from runtime.trust import check_types
 from text.readers import documents_in
@@ -148,6 +149,7 @@ if __name__ == "__main__":
     stages = Stages(f"reading {folder / file}")
     model, tokenizer, saved = checkpoint.load_model(folder / file, place)
     stages.end()
+    use_saved(saved["config"])
     check_types(saved, {"val_loss": float}, file)
     check_types(saved["dataset"], {"name": str, "source": str, "sha256": str}, f"{file}: dataset")
     check_types(saved["dataset"], {"turns": bool}, f"{file}: dataset", required=False)

@@ -180,7 +180,7 @@ model = distributed.wrap(raw_model, world_size, strategy)  # after freezing: DDP
 # ---- where the run stands
 saved = checkpoint.restore(saved, raw_model, opt, init_from in ("resume", "auto")) if resume else {}
 progress = origin.progress_of(saved)  # step, tokens, seconds, losses: the numbers that a resumed run needs
-changes += origin.go_on_after_early_stop(progress, saved, max_iters)
+changes += origin.starting_point(progress, saved, max_iters, init_from)
 scaler = hardware.loss_scaler(precision, torch_device, saved.get("scaler", {}))
 if progress.step >= max_iters and not eval_only and origin.nothing_left(progress, init_from, folder):
     leave()

@@ -58,8 +58,8 @@ def differences(settings: dict, given: dict, defaults: dict) -> str:
     given: setting -> the file, or the command line, that set it. A run that names arch, optimizer,
     lr_schedule or muon_lr has chosen; one that is resumed keeps its own.
     """
-    logged = {given.get(name) for name in LOGGING}
-    from_there = any(name in given for name in SIGNS) or (len(logged) == 1 and str(*logged).endswith(".py"))
+    files = {given.get(name, "") for name in LOGGING}
+    from_there = any(name in given for name in SIGNS) or (len(files) == 1 and files.pop().endswith(".py"))
     chosen = any(name in given for name in (*RECIPE, "muon_lr"))
     if not from_there or chosen or not RECIPE.keys() <= defaults.keys():
         return ""

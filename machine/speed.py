@@ -4,7 +4,7 @@ from time import perf_counter
 
 import torch
 
-SLOW = 10.0  # an update of so many seconds is announced before the first one
+SLOW = 10.0  # seconds; an update that takes longer is announced before the first one
 SMALL = 1e11  # an update of fewer operations is not slow anywhere, so nothing is timed
 TIMED = 0.05  # seconds for which products are timed
 SHARE = 0.8  # of the rate of these products, training reaches about so much: 0.6 to 1.1 on two CPU cores
@@ -37,7 +37,7 @@ def flops_utilisation(model, tokens_per_second: float, device: torch.device) -> 
 
 
 def product_rate(width: int, tokens: int, autocast, device: torch.device) -> float:
-    """FLOP/s of a linear layer from `width` to 4 x `width` channels, forward and backward, on so many tokens.
+    """FLOP/s of a linear layer from `width` to 4 x `width` channels, forward and backward, on this many tokens.
 
     autocast: the context in which the model computes. Draws no random numbers.
     """

@@ -8,14 +8,14 @@ import statistics
 from collections import deque
 from collections.abc import Iterable
 
-BEFORE = 50  # a loss is compared with so many before it,
-FEWEST = 20  # but at least with so many; fewer say little about what is usual
-LAST = 5  # a jump that lasts: so many losses in a row,
-LASTING = 5.0  # the lowest of which is so many standard deviations above the usual;
-SINGLE = 10.0  # a single loss has to be so many above it
-RISE = 3.0  # a slow rise: the median of the last BEFORE is so many above the lowest median so far
+BEFORE = 50  # earlier losses that a loss is compared with
+FEWEST = 20  # with fewer than this there is no warning: they say little about what is usual
+LAST = 5  # a jump lasts if this many losses in a row
+LASTING = 5.0  # are all this many standard deviations above the usual
+SINGLE = 10.0  # standard deviations above the usual, for a jump of a single loss
+RISE = 3.0  # standard deviations from the lowest median of BEFORE losses to the latest: a slow rise
 LEAST = 0.1  # nats: what is less is nothing to look at
-STARTS = 3  # the first so many losses are where a new model starts,
+STARTS = 3  # losses at the beginning whose mean is where a new model starts
 PATIENCE = 100  # updates in which its loss has to fall,
 FALL = 0.01  # by this share
 
@@ -72,7 +72,7 @@ class Losses:
             return ""
         now, spread = usual_of(list(self.recent)[-BEFORE:])
         lowest, self.lowest = self.lowest, min(now, self.lowest)
-        if now - lowest < max(2 * LEAST, RISE * spread) or lowest == math.inf:
+        if now - lowest < max(2 * LEAST, RISE * spread):
             return ""
         self.lowest = now  # a warning for each further rise, not for this one again
         return (

@@ -91,25 +91,29 @@ def nothing_left(progress: Progress, init_from: str, folder: Path) -> bool:
     Killed at its very end, it has no result.json, and writes it now. ValueError with another init_from.
     """
     if init_from != "auto":
-        raise ValueError(f"{folder} has made {progress.step} updates; set max_iters higher")
+        raise ValueError(f"{folder} has made {progress.step} updates; set --max_iters higher")
     finished = (folder / "result.json").exists()
     if finished:
         print(f"{folder} has already made its {progress.step} updates")
     return finished
 
 
-def go_on_after_early_stop(progress: Progress, saved: dict, max_iters: int) -> list[str]:
-    """A run that has stopped early and is told to make more updates counts its evaluations from 0 again.
+def starting_point(progress: Progress, saved: dict, max_iters: int, init_from: str) -> list[str]:
+    """The lines that say where a run starts, if that is not from scratch. saved: {} if it is not resumed.
 
-    Without more updates it stops at the same place, unless it is given more patience. Returns a line if so.
+    A run that has stopped early and is told to make more updates counts its evaluations from 0 again. Without
+    more updates it stops at the same place, unless it is given more patience.
     """
-    old = saved.get("config", {})
+    if not saved:
+        return [] if init_from in ("scratch", "auto") else [f"starting from the weights of {init_from}"]
+    lines = [f"going on at step {progress.step}"]
+    old = saved["config"]
     check_types(old, {"patience": int, "max_iters": int}, "the checkpoint's settings", required=False)
     more = (typed("max_iters") or typed("epochs")) and max_iters > old.get("max_iters", max_iters)
-    if not (more and 0 < old.get("patience", 0) <= progress.bad_evals):
-        return []
-    progress.bad_evals = 0
-    return [f"stopped early at step {progress.step}; told to make {max_iters} updates, it goes on"]
+    if more and 0 < old.get("patience", 0) <= progress.bad_evals:
+        progress.bad_evals = 0
+        lines.append(f"it had stopped early; told to make {max_iters} updates, it goes on")
+    return lines
 
 
 def put_weights(saved: dict, model: GPT, tokenizer, where: str) -> None:

@@ -83,14 +83,14 @@ def name_lines(axes, names: list[tuple[float, str, str]]) -> None:
 
     names: (height as a share of the axes, text, colour).
     """
-    apart, places = LINE / axes.bbox.height, []
-    for place, _, _ in sorted(names):  # from the lowest up: each is above the one before
+    apart, places, names = LINE / axes.bbox.height, [], sorted(names)
+    for place, _, _ in names:  # from the lowest up: each is above the one before
         places.append(max([place, *(below + apart for below in places[-1:])]))
     most = 1.0
     for i in reversed(range(len(places))):  # from the highest down: none is above the axes
         places[i] = min(places[i], most)
         most = places[i] - apart
-    for place, (_, text, colour) in zip(places, sorted(names), strict=True):
+    for place, (_, text, colour) in zip(places, names, strict=True):
         options = dict(textcoords="offset points", va="center", fontsize=9, annotation_clip=False)
         axes.annotate(text, (1, place), (6, 0), "axes fraction", color=colour, **options)
 
@@ -104,7 +104,7 @@ def draw_loss(axes, rows: list[dict], floor: float, expected: dict, guessing: fl
     steps, losses, n = thinned(*column(rows, "loss"))
     axes.plot(steps, losses, color="0.75", lw=0.8, label="updates")
     grey = "single updates" if n == 1 else f"means of {n} updates"
-    names = [(np.mean(losses[-5:]), grey, GREY)] if len(losses) else []
+    names = [(losses[-1], grey, GREY)] if len(losses) else []
     if expected:
         axes.vlines(
             expected.keys(), *zip(*expected.values(), strict=True), color=BAND, lw=9, alpha=0.35,

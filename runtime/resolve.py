@@ -24,6 +24,7 @@ from runtime.trust import check_types
 #     AdamW, 3e-4                               0.1838 0.1834 0.1826 0.1802    1.8 %
 FINE_TUNING = 0.1
 
+ENDLESS = ("constant", "step")  # schedules that do not end at lr_decay_iters
 # Which settings are used only if another is set so: names, the other setting, when they are used. The first
 # row that says no gives the reason. "processes" is their number, not a setting.
 USED_IF = (
@@ -46,7 +47,6 @@ USED_IF = (
     ("backend timeout", "processes", lambda s: s["processes"] > 1 or s["strategy"] != "ddp"),
     ("oom_retry", "processes", lambda s: s["processes"] == 1),
 )
-ENDLESS = ("constant", "step")  # schedules that do not end at lr_decay_iters
 
 
 def take_over(script: dict, config: dict, saved: dict, resume: bool) -> list[str]:

@@ -272,6 +272,7 @@ def n_gram_loss(train, test, order):
     return nats / (len(test) - order)
 
 
+@pytest.mark.slow
 def test_no_model_goes_below_the_floor_but_a_leak_does(megabyte):
     train, held_out = megabyte[:200], megabyte[200:250]
     test = "".join(text for text, _ in held_out)

@@ -582,6 +582,7 @@ def test_killed_preparation(tmp_path):
 
 
 # ---- several threads
+@pytest.mark.slow
 def test_any_number_of_threads_makes_the_same_files(tmp_path):
     """A text of many chunks, a folder of documents, masked rows: byte for byte, meta.json too."""
     text = "".join(text for text, _ in open_corpus("verse", size=1_500_000).chunks())

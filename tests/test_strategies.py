@@ -414,6 +414,7 @@ def test_a_kill_while_shards_are_written_leaves_those_before(datasets, tmp_path,
     assert checkpoint.newest(folder / "ckpt.pt").name == "ckpt_000009"
 
 
+@pytest.mark.slow
 def test_training_goes_on_while_shards_are_written(train, tmp_path, monkeypatch, capsys):
     """Writing takes half a second here: the run stands still for less, and what is saved is of one step."""
     finish = sharded.Writer.finish

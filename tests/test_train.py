@@ -387,7 +387,7 @@ def test_frozen_parameters_stay(train, tmp_path):
 
 def test_a_run_that_is_longer_already_says_how_long(train):
     train("--max_iters=3")
-    with pytest.raises(ValueError, match="has made 3 updates; set max_iters higher"):
+    with pytest.raises(ValueError, match="has made 3 updates; set --max_iters higher"):
         train("--init_from=resume", "--max_iters=2")
 
 
