@@ -24,6 +24,7 @@ from model import GPT, summed_nats
 from runtime import checkpoint, guard, memory, origin, report, resolve
 from sample import prompt_ids, read_start, stream_text
 from text import corpora, prepare
+from text.dataset import floor_per_token
 
 # -----------------------------------------------------------------------------
 # the run
@@ -188,7 +189,6 @@ if offload == "disk":
     from techniques.offload import to_disk
 
     to_disk(opt, folder)
-
 stages.say(speed.slow_update(raw_model, max_iters, batch_size, micro_steps, autocast, torch_device))
 if compile:
     stages.begin("compiling")
@@ -200,7 +200,7 @@ unknown = "error" if "start" in given else "skip"
 prompt = prompt_ids(text_tokenizer, read_start(start), unknown, meta.get("turns", False))
 sampling = {name: config[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
 next(stream_text(raw_model, text_tokenizer, prompt, **sampling), "")
-floor = prepare.floor_per_token(meta, "val")
+floor = floor_per_token(meta, "val")
 old_step = progress.step if resume else -1
 saver = checkpoint.Saver(folder, checkpoint_format, keep_checkpoints, rank)
 reporter = report.Report(folder, config, old_step, rank == 0, raw_model, torch_device, floor)

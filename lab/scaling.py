@@ -18,6 +18,7 @@ from evaluate import evaluate, spread
 from lab.measure import CPU, Row, Run, alternate, measured, seconds_of, settings_of, show, sized
 from runtime import plot
 from text import prepare
+from text.dataset import floor_per_token
 
 RECIPE = "config/shakespeare_char.py"
 AXES = dict(block_size=(64, 128, 256, 512, 1024, 2048), n_layer=(1, 2, 4, 8, 16), n_embd=(64, 128, 256, 512))
@@ -140,7 +141,7 @@ def growth_of_loss(seconds: float, folder: Path | None) -> Iterator[Row]:
     cheaper run beats are fitted (the lower envelope).
     """
     dataset = sized("verse", settings_of()["dataset"])
-    floor = prepare.floor_per_token(prepare.ensure(dataset), "val")
+    floor = floor_per_token(prepare.ensure(dataset), "val")
     points = {}
     for n_layer, n_embd in MODELS[: sized(None, 2)]:
         shape = dict(n_layer=n_layer, n_embd=n_embd, n_head=n_embd // 32)

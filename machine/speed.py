@@ -37,9 +37,9 @@ def flops_utilisation(model, tokens_per_second: float, device: torch.device) -> 
 
 
 def product_rate(width: int, tokens: int, autocast, device: torch.device) -> float:
-    """FLOP/s of a linear layer from `width` to 4 x `width` channels, forward and backward, on this many tokens.
+    """FLOP/s of a linear layer from `width` to 4 x `width` channels, forward and backward.
 
-    autocast: the context in which the model computes. Draws no random numbers.
+    tokens: how many it reads. autocast: the context in which the model computes. Draws no random numbers.
     """
     x = torch.full((tokens, width), 0.5, device=device, requires_grad=True)
     weight = torch.full((4 * width, width), 0.5, device=device, requires_grad=True)

@@ -1,12 +1,10 @@
 """A run's checkpoints: out_dir/ckpt.pt (latest), best.pt (lowest val loss), ckpt_000500.pt (save_interval).
 
-A checkpoint is one dict of tensors, numbers, strings, lists and dicts. It is loaded with weights_only=True:
-no code in it can run. It includes the tokenizer: resuming, evaluating and sampling need nothing else. load()
-detects damaged files (see trust.py); a resumed run then continues from the newest undamaged one.
+A checkpoint is one dict of tensors, numbers, strings, lists and dicts, loaded with weights_only=True: no code
+in it can run. It includes the tokenizer, and nothing else is needed. A resumed run skips damaged files.
 
 With checkpoint_format="sharded" (for large models) folders take the place of the first two files, written by
 sharded.py: ckpt_000500/, best_000500/. Whatever reads a file reads a folder, too. To turn folders into files:
-
     python -m runtime.checkpoint consolidate out-mine
 """
 
@@ -237,12 +235,14 @@ def find(where: str, folder: Path) -> Path:
 
 def check_same(saved: dict, model_config, tokenizer, where: str) -> None:
     """ValueError if a checkpoint has another tokenizer or model shape: its weights would mean nothing."""
-    saved_tokenizer = tokenizer_of(saved, where)
-    if saved_tokenizer.hash != tokenizer.hash:
+    ours = tokenizer_of(saved, where)
+    if ours.hash != tokenizer.hash:
+        limit = " (it knows only the characters of its own text)" if ours.kind == "char" else ""
+        run = Path(where).parent if where.endswith(".pt") else where
         raise ValueError(
-            f"{where} has the tokenizer {saved_tokenizer.hash[:12]} ({saved_tokenizer.vocab_size} tokens), "
-            f"the dataset has {tokenizer.hash[:12]} ({tokenizer.vocab_size} tokens); "
-            f"prepare it with: python data.py --tokenizer={where}"
+            f"{where} has the tokenizer {ours.hash:.12} ({ours.vocab_size} tokens), the dataset has "
+            f"{tokenizer.hash:.12} ({tokenizer.vocab_size} tokens); prepare the text with the run's{limit}: "
+            f"python data.py --input=FILE --name=NAME --tokenizer={run}"
         )
     free = {"dropout", "gradient_checkpointing"}  # these change no weight's shape or meaning
     for name, value in dataclasses.asdict(model_config).items():

@@ -110,9 +110,8 @@ class Report:
         trained = [(p, group) for group in optimizer.param_groups for p in group["params"]]
         gradients = 4 * sum(p.numel() for p, _ in trained)
         moments = 4 * sum(len(state_names(group)) * p.numel() for p, group in trained)
-        self.say(
-            f"model: {parameters:,} parameters, {train.n_tokens / parameters:.2f} training tokens per parameter"
-        )
+        ratio = train.n_tokens / parameters
+        self.say(f"model: {parameters:,} parameters, {ratio:.2f} training tokens per parameter")
         if train.n_tokens < parameters:
             self.say("WARNING: fewer training tokens than parameters: the model can learn the text by heart")
         self.say(

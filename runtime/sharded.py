@@ -42,7 +42,7 @@ class Shards:
     """Writes a run's checkpoints, one at a time. If a save is killed, the folders before it remain."""
 
     def __init__(self, folder: Path, keep: int, main: bool):
-        """keep: number of ckpt_* to keep (best_*: one). main: true on rank 0. All ranks create one."""
+        """keep: steps whose ckpt_* are kept (best_*: one). main: true on rank 0. All ranks create one."""
         self.folder, self.keep, self.main, self.pending = folder, keep, main, None
         if not dist.is_initialized():
             join("gloo", timeout=600)
@@ -84,9 +84,13 @@ class Shards:
             except CheckpointException as error:  # holds the errors of all ranks
                 raise next(iter(error.failures.values()))[0] from None
         for stem, keep in (("ckpt", self.keep), ("best", 1)):
-            for path in complete_folders(self.folder, stem)[:-keep] if self.main else ():
-                (path / "tensors.json").unlink()  # first: without it the folder counts as incomplete
-                shutil.rmtree(path)
+            folders = complete_folders(self.folder, stem)
+            newest = {step_of(path): path for path in folders}  # one for each step, which may be saved twice
+            kept = list(newest.values())[-keep:]
+            for path in folders if self.main else ():
+                if path not in kept:
+                    (path / "tensors.json").unlink()  # first: without it the folder counts as incomplete
+                    shutil.rmtree(path)
 
     @contextlib.contextmanager
     def or_remove_folder(self):
@@ -97,6 +101,11 @@ class Shards:
         except ValueError:
             shutil.rmtree(self.path, ignore_errors=True)
             raise
+
+
+def step_of(path: Path) -> str:
+    """The step in the name of a folder: ckpt_000020 and ckpt_000020_1, a second save, are of 000020."""
+    return path.name.split("_")[1]
 
 
 def complete_folders(folder: Path, stem: str) -> list[Path]:

@@ -22,6 +22,7 @@ import data
 import tokenizer
 from text import formats, prepare, token_files
 from text.corpora import Corpus, open_corpus
+from text.dataset import floor_per_token
 
 ROOT = Path(__file__).resolve().parent.parent
 on_linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
@@ -947,9 +948,9 @@ def test_windows_of_text(tmp_path):
 
 def test_floor():
     meta = {"nats_per_char": 0.5, "dropped": {}, "splits": {"val": {"characters": 300, "tokens": 100}}}
-    assert prepare.floor_per_token(meta, "val") == 1.5
-    assert prepare.floor_per_token(meta | {"dropped": {"repeats": 1}}, "val") == 0.0
-    assert prepare.floor_per_token({"dropped": {}, "splits": meta["splits"]}, "val") == 0.0
+    assert floor_per_token(meta, "val") == 1.5
+    assert floor_per_token(meta | {"dropped": {"repeats": 1}}, "val") == 0.0
+    assert floor_per_token({"dropped": {}, "splits": meta["splits"]}, "val") == 0.0
 
 
 # ---- the script
@@ -974,7 +975,9 @@ def test_script(tmp_path):
         [*command, "--dedup"], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8"
     )
     assert run.returncode == 0, run.stderr
-    assert "train: " in run.stdout and re.search(r"rows of 64: \d+\.\d% full, 0 samples too long", run.stdout)
+    assert "train: " in run.stdout and re.search(r"--block_size=64: rows \d+\.\d% full, 0 ", run.stdout)
+    assert re.search(r": \S+, vocabulary \d+", run.stdout)
+    assert re.search(r" 45 samples, .* \d\d\.\d% of the tokens count in the loss\n", run.stdout)
     assert (folder / "datasets" / "mine" / "train_mask.bin").exists()
     write(tmp_path / "rows.jsonl", '{"text": "a"}\n' * 6 + "{oops\n")
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")

@@ -12,6 +12,7 @@ import string
 import sys
 import tracemalloc
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -343,3 +344,18 @@ def test_a_text_that_stands_in_is_never_silent(tmp_path, monkeypatch, capsys):
     letters = tokenizer.load_any(str(prepare.DATASETS / "mine"))
     data.windows_of_text("shakespeare", letters, 16, say=True)
     assert capsys.readouterr().out.count("COULD NOT BE DOWNLOADED") == 2
+
+
+def test_train_refuses_a_name_with_two_meanings(train, tmp_path, monkeypatch):
+    """--dataset=verse beside a file verse took the built-in text, and so on, without a word."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(prepare, "DATASETS", tmp_path / "datasets")
+    for name in ("verse", "mine.txt", "other.txt"):
+        Path(name).write_text(f"It was the {name} of times.\n" * 200, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"--dataset=verse has two meanings.* ./verse .* builtin:verse"):
+        train("--dataset=verse")
+    prepare.prepare("mine.txt", "other.txt")
+    with pytest.raises(ValueError, match=r"two meanings: the file here.* \./mine.txt or datasets/mine.txt"):
+        train("--dataset=mine.txt")
+    assert train("--dataset=./mine.txt", "--max_iters=1")["meta"]["source"] == str(tmp_path / "mine.txt")
+    assert train("--dataset=datasets/mine.txt", "--max_iters=1")["meta"]["source"].endswith("other.txt")

@@ -227,6 +227,26 @@ def test_keys_that_nothing_uses_are_named(tmp_path, capsys):
     assert "NOTE" not in capsys.readouterr().out
 
 
+def test_null_is_no_key_of_a_row_or_a_message(tmp_path, capsys):
+    """Mixed datasets fill the columns that a row has not with null; such rows were refused."""
+    empty = dict.fromkeys(("text", "prompt", "response", "messages", "id"))
+    rows = [{"text": "a"}, {"prompt": "b", "response": "c"}, turns("d", "e")]
+    prepared(tmp_path, [{**empty, **row} for row in rows])
+    mixed = decode("mine"), read_mask("mine").tolist()
+    assert "NOTE" not in capsys.readouterr().out
+    prepared(tmp_path, rows)
+    assert mixed == (decode("mine"), read_mask("mine").tolist())
+    with pytest.raises(ValueError, match="a.jsonl line 1: expected text, prompt and response, or messages"):
+        prepared(tmp_path, [empty])
+
+
+def test_the_keys_that_are_read_are_those_of_the_rows_kind():
+    """`text` was called unused in a row whose prompt is no string, though the text was what is learned."""
+    row = {"text": "a", "prompt": 5, "response": "b"}
+    assert segments.segments_of(row) == [("a", segments.LEARNED)]
+    assert segments.unused_keys(row) == {"prompt", "response"}
+
+
 # ---- END in a text
 def borders(text: str) -> list[str]:
     return segments.BORDER.split(text)
@@ -358,3 +378,23 @@ def test_shards_keep_turns_together(tmp_path):
     assert data.Windows("mine", "train", 96).lengths.tolist() == whole and len(whole) == 29
     assert one["splits"]["train"]["learned"] == many["splits"]["train"]["learned"]
     assert json.loads(json.dumps(many)) == many
+
+
+def test_a_dataset_of_an_older_version_says_that_earlier_replies_are_not_closed(train, own_rows, capsys):
+    folder = prepare.DATASETS / "chat"
+    train("--dataset=chat", "--max_iters=1")
+    assert "older version" not in capsys.readouterr().out
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    del meta["turns"]
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    train("--dataset=chat", "--max_iters=1")
+    assert "NOTE: chat was prepared by an older version" in capsys.readouterr().out
+
+
+@pytest.fixture
+def own_rows(tmp_path, monkeypatch):
+    """datasets/chat in a folder of its own: rows of one prompt and response."""
+    monkeypatch.setattr(prepare, "DATASETS", tmp_path / "datasets")
+    rows = [{"prompt": f"{i} and 1? ", "response": str(i + 1)} for i in range(60)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    prepare.prepare("chat", str(tmp_path / "rows.jsonl"), format="jsonl")

@@ -172,9 +172,7 @@ def test_mean_of_means_never_happens(pairs):
 def test_masked_data_trains_and_dropped_rows_are_counted(pairs, train, tmp_path, capsys):
     train("--dataset=pairs", "--max_iters=10", "--batch_size=1", "--log_interval=1")
     assert all(math.isfinite(loss) for loss in losses(tmp_path / "out"))
-    assert re.search(
-        r"\d+ (train|val) examples? longer than a window: left out", capsys.readouterr().out
-    )
+    assert re.search(r"\d+ (train|val) examples? longer than a window: left out", capsys.readouterr().out)
 
 
 def test_accumulation_with_masks_equals_one_batch(pairs, train, tmp_path):
