@@ -11,6 +11,7 @@ becomes train_000.bin, train_001.bin, ...
 """
 
 import contextlib
+import functools
 import json
 import math
 import shutil
@@ -91,7 +92,7 @@ class Windows:
         self.notes: list[str] = []  # what windows_of_text has to say of the text
         self.tokens = TokenFiles(folder, split, counts, self.dtype, meta.get("vocab_size", 2**32))
         self.masks = TokenFiles(folder, f"{split}_mask", counts, np.uint8) if self.masked else None
-        self._epochs: dict[int, tuple[np.ndarray, int]] = {}  # see _epoch
+        self._epoch = functools.lru_cache(maxsize=2)(self._draw_epoch)  # a batch may need two
         if self.in_rows:
             self._make_rows(what, may_be_short)
         elif may_be_short and self.n_tokens < 2:
@@ -143,22 +144,18 @@ class Windows:
         """x, y (B, T) of the windows with these numbers, at offset 0. For evaluation: always the same."""
         return self._read(np.asarray(indices), np.zeros(len(indices), dtype=np.int64))
 
-    def _epoch(self, epoch: int) -> tuple[np.ndarray, int]:
-        """The order of an epoch's windows, (n_windows,), and the offset of its cuts. Keeps two epochs."""
-        if epoch not in self._epochs:
-            rng = np.random.default_rng([self.seed, epoch])
-            order = rng.permutation(self.n_windows)
-            if not self.pack:  # groups of 32 rows of similar length, in random order
-                order = order[np.argsort(self.lengths[order], kind="stable")]
-                groups = np.array_split(order, math.ceil(len(order) / 32))
-                order = np.concatenate([groups[i] for i in rng.permutation(len(groups))])
-            spare = 0  # how far the cuts can move
-            if not self.in_rows:
-                spare = self.n_windows * self.block_size - (self.n_tokens - 1)
-            offset = int(rng.integers(spare + 1))
-            self._epochs = {old: self._epochs[old] for old in self._epochs if old == epoch - 1}
-            self._epochs[epoch] = order, offset
-        return self._epochs[epoch]
+    def _draw_epoch(self, epoch: int) -> tuple[np.ndarray, int]:
+        """The order of an epoch's windows, (n_windows,), and the offset of its cuts."""
+        rng = np.random.default_rng([self.seed, epoch])
+        order = rng.permutation(self.n_windows)
+        if not self.pack:  # groups of 32 rows of similar length, in random order
+            order = order[np.argsort(self.lengths[order], kind="stable")]
+            groups = np.array_split(order, math.ceil(len(order) / 32))
+            order = np.concatenate([groups[i] for i in rng.permutation(len(groups))])
+        spare = 0  # how far the cuts can move
+        if not self.in_rows:
+            spare = self.n_windows * self.block_size - (self.n_tokens - 1)
+        return order, int(rng.integers(spare + 1))
 
     def _read(self, windows: np.ndarray, offsets: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """x, y (B, T) int64 of windows (B,), each with the offset of its epoch (B,)."""
@@ -241,7 +238,6 @@ if __name__ == "__main__":
         for block_size in (64, 128, 256, 512, 1024):
             with contextlib.suppress(ValueError):  # no sample is as short as that
                 windows = Windows(name, "train", block_size)
-                print(
-                    f"  rows of {block_size}: {windows.filled:.1%} full, {windows.n_dropped} samples too long"
-                )
+                full = f"rows {windows.filled:.1%} full, {windows.n_dropped} samples too long"
+                print(f"  --block_size={block_size}: {full}")
     end_script()

@@ -3,7 +3,7 @@
 #     python data.py --input=mine.txt --name=mine --tokenizer=out-shakespeare-char
 #     python train.py config/finetune.py --dataset=mine
 # The shape (block_size, too) and the tokenizer are the trained model's; this one has 804,224 parameters. A
-# text with other characters needs a model with byte-pair tokens (see the README).
+# text with other characters needs a model with byte-pair tokens (see docs/your_text.md).
 # With prompt/response data (--format=jsonl), only the responses count in the loss.
 init_from = "out-shakespeare-char"
 out_dir = "out-finetune"

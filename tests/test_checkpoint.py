@@ -20,6 +20,7 @@ from conftest import ROOT
 from machine import distributed
 from model import GPT, GPTConfig
 from runtime import checkpoint
+from test_data import write
 from text import prepare
 from tokenizer import CharTokenizer, load
 
@@ -331,3 +332,16 @@ def test_another_tokenizer_is_refused_with_both_hashes(train, tmp_path, datasets
     for source, out in (("resume", "out"), (str(tmp_path / "out"), "tuned")):
         with pytest.raises(ValueError, match=f"has the tokenizer {ours} .* the dataset has {theirs}"):
             train("--dataset=other", f"--init_from={source}", f"--out_dir={tmp_path / out}")
+
+
+def test_the_command_for_a_base_with_another_tokenizer_works_as_printed(train, tmp_path, datasets):
+    """`python data.py --tokenizer=out-x` was printed: it has no --input and no --name."""
+    prepare.prepare("more", write(tmp_path / "more.txt", "other letters: äöü\n" * 400))
+    train("--max_iters=1")
+    for base in (tmp_path / "out", tmp_path / "out" / "best.pt"):
+        with pytest.raises(ValueError, match="knows only the characters of its own text") as error:
+            train("--dataset=more", f"--init_from={base}", f"--out_dir={tmp_path / 'tuned'}")
+        command = str(error.value).partition(": python data.py ")[2].split()
+        assert command == ["--input=FILE", "--name=NAME", f"--tokenizer={tmp_path / 'out'}"]
+    prepare.prepare("fits", str(datasets / "small.txt"), tokenizer=str(tmp_path / "out"))
+    train("--dataset=fits", f"--init_from={base}", f"--out_dir={tmp_path / 'tuned'}", "--max_iters=1")

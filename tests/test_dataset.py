@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -219,7 +220,7 @@ def here(tmp_path, monkeypatch):
 def test_a_file_is_prepared_by_its_name_and_again_when_it_changes(here, capsys):
     assert prepare.settle("mine.txt")[0] == "mine.txt"
     assert whole("mine.txt") == OLD_TEXT
-    assert "mine.txt is a text, and is prepared by characters: datasets/mine.txt" in capsys.readouterr().out
+    assert "preparing mine.txt by characters as dataset mine.txt (" in capsys.readouterr().out
     before = (prepare.DATASETS / "mine.txt" / "meta.json").stat().st_mtime_ns
     for spelling in ("mine.txt", "./mine.txt", str(here / "mine.txt")):
         name, meta = prepare.settle(spelling)
@@ -227,21 +228,30 @@ def test_a_file_is_prepared_by_its_name_and_again_when_it_changes(here, capsys):
     assert (prepare.DATASETS / "mine.txt" / "meta.json").stat().st_mtime_ns == before
     write(here / "mine.txt", NEW_TEXT)
     prepare.settle("mine.txt")
-    assert "mine.txt has changed, and is prepared again" in capsys.readouterr().out
+    said = "preparing mine.txt, which has changed, by characters as dataset mine.txt ("
+    assert said in capsys.readouterr().out
     assert whole("mine.txt") == NEW_TEXT
 
 
 def test_a_resumed_run_keeps_its_text(here):
     """The file has changed: one line, and the dataset of the run is still there; its path goes on."""
-    prepare.settle("mine.txt")
+    trained = prepare.settle("mine.txt")[1]
     prepare.settle("mine.txt", resume=True)
     write(here / "mine.txt", NEW_TEXT)
     for name in ("mine.txt", "./mine.txt"):
         message = error_of(prepare.settle, name, resume=True)
-        assert "has changed since this run was trained on it" in message
-        assert f"--dataset={prepare.DATASETS / 'mine.txt'}" in message
+        assert f"mine.txt is not the text in {prepare.DATASETS / 'mine.txt'}" in message
+        assert "--init_from=scratch --out_dir=NEW" in message
     assert whole("mine.txt") == OLD_TEXT
     assert prepare.settle(str(prepare.DATASETS / "mine.txt"), resume=True)[0] == "mine.txt"
+
+    prepare.settle("mine.txt")  # another run has prepared the new text meanwhile
+    write(here / "mine.txt", OLD_TEXT)  # and the old one is back
+    words = re.search(r"\(python data.py (.*?)\), and add --dataset=NAME;", message)[1].split()
+    assert words == ["--input=FILE", "--name=NAME"]
+    assert "mine.txt is not the text in" in error_of(prepare.settle, "mine.txt", resume=True)
+    prepare.prepare("kept", str(here / "mine.txt"))  # what that command does
+    prepare.require_same({"dataset": trained}, prepare.settle("kept", resume=True)[1], "kept", "out")
 
 
 def test_a_resumed_run_knows_its_file_from_any_folder(here, tmp_path, monkeypatch):
@@ -254,6 +264,17 @@ def test_a_resumed_run_knows_its_file_from_any_folder(here, tmp_path, monkeypatc
     assert whole("mine.txt") == OLD_TEXT
     assert prepare.settle("mine.txt")[0] == "mine.txt-2"  # a new run: this file; the other dataset stays
     assert (whole("mine.txt"), whole("mine.txt-2")) == (OLD_TEXT, NEW_TEXT)
+
+
+def test_what_is_no_text_is_not_called_one(here, capsys):
+    """`bad.bin is a text, and is prepared by characters` stood before the error that it is binary."""
+    (here / "bad.bin").write_bytes(bytes(range(256)))
+    assert "bad.bin" in error_of(prepare.settle, "bad.bin")
+    assert capsys.readouterr().out == ""
+    (here / "texts").mkdir()
+    write(here / "texts" / "a.txt", OLD_TEXT)
+    prepare.settle("texts")
+    assert "preparing the folder texts by characters as dataset texts.folder (" in capsys.readouterr().out
 
 
 def test_folders_rows_and_odd_names(here):
@@ -301,7 +322,7 @@ def test_train_evaluate_and_resume_from_a_file(scripts, here, tmp_path, monkeypa
     """A run straight from a file; then the dataset is prepared anew with another text of the same letters."""
     flags = ("--dataset=mine.txt", *TINY, "--max_iters=2")
     assert scripts("train.py", *flags)["config"]["dataset"] == "mine.txt"
-    assert "prepared by characters: datasets/mine.txt" in capsys.readouterr().out
+    assert "by characters as dataset mine.txt (" in capsys.readouterr().out
     monkeypatch.chdir(tmp_path)
     scripts("evaluate.py", "--device=cpu")
     scripts("train.py", "--init_from=resume", "--max_iters=3")

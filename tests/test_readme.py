@@ -75,7 +75,10 @@ def copy(tmp_path_factory):
     rows = [{"prompt": f"How much is {i} and {i}? ", "response": f"{2 * i}"} for i in range(99)]
     (folder / "tinyshakespeare.txt").write_text(text, encoding="utf-8")
     (folder / "mine.txt").write_text(text[:10_000] + "0123456789?", encoding="utf-8")
-    (folder / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    said = [[("user", f"{i}+{i}?"), ("assistant", f"{2 * i}")] for i in range(99)]
+    talks = [{"messages": [{"role": r, "content": text} for r, text in each]} for each in said]
+    for name, kind in (("chat.jsonl", rows), ("talks.jsonl", talks)):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in kind), encoding="utf-8")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "https_proxy": "http://127.0.0.1:9"}
 
     def run(command: str, small=SMALL) -> subprocess.CompletedProcess:

@@ -80,7 +80,7 @@ def test_prompts_have_the_ids_of_training_reply_after_reply(tmp_path, kind):
     one_reply = prepare.prepare(
         "one", write_rows(tmp_path / "b.jsonl", [turns("a", "b")] * 2), format="jsonl"
     )
-    assert meta["turns"] and "turns" not in one_reply
+    assert meta["turns"] and not one_reply["turns"]
     plain = first + "b\nuser: c\nassistant: "  # to a run of before, or of one reply each, it is what it was
     assert sample.prompt_ids(made, plain) == made.encode(plain).tolist()
 

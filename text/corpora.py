@@ -158,7 +158,7 @@ def corpus_of(name: str, documents: list[Document], left_out: Counter) -> Corpus
 
 
 def standard_library() -> Corpus:
-    """The source files of Python's standard library. A few declare an encoding other than UTF-8: not they."""
+    """The source files of Python's standard library. Files in another encoding are left out."""
     path = Path(sysconfig.get_paths()["stdlib"])
     left_out = r"(^|/)(\.|tests?/|idlelib/|site-packages/|dist-packages/)"
     files = [f for f in path.rglob("*.py") if not re.search(left_out, f.relative_to(path).as_posix())]

@@ -16,6 +16,7 @@ from runtime.trust import check_types
 from text.token_files import OURS, file_names
 
 NEW, OLD = ".new", ".old"  # folders inside a dataset's while publish() replaces it
+OLD_MASK = "of a conversation, only the end of its last reply is learned"
 
 
 def publish(made: Path, folder: Path, meta: dict) -> None:
@@ -93,11 +94,11 @@ def require_same_content(trained: dict, meta: dict, folder: Path, where: str, ad
     types = {"splits": dict, "tokenizer_hash": str, "source": str}
     check_types(trained, types, f"{where}: dataset", required=False)  # earlier versions wrote less
     remedy = f"prepare the old text again ({trained.get('source', 'unknown')[:80]}), or {advice}"
-    letters, letters_now = trained.get("tokenizer_hash", ""), str(meta.get("tokenizer_hash"))
-    if letters and letters != letters_now:
+    old_hash, new_hash = trained.get("tokenizer_hash", ""), str(meta.get("tokenizer_hash"))
+    if old_hash and old_hash != new_hash:
         raise ValueError(
-            f"{where} has the tokenizer {letters:.12} ({trained.get('vocab_size')} tokens), the dataset has "
-            f"{letters_now:.12} ({meta['vocab_size']} tokens): {folder} holds another text now; {remedy}"
+            f"{where} has the tokenizer {old_hash:.12} ({trained.get('vocab_size')} tokens), the dataset has "
+            f"{new_hash:.12} ({meta['vocab_size']} tokens): {folder} holds another text now; {remedy}"
         )
     for split, then in trained.get("splits", {}).items():
         check_types(then, {"sha256": str, "shards": list}, f"{where}: dataset: {split}", required=False)
@@ -136,3 +137,15 @@ def blocks(folder: Path, names: list[str]) -> Iterator[bytes]:
         with open(folder / name, "rb") as file:
             while block := file.read(1 << 20):
                 yield block
+
+
+def is_old(meta: dict) -> bool:
+    """Whether the mask of JSON rows was made by a version that did not close each reply: see OLD_MASK."""
+    return meta["format"] == "jsonl" and "turns" not in meta
+
+
+def floor_per_token(meta: dict, split: str) -> float:
+    """The entropy of a split in nats per token, a floor for every model's mean loss; 0.0 if it is unknown."""
+    per_char = 0.0 if meta["dropped"] else meta.get("nats_per_char", 0.0)
+    counts = meta["splits"][split]
+    return per_char * counts["characters"] / counts["tokens"]

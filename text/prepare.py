@@ -15,13 +15,13 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from config import ROOT, at_least
+from config import ROOT, at_least, require, typed
 from config._nanogpt import DATASETS as OF_NANOGPT
 from machine.distributed import all_gather, barrier
 from runtime import guard
 from runtime.trust import read_meta
-from text.corpora import open_text, stand_in_notice
-from text.dataset import OLD, publish, require_same_content, restore
+from text.corpora import open_text, stand_in_notice, two_meanings
+from text.dataset import OLD, OLD_MASK, is_old, publish, require_same_content, restore
 from text.formats import Source
 from text.token_files import encode, summary
 from tokenizer import END, BPETokenizer, CharTokenizer, Tokenizer, load_any, open_tiktoken
@@ -184,9 +184,9 @@ def folder_of(name: str | Path) -> Path:
     raise ValueError(f"dataset {str(name)!r} is not prepared; {advice}")
 
 
-def ensure(name: str, rank: int = 0) -> dict:
+def ensure(name: str) -> dict:
     """Return a dataset's meta.json as a dict; prepares what settle() can prepare."""
-    return settle(name, rank)[1]
+    return settle(name)[1]
 
 
 def settle(dataset: str, rank: int = 0, resume: bool = False) -> tuple[str, dict]:
@@ -196,6 +196,8 @@ def settle(dataset: str, rank: int = 0, resume: bool = False) -> tuple[str, dict
     is missing, or the text has not been prepared as it is now, rank 0 prepares it; other ranks wait. resume:
     a text that has changed since then is an error instead. ValueError names the command that prepares others.
     """
+    refuse_two_meanings(dataset)
+    dataset = dataset.removeprefix("builtin:") if dataset.removeprefix("builtin:") in KNOWN else dataset
     if dataset in KNOWN:
         if rank == 0 and not (DATASETS / dataset / "meta.json").is_file():
             with guard.alone(DATASETS / f".{dataset}.lock"):
@@ -209,7 +211,25 @@ def settle(dataset: str, rank: int = 0, resume: bool = False) -> tuple[str, dict
     barrier()
     folder = Path(os.path.abspath(folder_of(automatic_name(text) if text else dataset)))
     inside = folder.parent.resolve() == DATASETS.resolve()
-    return folder.name if inside else str(folder), read_meta(folder)
+    meta = read_meta(folder)
+    if rank == 0 and is_old(meta):
+        print(f"NOTE: {dataset} was prepared by an older version: {OLD_MASK}; prepare it again with data.py")
+    return folder.name if inside else str(folder), meta
+
+
+def refuse_two_meanings(dataset: str) -> None:
+    """ValueError if the typed setting names a file here and another dataset, of the project or prepared."""
+    path = Path(dataset)
+    if not typed("dataset") or dataset != path.name or not path.exists():
+        return
+    require(dataset not in KNOWN, two_meanings("dataset", dataset))
+    if path.is_file() and is_prepared(DATASETS / dataset) and not automatic_source(dataset):
+        source = read_meta(folder_of(DATASETS / dataset))["source"]
+        if not (Path(source).exists() and path.samefile(source)):
+            raise ValueError(
+                f"--dataset={dataset} has two meanings: the file here, and {DATASETS / dataset}, made from "
+                f"{source}; write ./{dataset} or datasets/{dataset}"
+            )
 
 
 def is_prepared(name: str | Path) -> bool:
@@ -252,35 +272,29 @@ def prepare_text(text: Path, dataset: str, resume: bool) -> None:
     """Prepare a file or folder of text as train.py does, unless that was done and its content is the same."""
     name = automatic_name(text)
     with guard.alone(DATASETS / f".{name}.lock"):
-        changed = False
-        if is_prepared(DATASETS / name):
+        source = Source(*open_text(str(text), say=False))
+        changed = is_prepared(DATASETS / name)
+        if changed:
             meta = read_meta(folder_of(DATASETS / name))
-            source = Source(*open_text(str(text), say=False))
             for _ in source.chunks():
                 pass
             if (source.sha256.hexdigest(), AUTOMATIC) == (meta["sha256"], meta["automatic"]):
                 return
-            changed = True
         if changed and resume:
             raise ValueError(
-                f"{text} has changed since this run was trained on it; put the old text back, or go on with "
-                f"the old one (--dataset={DATASETS / name}), or start from its weights (--init_from=PATH)"
+                f"{text} is not the text in {DATASETS / name}; to resume, prepare the text that the run was "
+                "trained on (python data.py --input=FILE --name=NAME), and add --dataset=NAME; for a new run "
+                f"on {text}: --init_from=scratch --out_dir=NEW"
             )
-        what = "has changed, and is prepared again" if changed else "is a text, and is prepared by characters"
-        print(f"{dataset} {what}: datasets/{name} (python data.py offers more)", flush=True)
+        what = f"the folder {dataset}" if text.is_dir() else dataset
+        what += ", which has changed," if changed else ""
+        print(f"preparing {what} by characters as dataset {name} (python data.py offers more)", flush=True)
         prepare(name, str(text.resolve()), **AUTOMATIC, automatic=AUTOMATIC)
 
 
 def require_same(saved: dict, meta: dict, dataset: str, out_dir: str) -> None:
     """ValueError if a run that is resumed was trained on another text than the dataset holds now."""
     same_tokenizer = saved["dataset"].get("tokenizer_hash") == meta.get("tokenizer_hash")
-    first = "" if same_tokenizer else f" (prepare it with data.py --tokenizer={out_dir} first)"
-    advice = f"start a new run on this one from the weights{first}: --init_from={out_dir} --out_dir=NEW"
+    base = out_dir if same_tokenizer else "scratch"  # with other tokens its weights would mean nothing
+    advice = f"start a new run on this one: --init_from={base} --out_dir=NEW"
     require_same_content(saved["dataset"], meta, folder_of(dataset), out_dir, advice)
-
-
-def floor_per_token(meta: dict, split: str) -> float:
-    """The entropy of a split in nats per token, a floor for every model's mean loss; 0.0 if it is unknown."""
-    per_char = 0.0 if meta["dropped"] else meta.get("nats_per_char", 0.0)
-    counts = meta["splits"][split]
-    return per_char * counts["characters"] / counts["tokens"]

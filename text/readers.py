@@ -1,4 +1,4 @@
-"""Bytes to text. What a file is, its content tells: it is read as that, or refused by name.
+"""Bytes to text. A file's content decides how it is read; anything unreadable is refused with its kind.
 
     UTF-8, UTF-16, UTF-32   with or without a byte order mark, which is no part of the text
     gzip, bzip2, xz         unpacked on the way

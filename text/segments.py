@@ -10,11 +10,15 @@ import re
 
 from tokenizer import END
 
-_END, _CLOSES = re.escape(END), r"(?=[ \t]*\r?$)"  # with nothing behind it on its line
+_END = re.escape(END)
 BORDER = re.compile(  # where END ends a document; the docstring above says it in words
-    rf"^{_END}(?:{_CLOSES}|(?=[^\s.,;:!?)`]))|(?<=\S){_END}{_CLOSES}"
-    rf"|(?:(?<=[.!?…])|(?<=[.!?…][\"'”’)])){_END}(?=\w)",
-    re.MULTILINE,
+    rf"""
+      ^ {_END} (?=[^\s.,;:!?)`])            # at the beginning of a line, no blank or punctuation follows
+    | (?:^|(?<=\S)) {_END} (?=[ \t]*\r?$)  # at the end of a line, or alone on it
+    | (?<=[.!?…]) {_END} (?=\w)            # directly between two sentences
+    | (?<=[.!?…]["'”’)]) {_END} (?=\w)     # the same behind a quotation mark or a bracket
+    """,
+    re.MULTILINE | re.VERBOSE,
 )
 REPLY = re.compile(r"^assistant: ", re.MULTILINE)
 TURN = re.compile(r"^assistant: .*?(?=\n(?:system|user|assistant): )", re.MULTILINE | re.DOTALL)
@@ -22,6 +26,7 @@ TURN = re.compile(r"^assistant: .*?(?=\n(?:system|user|assistant): )", re.MULTIL
 LEARNED = 1  # it counts in the loss
 GOES_ON = 2  # of a segment: an end token follows it, and the sample goes on; of a token: that end token
 Segments = list[tuple[str, int]]  # [(text, what), ...]: a stretch of a text, or one sample
+MESSAGES, PAIR, TEXT = ("messages",), ("prompt", "response"), ("text",)  # the kinds of rows, by their keys
 
 
 def segments_of(row) -> Segments:
@@ -39,17 +44,13 @@ def segments_of(row) -> Segments:
     Segments are encoded one by one. So no token spans a border: the mask is exact, and a prompt has the same
     ids when text is generated (see prompt_segments).
     """
-    match row:
-        case {"messages": [*_, {"role": "assistant"}] as messages}:
-            segments = chat(messages)
-        case {"messages": _}:
-            raise ValueError(f"expected a list of messages that ends with the assistant's: {row!r:.60}")
-        case {"prompt": str(prompt), "response": str(response)}:
-            segments = [(prompt, 0), (response, LEARNED)]
-        case {"text": str(text)}:
-            segments = [(text, LEARNED)]
-        case _:
-            raise ValueError(f"expected text, prompt and response, or messages: {row!r:.60}")
+    kind = kind_of(row)
+    if kind == MESSAGES:
+        segments = chat(row["messages"])
+    elif kind == PAIR:
+        segments = [(row["prompt"], 0), (row["response"], LEARNED)]
+    else:
+        segments = [(row["text"], LEARNED)]
     segments = with_ends(segments) if len(segments) > 1 else segments  # a text may be many documents
     learned = [text for text, what in segments if what & LEARNED]
     only_ends = END in "".join(learned) and not "".join(learned).replace(END, "").strip()
@@ -60,13 +61,32 @@ def segments_of(row) -> Segments:
     return segments
 
 
+def kind_of(row) -> tuple[str, ...]:
+    """Which kind a row is, as the keys that are read. null is no key: mixed datasets fill columns with it."""
+    match without_null(row):
+        case {"messages": [*_, {"role": "assistant"}]}:
+            return MESSAGES
+        case {"messages": _}:
+            raise ValueError(f"expected a list of messages that ends with the assistant's: {row!r:.60}")
+        case {"prompt": str(), "response": str()}:
+            return PAIR
+        case {"text": str()}:
+            return TEXT
+    raise ValueError(f"expected text, prompt and response, or messages: {row!r:.60}")
+
+
+def without_null(value):
+    """A JSON object without the keys whose value is null; any other value as it is."""
+    return {key: v for key, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+
 def chat(messages: list) -> Segments:
     """The segments of a conversation: those of the assistant, and between them all lines of the others."""
     segments, context = [], ""
     for message in messages:
         match message:
             case {"role": "assistant", "content": str(content)}:
-                segments += [(f"{context}assistant: ", 0), (content, weight(message) + GOES_ON)]
+                segments += [(f"{context}assistant: ", 0), (content, weight(message) | GOES_ON)]
                 context = "\n"
             case {"role": "system" | "user" as role, "content": str(content)}:
                 if weight(message, 0):
@@ -75,12 +95,12 @@ def chat(messages: list) -> Segments:
             case _:
                 raise ValueError(f"expected system, user or assistant with content: {message!r:.60}")
     text, what = segments[-1]
-    return [*segments[:-1], (text, what - GOES_ON)]  # the sample's own end token closes the last message
+    return [*segments[:-1], (text, what & ~GOES_ON)]  # the sample's own end token closes the last message
 
 
 def weight(message: dict, default=LEARNED) -> int:
     """Whether a message is learned, 1 or 0: its "weight" and "train", which may both be missing or null."""
-    values = {key: message[key] for key in ("weight", "train") if message.get(key) is not None}
+    values = {key: value for key, value in without_null(message).items() if key in ("weight", "train")}
     for key, value in values.items():
         if value not in (0, 1):
             raise ValueError(f"{key!r} is {value!r:.20}; expected 1 (learned) or 0 (not): {message!r:.60}")
@@ -89,11 +109,11 @@ def weight(message: dict, default=LEARNED) -> int:
 
 def unused_keys(row: dict) -> set[str]:
     """The keys of a row and of its messages that segments_of does not look at. null counts as no key."""
-    used = {"prompt", "response"} if {"prompt", "response"} <= row.keys() else {"text"}
-    messages = row.get("messages", [])
-    inside = {key for message in messages for key, value in message.items() if value is not None}
-    outside = {key for key, value in row.items() if value is not None} - ({"messages"} if messages else used)
-    return outside | (inside - {"role", "content", "weight", "train"})
+    kind = kind_of(row)
+    unused = without_null(row).keys() - kind
+    for message in row["messages"] if kind == MESSAGES else []:
+        unused |= without_null(message).keys() - {"role", "content", "weight", "train"}
+    return unused
 
 
 def with_ends(segments: Segments) -> Segments:

@@ -165,7 +165,7 @@ def encode(
             splits[split]["sha256"] = hashlib.sha256(joined.encode("utf-8")).hexdigest()
             splits[split]["shards"] = [counts["tokens"] for counts in its]
     masked = any(counts["learned"] < counts["tokens"] for counts in splits.values())
-    turns = {"turns": True} if any(counts["turns"] for counts in shards.values()) else {}
+    turns = {"turns": any(counts["turns"] for counts in shards.values())} if masks else {}
     return {"dtype": dtype.name, "masked": masked, **turns, "end_id": tokenizer.end_id, "splits": splits}
 
 
@@ -264,13 +264,14 @@ def batches(parts) -> Iterator[list]:
 def summary(meta: dict) -> str:
     """Describe a dataset in a few lines for people."""
     dropped = "".join(f", {n:,} {what} dropped" for what, n in meta["dropped"].items())
-    lines = [f"datasets/{meta['name']}: {meta['source']}, {meta['vocab_size']:,} different tokens{dropped}"]
+    lines = [f"datasets/{meta['name']}: {meta['source']}, vocabulary {meta['vocab_size']:,}{dropped}"]
+    kind = "document" if meta["format"] == "text" else "sample"
     for split, n in meta["splits"].items():
         per_token, learned = n["characters"] / n["tokens"], n["learned"] / n["tokens"]
-        documents = "1 document" if n["documents"] == 1 else f"{n['documents']:,} documents"
+        documents = f"1 {kind}" if n["documents"] == 1 else f"{n['documents']:,} {kind}s"
         files = f" in {len(n['shards']):,} files" if len(n.get("shards", ())) > 1 else ""
         lines.append(
             f"  {split}: {n['tokens']:,} tokens{files}, {documents}, "
-            f"{per_token:.2f} characters per token, {learned:.1%} of the tokens learned"
+            f"{per_token:.2f} characters per token, {learned:.1%} of the tokens count in the loss"
         )
     return "\n".join(lines)
