@@ -101,6 +101,7 @@ def run_script(request, datasets, tmp_path, monkeypatch):
 
     yield run
     config.end_script()  # a script that ends in an error does not get there
+    config.given.clear()  # the next test has typed nothing
     distributed.leave()
     for number, handler in handlers.items():
         signal.signal(number, handler)
