@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from config import ROOT
 from runtime.checkpoint import other_checkpoints
 from runtime.curve import read_rows
 from runtime.trust import read_json
@@ -25,6 +26,9 @@ RESULTS = ("result.json", "loss.png")  # moved
 def named(init_from: str, folder: Path) -> Path:
     """The checkpoint in a run's folder that resume:NAME names. ValueError lists what there is."""
     name = init_from.removeprefix(PREFIX)
+    for path in (Path(name), ROOT / name):  # out-x/ckpt_000500.pt will do for ckpt_000500.pt
+        if path.exists() and path.parent.resolve() == folder.resolve():
+            name = path.name
     there = sorted(path.name for path in other_checkpoints(folder / "any"))
     for found in (name, f"{name}.pt"):
         if found in there:

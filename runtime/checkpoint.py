@@ -226,7 +226,7 @@ def find(where: str, folder: Path) -> Path:
     if path is None:
         raise ValueError(
             f"init_from={where} does not exist; expected scratch, resume, a run's folder or a .pt file. "
-            f"To make a run: python train.py config/tiny.py --out_dir={where}"
+            "To make a run: python train.py config/tiny.py --out_dir=out-mine"
         )
     if path.is_dir() and not (path / "tensors.json").exists():
         return path / "best.pt" if newest(path / "best.pt").exists() else path / "ckpt.pt"

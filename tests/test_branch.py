@@ -294,3 +294,12 @@ def test_a_name_without_its_ending_is_named_with_it(run, run_script):
         ValueError, match=r"there is no .*nothing; the newest file that loads is .*: use --file=ckpt"
     ):
         run_script("sample.py", "--file=nothing")
+
+
+def test_a_checkpoint_may_be_named_with_its_folder(train, tmp_path):
+    train("--save_interval=10", "--max_iters=20")
+    out = tmp_path / "out"
+    assert branch.named(f"resume:{out / 'ckpt_000010.pt'}", out) == out / "ckpt_000010.pt"
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(ValueError, match="has no checkpoint"):
+        branch.named(f"resume:{out / 'ckpt_000010.pt'}", tmp_path / "elsewhere")
