@@ -398,3 +398,12 @@ def own_rows(tmp_path, monkeypatch):
     rows = [{"prompt": f"{i} and 1? ", "response": str(i + 1)} for i in range(60)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     prepare.prepare("chat", str(tmp_path / "rows.jsonl"), format="jsonl")
+
+
+@pytest.mark.parametrize("sentence", ["从前有一只狐狸。", "一度あった？", "Есть кот…"])
+def test_end_divides_sentences_of_any_script(tmp_path, sentence):
+    """Behind 。 it was read as characters, but for the last one."""
+    prepare.prepare("mine", write(tmp_path / "a.txt", f"{sentence}{END}" * 30), val_ratio=0)
+    ids = read_ids("mine").tolist()
+    assert ids.count(tokenizer.load_any(prepare.DATASETS / "mine").end_id) == 30
+    assert len(ids) == 30 * (len(sentence) + 1)

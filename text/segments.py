@@ -1,7 +1,7 @@
 """One sample as segments: what of it is learned, and where an end token stands.
 
 <|endoftext|> in a text, a line, a row or a prompt is the end token, not 13 characters, where it stands at the
-beginning or end of a line, or directly between two sentences ("one.<|endoftext|>Two"). So files such as
+beginning or end of a line, or directly between two sentences ("one.<|endoftext|>Two"). Files such as
 TinyStories are documents again. All else stays, line breaks, too; only documents without a visible character
 are left out. Inside a line ("the <|endoftext|> token") it is a quotation, and read as characters.
 """
@@ -15,8 +15,8 @@ BORDER = re.compile(  # where END ends a document; the docstring above says it i
     rf"""
       ^ {_END} (?=[^\s.,;:!?)`])            # at the beginning of a line, no blank or punctuation follows
     | (?:^|(?<=\S)) {_END} (?=[ \t]*\r?$)  # at the end of a line, or alone on it
-    | (?<=[.!?…]) {_END} (?=\w)            # directly between two sentences
-    | (?<=[.!?…]["'”’)]) {_END} (?=\w)     # the same behind a quotation mark or a bracket
+    | (?<=[.!?…。！？।۔]) {_END} (?=\w)     # directly between two sentences
+    | (?<=[.!?…。！？]["'”’」)]) {_END} (?=\w) # the same behind a quotation mark or a bracket
     """,
     re.MULTILINE | re.VERBOSE,
 )
