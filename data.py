@@ -239,5 +239,5 @@ if __name__ == "__main__":
             with contextlib.suppress(ValueError):  # no sample is as short as that
                 windows = Windows(name, "train", block_size)
                 full = f"rows {windows.filled:.1%} full, {windows.n_dropped} samples too long"
-                print(f"  --block_size={block_size}: {full}")
+                print(f"  with block_size={block_size}: {full}")
     end_script()

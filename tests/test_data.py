@@ -975,7 +975,7 @@ def test_script(tmp_path):
         [*command, "--dedup"], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8"
     )
     assert run.returncode == 0, run.stderr
-    assert "train: " in run.stdout and re.search(r"--block_size=64: rows \d+\.\d% full, 0 ", run.stdout)
+    assert "train: " in run.stdout and re.search(r"with block_size=64: rows \d+\.\d% full, 0 ", run.stdout)
     assert re.search(r": \S+, vocabulary \d+", run.stdout)
     assert re.search(r" 45 samples, .* \d\d\.\d% of the tokens count in the loss\n", run.stdout)
     assert (folder / "datasets" / "mine" / "train_mask.bin").exists()

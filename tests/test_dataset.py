@@ -247,7 +247,7 @@ def test_a_resumed_run_keeps_its_text(here):
 
     prepare.settle("mine.txt")  # another run has prepared the new text meanwhile
     write(here / "mine.txt", OLD_TEXT)  # and the old one is back
-    words = re.search(r"\(python data.py (.*?)\), and add --dataset=NAME;", message)[1].split()
+    words = re.search(r"add --dataset=NAME, .*\(python data.py (.*?)\)$", message)[1].split()
     assert words == ["--input=FILE", "--name=NAME"]
     assert "mine.txt is not the text in" in error_of(prepare.settle, "mine.txt", resume=True)
     prepare.prepare("kept", str(here / "mine.txt"))  # what that command does

@@ -132,9 +132,8 @@ LANGUAGES = {
 }
 
 
-@pytest.mark.parametrize(
-    "language", ["chinese", *(pytest.param(name, marks=pytest.mark.slow) for name in [*LANGUAGES][1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_three_kilobytes_in_any_language_become_a_sample_in_two_commands(copy, language):
     line = LANGUAGES[language]
     text = line * (3000 // len(line.encode("utf-8")) + 1)

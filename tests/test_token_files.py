@@ -225,7 +225,8 @@ def torchrun(folder, n, *flags):
     )
 
 
-@pytest.mark.parametrize(("kind", "n"), [("lines", 2), pytest.param("text", 3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kind", "n"), [("lines", 2), ("text", 3)])
+@pytest.mark.slow
 def test_several_processes_write_what_one_writes(tmp_path, kind, n):
     """Byte for byte, meta.json too; one of them speaks."""
     source, settings, shard_mb = sources(tmp_path)[kind]

@@ -282,9 +282,9 @@ def prepare_text(text: Path, dataset: str, resume: bool) -> None:
                 return
         if changed and resume:
             raise ValueError(
-                f"{text} is not the text in {DATASETS / name}; to resume, prepare the text that the run was "
-                "trained on (python data.py --input=FILE --name=NAME), and add --dataset=NAME; for a new run "
-                f"on {text}: --init_from=scratch --out_dir=NEW"
+                f"{text} is not the text in {DATASETS / name}; for a new run on {text}: "
+                "--init_from=scratch --out_dir=NEW; to resume, add --dataset=NAME, and prepare the text that "
+                "the run was trained on (python data.py --input=FILE --name=NAME)"
             )
         what = f"the folder {dataset}" if text.is_dir() else dataset
         what += ", which has changed," if changed else ""
