@@ -85,10 +85,9 @@ class Shards:
                 raise next(iter(error.failures.values()))[0] from None
         for stem, keep in (("ckpt", self.keep), ("best", 1)):
             folders = complete_folders(self.folder, stem)
-            newest = {step_of(path): path for path in folders}  # one for each step, which may be saved twice
-            kept = list(newest.values())[-keep:]
+            steps = list(dict.fromkeys(step_of(path) for path in reversed(folders)))  # the newest first
             for path in folders if self.main else ():
-                if path not in kept:
+                if step_of(path) not in steps[:keep]:  # a step that was saved twice counts once
                     (path / "tensors.json").unlink()  # first: without it the folder counts as incomplete
                     shutil.rmtree(path)
 
