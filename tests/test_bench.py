@@ -246,6 +246,7 @@ def test_an_update_reports_its_process_memory(tiny, monkeypatch):
     assert chunked == [(False, 4, 32), (True, 4, 32)]
 
 
+@pytest.mark.slow
 def test_memory_compares_an_update_in_chunks_with_a_whole_one(tiny, monkeypatch):
     assert 50 < measure.update_peak(settings_of(logits_mb=0), 99)(0) < 50_000  # in a process of its own
     monkeypatch.setattr(bench, "trained", lambda *arguments: ({}, [dict(memory_mb=700.0), dict(loss=1.0)]))

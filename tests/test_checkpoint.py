@@ -230,6 +230,7 @@ def test_what_weights_only_cannot_load_is_not_saved(tmp_path, value, where):
     assert not listing(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_truncated_file_names_the_newest_that_loads(tmp_path, shell):
     now = time.time()
     for i, name in enumerate(("best.pt", "ckpt_000010.pt", "ckpt_000020.pt", "ckpt.pt")):

@@ -965,6 +965,7 @@ def project(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_script(tmp_path):
     """From another folder: datasets/ beside data.py; packing is told; bad JSON: one line, exit code 2."""
     folder = project(tmp_path)
