@@ -55,7 +55,7 @@ class LoRALinear(nn.Module):
         super().__init__()
         self.base, self.drop = base, nn.Dropout(dropout) if dropout else nn.Identity()
         self.scale = alpha / (math.sqrt(rank) if variant == "rslora" else rank)
-        device = weight_of(base).device
+        device = next(iter(base.state_dict().values())).device
         A = torch.empty(rank, base.in_features, device="meta" if device.type == "meta" else "cpu")
         bound = 1 / math.sqrt(base.in_features)  # as nn.Linear's own weights
         self.A = nn.Parameter(A.uniform_(-bound, bound, generator=generator).to(device))
@@ -174,10 +174,7 @@ def attach(model, where: str) -> str:
 
 
 def merge(model) -> int:
-    """Make a plain GPT of a model: one linear layer for each that has an adapter or is quantized; in place.
-
-    Returns how many were quantized.
-    """
+    """Make a plain GPT of a model with adapted or quantized layers, in place. Returns how many were packed."""
     quantized = 0
     for name, layer in list(model.named_modules()):
         adapted = isinstance(layer, LoRALinear)
