@@ -71,6 +71,16 @@ class Past:
         return previous.masked_fill(self.first, 0.0)
 
 
+def visible(queries: Tensor, keys: int, window: int = 0) -> Tensor:
+    """Columns of queries (T) -> bool (T,keys), True where a query may attend to a key: none that comes later.
+
+    window: of the earlier ones only the last window - 1; 0: all (Child et al., 2019; Mistral, 2023).
+    """
+    key, query = torch.arange(keys, device=queries.device), queries[:, None]  # (keys), (T,1)
+    mask = key <= query
+    return mask & (key > query - window) if window else mask
+
+
 def reading(
     config, idx: Tensor, caches: Sequence[Cache] | None = None, pad: Tensor | None = None
 ) -> tuple[Tensor, list[Past] | None]:
@@ -91,11 +101,11 @@ def reading(
     if pad is None and caches is None:
         return positions, None
     mask = None
-    if pad is not None or static:
-        keys = config.block_size if static else start + T
-        key, query = torch.arange(keys, device=idx.device), columns[:, None]  # (keys), (T,1)
-        mask = (key <= query)[None, None]  # (1,1,T,keys)
+    keys = config.block_size if static else start + T
+    if pad is not None or static or 0 < config.window < keys:
+        mask = visible(columns, keys, config.window)[None, None]  # (1,1,T,keys)
     if pad is not None:
+        key, query = torch.arange(keys, device=idx.device), columns[:, None]  # (keys), (T,1)
         seen = key >= torch.minimum(pad[..., None], query)  # (B,T,keys); padding sees itself: no NaN
         mask = mask & seen[:, None]  # (B,1,T,keys)
         positions = (positions - pad).clamp(min=0)  # (B,T)

@@ -7,7 +7,6 @@ The decoder-only transformer: Vaswani et al., 2017; Radford et al., 2018. genera
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from config import require
-from generate import Cache, Past, generate, reading, stream
+from config._shape import complete
+from generate import Cache, Past, generate, reading, stream, visible
 
 # An architecture is a set of switches; a switch that it does not name is off (0). Each can also be set alone.
 # modern: what small models learn fastest with (modded-nanogpt, nanochat; 2025).
@@ -26,10 +26,6 @@ ARCHS = {
     "gpt2": dict(norm="layernorm", position="learned", activation="gelu", tie_weights=1),  # OpenAI, 2019
     "llama": dict(norm="rmsnorm", position="rope", activation="swiglu"),  # Meta, 2023
 }  # fmt: skip
-CHOICES = dict(
-    norm=("layernorm", "rmsnorm"), position=("learned", "rope"), activation=("gelu", "relu2", "swiglu"),
-    qk_norm=(0, 1), token_shift=(0, 1), tie_weights=(0, 1), zero_init=(0, 1),
-)  # fmt: skip
 Rope = tuple[Tensor, Tensor]  # cos and sin, see rope_tables()
 
 
@@ -46,56 +42,54 @@ class GPTConfig:
     bias: bool = False  # in linear layers and LayerNorm; RMSNorm and head have none
     arch: str = "modern"  # modern | gpt2 | llama
     norm: str = ""  # layernorm | rmsnorm; "" and -1, here and below: as arch says
+    norm_eps: float = 1e-5  # added to the variance
     position: str = ""  # learned | rope
     activation: str = ""  # relu2 | gelu | swiglu
+    head_size: int = 0  # 0: n_embd / n_head
     n_kv_head: int = 0  # 0: n_head, or half of it for llama if n_head is even
     n_ff: int = 0  # width inside the MLP; 0: 4 * n_embd, or for swiglu 8/3 of it to a multiple of 8
-    qk_norm: int = -1  # 1: queries and keys are normalised, by the same kind of norm
+    qkv_bias: int = -1  # biases of q, k and v: -1 as `bias` says | 0 | 1
+    qk_norm: int = -1  # 1: queries and keys are normalised, by the same kind of norm; 2: with learned weights
+    window: int = 0  # a token attends to itself and the window - 1 tokens before it; 0: to all before it
     token_shift: int = -1  # 1: half of attention's input channels come from the previous token
     tie_weights: int = -1  # 1: wte and head share one matrix
     zero_init: int = -1  # 1: attn.o and mlp.down start at zero, so each block begins as the identity
     rope_theta: float = 10000.0
+    rope_scaling: str = ""  # "" | "linear FACTOR" | "llama3 FACTOR LOW HIGH ORIGINAL", see stretched()
     logit_cap: float = -1.0  # logits = cap * tanh(logits / cap); 0 = off
     gradient_checkpointing: bool = False  # recompute each block in the backward pass, keep only its input
 
     def __post_init__(self):
-        require(self.arch in ARCHS, f"unknown arch={self.arch!r}; choose one of {', '.join(ARCHS)}")
-        for name, choices in CHOICES.items():
-            if getattr(self, name) in ("", -1):
-                setattr(self, name, ARCHS[self.arch].get(name, 0))
-            value = getattr(self, name)
-            require(value in choices, f"unknown {name}={value!r}; choose one of {str(choices)[1:-1]}")
-        if self.logit_cap == -1:
-            self.logit_cap = float(ARCHS[self.arch].get("logit_cap", 0))
-        shared = 2 if self.arch == "llama" and self.n_head % 2 == 0 else 1  # query heads to a key/value head
-        self.n_kv_head = self.n_kv_head or self.n_head // shared
-        wide = 8 * max(1, round(self.n_embd / 3)) if self.activation == "swiglu" else 4 * self.n_embd
-        self.n_ff = self.n_ff or wide
-        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_kv_head", "n_ff"):
-            require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")
-        pair = 2 if self.position == "rope" else 1  # rope turns pairs, so each head needs an even size
-        nearest = pair * self.n_head * max(1, round(self.n_embd / (pair * self.n_head)))
-        require(self.n_embd % pair == 0, f"n_embd={self.n_embd} is odd, rope needs pairs; {nearest} works")
-        for whole, part, unit in (("n_embd", "n_head", pair), ("n_head", "n_kv_head", 1)):
-            a, b = getattr(self, whole), getattr(self, part)
-            nearest = min((d for d in range(1, a + 1) if a % (d * unit) == 0), key=lambda d: abs(d - b))
-            how = " into even sizes for rope" if a % b == 0 else ""
-            require(a % (b * unit) == 0, f"{whole}={a} is not divisible by {part}={b}{how}; {nearest} works")
-        require(0 <= self.dropout < 1, f"dropout={self.dropout} must be at least 0 and below 1")
-        require(self.rope_theta > 0, f"rope_theta={self.rope_theta} must be above 0; 10000.0 is usual")
-        require(self.logit_cap >= 0, f"logit_cap={self.logit_cap} must be above 0, or 0 to switch it off")
+        complete(self, ARCHS)
 
 
-def rope_tables(positions: Tensor, head_size: int, theta: float) -> Rope:
+def rope_tables(positions: Tensor, head_size: int, theta: float, scaling: str = "") -> Rope:
     """Rotary positions (Su et al., 2021): positions (B or 1, T) -> cos and sin (B or 1, T, 1, hs).
 
     Pair i is rotated by position * theta^(-2i / hs). Always float32: bfloat16 cannot hold 1001. Made in each
     forward pass (30 us): there is no buffer to save, to cast, or to lose on the meta device.
     """
     even = torch.arange(0, head_size, 2, device=positions.device, dtype=torch.float32)
-    angles = positions[:, :, None, None] * theta ** (-even / head_size)
+    angles = positions[:, :, None, None] * stretched(theta ** (-even / head_size), scaling)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+
+def stretched(frequencies: Tensor, scaling: str) -> Tensor:
+    """Divide rotary frequencies (hs/2) by FACTOR, so that a trained model reads a longer context.
+
+    linear: all of them (Chen et al., 2023). llama3 (Meta, 2024): those with less than LOW turns in ORIGINAL
+    tokens, the context before; from HIGH turns on they stay, and between the two the share that stays rises.
+    """
+    if not scaling:
+        return frequencies
+    kind, factor, *numbers = scaling.split()
+    stays = 0.0
+    if kind == "llama3":
+        low, high, original = map(float, numbers)
+        turns = original * frequencies / (2 * math.pi)
+        stays = ((turns - low) / (high - low)).clamp(0, 1)
+    return frequencies * (stays + (1 - stays) / float(factor))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -112,29 +106,30 @@ class LayerNorm(nn.LayerNorm):
     """torch's LayerNorm that casts its weights to x's dtype: FSDP supplies them in 16 bits."""
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), bias, self.eps)
+        weight, bias = (None if t is None else t.to(x.dtype) for t in (self.weight, self.bias))
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
 
 
 class RMSNorm(nn.RMSNorm):
     """torch's RMSNorm that casts its weights to x's dtype: FSDP supplies them in 16 bits."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
 
 
-def build_norm(config: GPTConfig) -> nn.Module:
+def build_norm(config: GPTConfig, size: int, learned: bool = True) -> nn.Module:
     """LayerNorm (Ba et al., 2016) or RMSNorm (Zhang and Sennrich, 2019); both compute in float32 inside.
 
-    On a CPU torch has one kernel for LayerNorm and many small steps for RMSNorm: forward and backward of
-    2,560 x 128 numbers take 0.4 ms against 1.2 on one core. The loss is as good: CPU configs use LayerNorm.
+    On one CPU core, forward and backward of 2,560 x 128 numbers take 0.4 ms with LayerNorm, which has one
+    kernel there, and 1.2 with RMSNorm. The loss is as good: CPU configs use LayerNorm.
     """
     if config.norm == "layernorm":
-        return LayerNorm(config.n_embd, eps=1e-5, bias=config.bias)
-    return RMSNorm(config.n_embd, eps=1e-5)
+        return LayerNorm(size, config.norm_eps, learned, bias=config.bias)
+    return RMSNorm(size, config.norm_eps, learned)
 
 
-def written_out_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+def written_out_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float, window: int = 0) -> Tensor:
     """Causal softmax(q k' / sqrt(hs)) v with all T x T scores: q (B,H,T,hs), k and v (B,K,T,hs) -> like q.
 
     For bfloat16 on a CPU: forward and backward of 40 heads of 64 at T=128 take 6 ms on one core; torch's
@@ -142,8 +137,8 @@ def written_out_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Te
     """
     B, H, T, hs = q.shape
     k, v = (t.repeat_interleave(H // t.size(1), dim=1).flatten(0, 1) for t in (k, v))  # (B*H,T,hs)
-    future = torch.full((T, T), -math.inf, dtype=q.dtype).triu(1)  # added to what a query must not see
-    scores = torch.baddbmm(future, q.flatten(0, 1), k.mT, alpha=hs**-0.5)  # (B*H,T,T)
+    hidden = torch.where(visible(torch.arange(T), T, window), 0.0, -math.inf).to(q.dtype)  # added to scores
+    scores = torch.baddbmm(hidden, q.flatten(0, 1), k.mT, alpha=hs**-0.5)  # (B*H,T,T)
     weights = F.dropout(torch.softmax(scores, dim=-1), dropout)
     return (weights @ v).view(B, H, T, hs)
 
@@ -166,23 +161,25 @@ class Attention(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.config = config
-        kv_size = config.n_kv_head * (config.n_embd // config.n_head)
-        self.q = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
-        self.k = nn.Linear(config.n_embd, kv_size, bias=config.bias)
-        self.v = nn.Linear(config.n_embd, kv_size, bias=config.bias)
-        self.o = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        q_size, kv_size = config.n_head * config.head_size, config.n_kv_head * config.head_size
+        self.q = nn.Linear(config.n_embd, q_size, bias=bool(config.qkv_bias))
+        self.k = nn.Linear(config.n_embd, kv_size, bias=bool(config.qkv_bias))
+        self.v = nn.Linear(config.n_embd, kv_size, bias=bool(config.qkv_bias))
+        self.o = nn.Linear(q_size, config.n_embd, bias=config.bias)
+        if config.qk_norm:  # bounds the scores (Henry et al., 2020)
+            self.q_norm = build_norm(config, config.head_size, learned=config.qk_norm == 2)
+            self.k_norm = build_norm(config, config.head_size, learned=config.qk_norm == 2)
         self.drop = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
     def forward(self, x: Tensor, rope: Rope | None = None, past: Past | None = None) -> Tensor:
         """x (B,T,C) -> (B,T,C). rope: its tables. past: only in generation, earlier keys and values."""
-        B, T, C = x.shape
-        H, K, hs = self.config.n_head, self.config.n_kv_head, C // self.config.n_head
-        q = self.q(x).view(B, T, H, hs)  # (B,T,C) -> (B,T,H,hs)
+        B, T, _ = x.shape
+        H, K, hs = self.config.n_head, self.config.n_kv_head, self.config.head_size
+        q = self.q(x).view(B, T, H, hs)  # (B,T,H*hs) -> (B,T,H,hs)
         k = self.k(x).view(B, T, K, hs)  # (B,T,K*hs) -> (B,T,K,hs)
         v = self.v(x).view(B, T, K, hs)  # (B,T,K*hs) -> (B,T,K,hs)
-        if self.config.qk_norm:  # bounds the scores (Henry et al., 2020); before rope, which keeps lengths
-            norm = F.layer_norm if self.config.norm == "layernorm" else F.rms_norm
-            q, k = norm(q, (hs,), eps=1e-5), norm(k, (hs,), eps=1e-5)
+        if self.config.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)  # before rope, which keeps lengths
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
         q, k = q.to(v.dtype), k.to(v.dtype)  # CUDA's autocast normalises in float32
@@ -192,14 +189,16 @@ class Attention(nn.Module):
             k, v = past.extend(k, v)  # (B,K,T,hs) -> (B,K,keys,hs)
             mask = past.mask
             causal = mask is None and T > 1  # one new token sees all that the cache holds
+        elif 0 < self.config.window < T:
+            mask, causal = visible(torch.arange(T, device=x.device), T, self.config.window), False
         dropout = self.config.dropout if self.training else 0.0
         if past is None and T <= 512 and x.device.type == "cpu" and v.dtype != torch.float32:
-            y = written_out_attention(q, k, v, dropout)
+            y = written_out_attention(q, k, v, dropout, self.config.window)
         else:
             # Flash attention: no T x T scores (Dao et al., 2022), except for dropout on a CPU. enable_gqa
             # is 10% faster than repeating k and v, forward and backward, and 2x for one token.
             y = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal, enable_gqa=K < H)
-        y = y.transpose(1, 2).reshape(B, T, C)  # (B,H,T,hs) -> (B,T,H,hs) -> (B,T,C)
+        y = y.transpose(1, 2).reshape(B, T, H * hs)  # (B,H,T,hs) -> (B,T,H,hs) -> (B,T,H*hs)
         return self.drop(self.o(y))
 
 
@@ -232,9 +231,9 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.attn_norm = build_norm(config)
+        self.attn_norm = build_norm(config, config.n_embd)
         self.attn = Attention(config)
-        self.mlp_norm = build_norm(config)
+        self.mlp_norm = build_norm(config, config.n_embd)
         self.mlp = MLP(config)
         self.token_shift = config.token_shift
 
@@ -262,7 +261,7 @@ class GPT(nn.Module):
             self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.drop = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.norm = build_norm(config)
+        self.norm = build_norm(config, config.n_embd)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.init_weights()
 
@@ -296,8 +295,9 @@ class GPT(nn.Module):
         require(T <= config.block_size, f"{T} tokens do not fit into block_size={config.block_size}")
         if positions is None:
             positions = torch.arange(T, device=idx.device)[None]  # (1,T)
-        hs = config.n_embd // config.n_head
-        rope = rope_tables(positions, hs, config.rope_theta) if config.position == "rope" else None
+        rope = None
+        if config.position == "rope":
+            rope = rope_tables(positions, config.head_size, config.rope_theta, config.rope_scaling)
         x = self.wte(idx)  # (B,T) -> (B,T,C)
         if config.position == "learned":
             x = x + self.wpe(positions)
@@ -326,7 +326,7 @@ class GPT(nn.Module):
 
         return sum(checkpoint(nats_of, *chunk, use_reentrant=False) for chunk in chunks)
 
-    def next_logits(self, idx: Tensor, caches: Sequence[Cache] | None, pad: Tensor | None) -> Tensor:
+    def next_logits(self, idx: Tensor, caches: list[Cache] | None, pad: Tensor | None) -> Tensor:
         """Token ids (B,T) that generate.stream() reads -> logits (B,V) of what follows the last of them."""
         positions, pasts = reading(self.config, idx, caches, pad)
         return self.to_logits(self.trunk(idx, positions, pasts)[:, -1])
