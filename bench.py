@@ -36,7 +36,7 @@ from lab.measure import (
 )
 from lab.plan import Cluster, table
 from machine import hardware
-from runtime.checkpoint import run_folder
+from runtime.folder import run_folder
 from text import prepare
 
 # -----------------------------------------------------------------------------

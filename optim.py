@@ -155,7 +155,8 @@ def parameter_groups(model: torch.nn.Module, config: dict) -> list[dict]:
     """Group the trainable parameters by optimizer, lr_scale and weight decay. A tied parameter counts once.
 
     Only matrices (of Linear and Embedding) have weight decay, not norms and biases. With optimizer=muon, Muon
-    updates the matrices in the blocks, with muon_lr and weight_decay; AdamW updates the rest without decay.
+    updates the matrices in the blocks, with muon_lr and weight_decay; AdamW updates the rest without decay,
+    and what techniques add: only Linear and Embedding have a parameter that is called weight.
     """
     groups: dict[tuple, dict] = {}
     for name, p in model.named_parameters():
@@ -163,7 +164,7 @@ def parameter_groups(model: torch.nn.Module, config: dict) -> list[dict]:
             continue
         kind, decays = config["optimizer"], p.ndim >= 2
         scale = layer_scale(name, len(model.blocks), config["layer_lr_decay"])
-        if kind == "muon" and p.ndim == 2 and name.startswith("blocks."):
+        if kind == "muon" and p.ndim == 2 and name.startswith("blocks.") and name.endswith(".weight"):
             scale *= config["muon_lr"] / config["learning_rate"]
         elif kind == "muon":
             kind, decays = "adamw", False

@@ -10,11 +10,12 @@ import dataclasses
 import math
 import time
 
-from config import at_least, end_script, given, leave, override  # isort: skip
+from config import end_script, given, leave, override  # isort: skip
 import torch
 
 import data
 import optim
+import techniques
 import tokenizer
 from evaluate import evaluate, fixed_windows
 from machine import distributed, hardware, speed
@@ -45,7 +46,7 @@ norm = ""  # '' as arch says | layernorm | rmsnorm
 position = ""  # '' as arch says | learned | rope
 activation = ""  # '' as arch says | relu2 | gelu | swiglu
 token_shift = -1  # half of attention's input channels come from the previous token: -1 as arch says | 0 | 1
-qk_norm = -1  # normalise queries and keys: -1 as arch says | 0 | 1
+qk_norm = -1  # normalise queries and keys: -1 as arch says | 0 | 1 | 2 with learned weights
 tie_weights = -1  # head and embedding share their weights: -1 as arch says | 0 | 1
 zero_init = -1  # output projections start at zero: -1 as arch says | 0 | 1
 logit_cap = -1.0  # cap x tanh(logits / cap): -1 as arch says, 0 off
@@ -57,6 +58,7 @@ n_ff = 0  # width inside the MLP; 0 = 4 x n_embd (swiglu: two thirds of it)
 rope_theta = 10000.0  # base of the rotary wavelengths
 bias = False  # biases in linear and LayerNorm layers
 dropout = 0.0  # share of activations set to zero in training; 0.1-0.2 against overfitting
+technique = ""  # files in techniques/, joined by commas; each has settings of its own
 logits_mb = 256  # above so many MB of logits, compute the loss in chunks, a quarter slower; 0 = never
 gradient_checkpointing = False  # recompute activations in backward: less memory, about a third more time
 # the optimizer
@@ -123,9 +125,6 @@ folder = checkpoint.run_folder(out_dir)
 stages = Stages("reading the checkpoint")  # until the first update, what takes over two seconds says so
 saved, resume = origin.base_of(init_from, folder, eval_only)  # {} and False for a run from scratch
 changes = resolve.take_over(globals(), config, saved, resume)
-at_least(1, config, "batch_size block_size gradient_accumulation_steps max_iters eval_interval log_interval")
-at_least(0, config, "epochs eval_iters patience min_delta grad_clip save_interval sample_interval")
-at_least(0, config, "seed max_new_tokens threads logits_mb global_batch_size")
 
 # ---- processes, device, precision
 stages.begin("starting the device, waiting for other processes")
@@ -135,8 +134,7 @@ resolved = {**config, "dtype": precision}  # not auto
 micro_steps = gradient_accumulation_steps  # of an update, on each process
 batch_size, micro_steps = distributed.share_batch(global_batch_size, batch_size, micro_steps, world_size)
 changes += resolve.check_batch(config, batch_size, micro_steps, world_size)
-windows_per_iter = batch_size * micro_steps * world_size
-config["global_batch_size"] = windows_per_iter  # a resumed run keeps it, with any number of processes
+windows_per_iter = config["global_batch_size"] = batch_size * micro_steps * world_size  # kept on resuming
 torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it
 torch.set_num_threads(threads or torch.get_num_threads())  # now: compiled code is for this number alone
 torch.manual_seed(seed)
@@ -147,16 +145,21 @@ dataset, meta = prepare.settle(dataset, rank, resume)  # rank 0 prepares what is
 config["dataset"] = dataset  # not the path of a text, but the name of what was made from it
 text_tokenizer = tokenizer.load_any(prepare.folder_of(dataset))
 train_windows = data.Windows(dataset, "train", block_size, seed, pack)
+train_windows = techniques.change("change_data", train_windows, config)
 val_windows = data.Windows(dataset, "val", block_size, seed, pack)
 train_set, val_set = fixed_windows(train_windows, val_windows, eval_iters)  # the same in each evaluation
 
 # ---- the model and its loss
 stages.begin("building the model and its optimizer")
-raw_model = GPT(memory.shape_of(config, text_tokenizer.vocab_size))
+raw_model = GPT(memory.shape_of(config, text_tokenizer.vocab_size, saved.get("model_config")))
 if resume:
     prepare.require_same(saved, meta, dataset, out_dir)
+old_techniques, new_techniques = origin.techniques_of(saved, technique)
+raw_model = techniques.change("change_model", raw_model, config, old_techniques)  # now the weights fit
 origin.put_weights(saved, raw_model, text_tokenizer, out_dir if resume else init_from)
+raw_model = techniques.change("change_model", raw_model, config, new_techniques)
 raw_model = distributed.place(raw_model, torch_device, strategy, precision, offload)
+own_loss = techniques.hooks("loss", config)  # one at most
 in_chunks = memory.too_many_logits(batch_size * block_size, text_tokenizer.vocab_size, logits_mb)
 
 
@@ -165,6 +168,8 @@ def summed_loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
     Compiled as one function, it never writes float32 logits to memory.
     """
+    if own_loss:  # a technique's, in place of cross-entropy
+        return own_loss[0](model, x, y)
     if in_chunks:
         return model(x, y)  # the same sum, without all logits in memory at once
     logits = model(x)  # (B,T,V)
@@ -186,9 +191,7 @@ scaler = hardware.loss_scaler(precision, torch_device, saved.get("scaler", {}))
 if progress.step >= max_iters and not eval_only and origin.nothing_left(progress, init_from, folder):
     leave()
 if offload == "disk":
-    from techniques.offload import to_disk
-
-    to_disk(opt, folder)
+    techniques.load("offload")[0].to_disk(opt, folder)
 stages.say(speed.slow_update(raw_model, max_iters, batch_size, micro_steps, autocast, torch_device))
 if compile:
     stages.begin("compiling")
@@ -204,8 +207,7 @@ floor = floor_per_token(meta, "val")
 old_step = progress.step if resume else -1
 saver = checkpoint.Saver(folder, checkpoint_format, keep_checkpoints, rank)
 reporter = report.Report(folder, config, old_step, rank == 0, raw_model, torch_device, floor)
-for line in (corpora.stand_in_notice(meta), schedule_warning, *changes):
-    reporter.say(line)
+reporter.say(corpora.stand_in_notice(meta), schedule_warning, *changes)
 stages.begin("timing updates, to choose the number of threads")
 may_choose = not (resume or compile) and world_size == 1 and torch_device.type == "cpu"
 chooser = Threads(config, may_choose, trial, reporter.say)
@@ -216,15 +218,10 @@ reporter.length(max_iters, batch_size, micro_steps, world_size, train_windows)
 # ---- what the loop calls; these functions read the settings and the state of this script
 def save(name: str) -> None:
     """Write the whole state of the run to out_dir/name: enough to resume, evaluate and sample."""
-    state = {
-        "model_config": dataclasses.asdict(raw_model.config),
-        "tokenizer": text_tokenizer.to_json(),
-        "dataset": meta,
-        "config": config,
-        "scaler": scaler.state_dict(),
-        "world_size": world_size,
-        **dataclasses.asdict(progress),
-    }
+    state = dict(
+        model_config=dataclasses.asdict(raw_model.config), tokenizer=text_tokenizer.to_json(), dataset=meta,
+        config=config, scaler=scaler.state_dict(), world_size=world_size, **dataclasses.asdict(progress),
+    )  # fmt: skip
     reporter.say(saver.save(name, state, raw_model, opt))
 
 
@@ -235,6 +232,7 @@ def print_sample() -> None:
         reporter.sample(progress.step, meta, text_tokenizer.decode(prompt) + new)
 
 
+after_steps = techniques.hooks("after_step", config)
 stopping = 0  # above 0 once all processes know of a signal: they leave the loop at the same step
 attempt = memory.Attempt(opt, resolved, batch_size, micro_steps, text_tokenizer.vocab_size)
 stop_request = guard.StopRequest()
@@ -312,6 +310,8 @@ while True:
         scaler = hardware.loss_scaler(precision, torch_device, scaler.state_dict())
         continue  # with the same step, so with the same windows
     progress.step += 1
+    for after_step in after_steps:
+        after_step(raw_model, progress.step)
     progress.tokens += windows_per_iter * block_size
 
     # report

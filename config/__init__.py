@@ -14,7 +14,6 @@ import re
 import runpy
 import symtable
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -32,6 +31,13 @@ from config._errors import (  # noqa: F401 (others import them from here)
     start_script,
 )
 from config._paths import find_config_file, path_of
+from config._sources import (  # noqa: F401 (others import them from here)
+    comments_of_techniques,
+    defaults_of,
+    read_comments,
+    setting_lines,
+    technique_settings,
+)
 
 COMMAND_LINE = "the command line"
 given: dict[str, str] = {}  # setting -> the config file, or COMMAND_LINE, that set it; all others are default
@@ -47,12 +53,15 @@ def override(script: dict) -> dict:
     """
     start_script()
     comments = read_comments(script["__file__"])
-    names_here.update(comments)
     settings = {name: script[name] for name in comments}
+    techniques = technique_settings() if "technique" in settings else {}
+    for own in techniques.values():
+        settings.update(own)
+    names_here.update(settings)
     defaults = dict(settings)
     arguments = [as_text(argument) for argument in sys.argv[1:]]
     if "-h" in arguments or "--help" in arguments:
-        print_help(script, defaults, comments)
+        print_help(script, defaults, comments, techniques)
         leave(0)
 
     files = [argument for argument in arguments if not argument.startswith("-")]
@@ -68,6 +77,12 @@ def override(script: dict) -> dict:
         given.update(dict.fromkeys(changes, file))
     settings.update(flags)  # ... and the command line has the last word
     given.update(dict.fromkeys(flags, COMMAND_LINE))
+    if techniques:
+        on = switched_on(settings["technique"], techniques)
+        settings["technique"] = ",".join(on)
+        for name in techniques.keys() - set(on):
+            for setting in techniques[name]:
+                del settings[setting]
 
     _nanogpt.refuse_weights(settings)
     script.update(settings)
@@ -79,6 +94,22 @@ def override(script: dict) -> dict:
             if line:
                 print(line)
     return settings
+
+
+def switched_on(technique: str, techniques: dict[str, dict]) -> list[str]:
+    """The techniques of a run: those that `technique` names, and those that have a setting which is given.
+
+    A typed --technique has the last word over a config file: only typed settings add to it. techniques: their
+    settings. ValueError for a name that is none.
+    """
+    names = [name.strip() for name in technique.split(",") if name.strip()]
+    known = ", ".join(techniques)
+    for name in names:
+        require(name in techniques, f"technique={name} is unknown; expected some of these: {known}")
+    for name, settings in techniques.items():
+        if any(typed(setting) or (setting in given and not typed("technique")) for setting in settings):
+            names.append(name)
+    return list(dict.fromkeys(names))
 
 
 def typed(name: str) -> bool:
@@ -100,34 +131,6 @@ def adopt(script: dict, config: dict, saved: dict) -> list[str]:
     script.update(config)
     differ = [name for name in sorted(given) if name in saved and saved[name] != config[name]]
     return [f"changed since the checkpoint: {name}: {saved[name]} -> {config[name]}" for name in differ]
-
-
-def read_comments(path: str) -> dict[str, str]:
-    """The trailing comment of each setting of a script, read from its source: {name: comment}."""
-    source = Path(path).read_text(encoding="utf-8")
-    lines = source.encode("utf-8").split(b"\n")  # ast counts columns in bytes
-    comments = {}
-    for node in setting_lines(source):
-        after = lines[node.end_lineno - 1][node.end_col_offset :]
-        comments[node.targets[0].id] = after.decode("utf-8").lstrip("# ")
-    return comments
-
-
-def defaults_of(script: str) -> dict:
-    """The settings of a script with their defaults, without running it. script: a path in the project."""
-    source = (ROOT / script).read_text(encoding="utf-8")
-    return {node.targets[0].id: ast.literal_eval(node.value) for node in setting_lines(source)}
-
-
-def setting_lines(source: str) -> Iterator[ast.Assign]:
-    """The assignments `name = default` that are settings: see override()."""
-    for node in ast.parse(source).body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) or "override(" in ast.unparse(node):
-            return
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            name = node.targets[0].id
-            if name.islower() and not name.startswith("_"):
-                yield node
 
 
 def as_text(argument: str) -> str:
@@ -265,11 +268,18 @@ def check_name(name: str, defaults: dict, where: str) -> None:
         raise ValueError(f"{where}{name} is not a setting; {advice}")
 
 
-def print_help(script: dict, defaults: dict, comments: dict) -> None:
-    """Print what the script does, how to start it, and each setting with its default and its comment."""
+def print_help(script: dict, defaults: dict, comments: dict, techniques: dict[str, dict]) -> None:
+    """Print what the script does, how to start it, and each setting with its default and its comment.
+
+    techniques: their settings, which follow the script's own.
+    """
     print((script.get("__doc__") or "").strip())
     print(f"\nusage: python {Path(script['__file__']).name} [config/file.py ...] [--name=value ...]\n")
     shown = {name: f"--{name}={value}".replace("\n", "\\n") for name, value in defaults.items()}
     width = max(map(len, shown.values()))
+    comments = comments | (comments_of_techniques() if techniques else {})
+    headings = {next(iter(own)): name for name, own in techniques.items() if own}
     for name, text in shown.items():
+        if name in headings:
+            print(f"of techniques/{headings[name]}.py; to give one switches it on")
         print(f"  {text:<{width}}  {comments[name]}")

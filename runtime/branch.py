@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from config import ROOT
-from runtime.checkpoint import other_checkpoints
 from runtime.curve import read_rows
+from runtime.folder import other_checkpoints
 from runtime.trust import read_json
 
 PREFIX = "resume:"

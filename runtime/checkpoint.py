@@ -18,24 +18,26 @@ from pathlib import Path
 import torch
 
 import optim
-from config import ROOT, names_here, start_script
+from config import names_here, start_script
 from machine.distributed import full_state
-from model import GPT, GPTConfig
+from model import GPT
+from runtime.folder import newest, other_checkpoints, run_folder
 from runtime.guard import atomic_file
-from runtime.trust import check_plain, check_run, check_zip, explain_disk_errors, made_by_nanogpt, read_json
+from runtime.trust import (
+    check_plain,
+    check_run,
+    check_zip,
+    explain_disk_errors,
+    made_by_nanogpt,
+    on_meta,
+    read_json,
+)
+from techniques import hooks
 from tokenizer import from_json
 
 # Every checkpoint has these keys. train.py adds what only resuming needs, such as the optimizer state.
 KEYS = set("model model_config tokenizer dataset config step tokens seconds".split())
 OF_NANOGPT = "is a checkpoint of nanoGPT; a later version will import it with a tool of techniques/"
-
-
-def run_folder(out_dir: str) -> Path:
-    """A run's folder: a relative out_dir is in the project's. ValueError for a file, or an empty out_dir."""
-    folder = ROOT / out_dir
-    if folder.resolve() == ROOT or folder.is_file():
-        raise ValueError(f"out_dir={out_dir} cannot be a run's folder; choose a name such as out-mine")
-    return folder
 
 
 def save(path: Path, checkpoint: dict) -> None:
@@ -74,7 +76,10 @@ class Saver:
             return self.shards.save(kind, plain, model, optimizer)
         weights, optimizer_state = full_state(model, optimizer)
         if self.rank == 0:
-            save(self.folder / name, {"model": weights, "optimizer": optimizer_state, **plain})
+            checkpoint = {"model": weights, "optimizer": optimizer_state, **plain}
+            save(self.folder / name, checkpoint)
+            for after_save in hooks("after_save", plain["config"]):
+                after_save(self.folder / name, checkpoint)
             if number:
                 rotate(self.folder, self.keep)
         return ""
@@ -162,14 +167,6 @@ def read(path: Path, shards: bool) -> dict:
     return checkpoint
 
 
-def other_checkpoints(path: Path) -> list[Path]:
-    """All other checkpoints in the same folder, files and complete folders of shards, the newest first."""
-    tables = path.parent.glob("*/tensors.json")  # written last, so a folder that has it is complete
-    times = {file: file.stat().st_mtime_ns for file in path.parent.glob("*.pt") if file.is_file()}
-    times |= {table.parent: table.stat().st_mtime_ns for table in tables}
-    return [each for each in sorted(times, key=times.get, reverse=True) if each != path]
-
-
 def first_that_resumes(candidates: list[Path], problem: str) -> dict:
     """Read the first candidate that a run can resume from, and warn. ValueError if there is none."""
     for path in candidates:
@@ -180,13 +177,6 @@ def first_that_resumes(candidates: list[Path], problem: str) -> dict:
                     print(f"WARNING: {problem}; going on from step {saved['step']} in {path}")
                 return saved
     raise ValueError(f"{problem}; no other checkpoint there loads")
-
-
-def newest(path: Path) -> Path:
-    """ckpt.pt, or the newest complete folder ckpt_*/ beside it if that is newer; likewise for best.pt."""
-    tables = list(path.parent.glob(f"{path.stem}_*/tensors.json"))
-    found = max((p for p in (path, *tables) if p.exists()), key=lambda p: p.stat().st_mtime_ns, default=path)
-    return found.parent if found in tables else found
 
 
 def advice_instead_of(path: Path) -> str:
@@ -215,24 +205,6 @@ def rotate(folder: Path, keep: int) -> None:
         path.unlink()
 
 
-def find(where: str, folder: Path) -> Path:
-    """The checkpoint that init_from names: "resume" is folder/ckpt.pt; else a .pt file or a run's folder.
-
-    In a run's folder: best.pt, or ckpt.pt if there is no best.pt. ValueError if `where` does not exist.
-    """
-    if where == "resume":
-        return folder / "ckpt.pt"
-    path = next((path for path in (Path(where), ROOT / where) if path.exists()), None)
-    if path is None:
-        raise ValueError(
-            f"init_from={where} does not exist; expected scratch, resume, a run's folder or a .pt file. "
-            "To make a run: python train.py config/tiny.py --out_dir=out-mine"
-        )
-    if path.is_dir() and not (path / "tensors.json").exists():
-        return path / "best.pt" if newest(path / "best.pt").exists() else path / "ckpt.pt"
-    return path
-
-
 def check_same(saved: dict, model_config, tokenizer, where: str) -> None:
     """ValueError if a checkpoint has another tokenizer or model shape: its weights would mean nothing."""
     ours = tokenizer_of(saved, where)
@@ -245,17 +217,20 @@ def check_same(saved: dict, model_config, tokenizer, where: str) -> None:
             f"python data.py --input=FILE --name=NAME --tokenizer={run}"
         )
     free = {"dropout", "gradient_checkpointing"}  # these change no weight's shape or meaning
+    theirs = type(model_config)(**saved["model_config"])  # an earlier version saved fewer fields
     for name, value in dataclasses.asdict(model_config).items():
-        if name not in free and value != saved["model_config"][name]:
-            trained = f"trained with {name}={saved['model_config'][name]}"
+        if name not in free and value != getattr(theirs, name):
+            trained = f"trained with {name}={getattr(theirs, name)}"
             raise ValueError(f"{where} was {trained}, not {value}; leave {name} out")
 
 
 def load_model(path: Path, device: torch.device) -> tuple[GPT, object, dict]:
     """(model in eval mode, tokenizer, checkpoint) from one file; nothing else is needed."""
     saved = load(path)
-    model = GPT(GPTConfig(**saved["model_config"]))
-    load_weights(model, saved["model"], path)
+    model = on_meta(saved["model_config"], saved["config"])  # no weights are made: they are in the file
+    load_weights(model, saved["model"], path, assign=True)
+    if model.config.tie_weights and isinstance(model.head, torch.nn.Linear):
+        model.head.weight = model.wte.weight  # assigning untied them
     return model.to(device).eval(), tokenizer_of(saved, path), saved
 
 
@@ -267,10 +242,15 @@ def tokenizer_of(saved: dict, where: str | Path):
         raise ValueError(f"{where}: {error}") from None
 
 
-def load_weights(model: torch.nn.Module, weights: dict, path: Path) -> None:
-    """Copy a checkpoint's weights into a model. ValueError names the first that does not fit."""
+def load_weights(model: torch.nn.Module, weights: dict, path: str | Path, assign: bool = False) -> None:
+    """Copy a checkpoint's weights into a model. ValueError names the first that does not fit.
+
+    assign: they become the model's own, in place of those on the meta device, without a copy.
+    """
     try:
-        model.load_state_dict(weights, strict=True)
+        # dict() makes a copy: load_state_dict notes `assign` in the state_dict that it loads, and the next
+        # model to load it would get untied weights.
+        model.load_state_dict(dict(weights), strict=True, assign=assign)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise ValueError(f"the weights in {path} do not fit the model: {reason}") from None

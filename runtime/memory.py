@@ -26,10 +26,14 @@ from machine import distributed
 from model import GPT, GPTConfig
 
 
-def shape_of(settings: dict, vocab_size: int) -> GPTConfig:
-    """The model's shape among train.py's settings."""
+def shape_of(settings: dict, vocab_size: int, base: dict | None = None) -> GPTConfig:
+    """The model's shape: train.py's settings, and what only the base's shape has, such as Mistral's window.
+
+    base: the model_config of the checkpoint that the run starts from.
+    """
     names = {field.name for field in dataclasses.fields(GPTConfig)} & settings.keys()
-    return GPTConfig(vocab_size, **{name: settings[name] for name in names})
+    shape = {**(base or {}), **{name: settings[name] for name in names}, "vocab_size": vocab_size}
+    return GPTConfig(**shape)
 
 
 def on_meta(settings: dict, vocab_size: int) -> GPT:
@@ -97,12 +101,12 @@ def block_activations(config: GPTConfig, dtype: str) -> int:
     stream of 16 bits.
     """
     n = 4 if dtype == "float32" else 2
-    C, kv = config.n_embd, config.n_kv_head * (config.n_embd // config.n_head)
+    C, q, kv = config.n_embd, config.n_head * config.head_size, config.n_kv_head * config.head_size
     swiglu = config.activation == "swiglu"
     stream = 4 * C * (4 if config.norm == "rmsnorm" else 2)
     read = C * (2 if n == 4 else 4 + swiglu)
-    block = stream + n * (read + 2 * C + 2 * kv + config.n_ff * (4 if swiglu else 2))
-    return block + 4 * (C + kv) * config.qk_norm
+    block = stream + n * (read + 2 * q + 2 * kv + config.n_ff * (4 if swiglu else 2))
+    return block + 4 * (q + kv) * (config.qk_norm > 0)
 
 
 def activations(config: GPTConfig, settings: dict) -> int:

@@ -7,7 +7,8 @@ from pathlib import Path
 from config import typed
 from model import GPT
 from runtime import branch
-from runtime.checkpoint import check_same, find, load, load_weights, newest, read
+from runtime.checkpoint import check_same, load, load_weights, read
+from runtime.folder import find, newest
 from runtime.trust import check_types
 
 
@@ -114,6 +115,13 @@ def starting_point(progress: Progress, saved: dict, max_iters: int, init_from: s
         progress.bad_evals = 0
         lines.append(f"it had stopped early; told to make {max_iters} updates, it goes on")
     return lines
+
+
+def techniques_of(saved: dict, technique: str) -> tuple[str, str]:
+    """(those techniques that a checkpoint's weights already have, the others of this run), as names."""
+    theirs = saved.get("config", {}).get("technique", "").split(",")
+    ours = technique.split(",")
+    return ",".join(theirs), ",".join(name for name in ours if name not in theirs)
 
 
 def put_weights(saved: dict, model: GPT, tokenizer, where: str) -> None:

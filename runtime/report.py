@@ -21,8 +21,8 @@ from config import at_end, given, typed
 from machine.speed import flops_utilisation
 from optim import state_names
 from runtime import branch, guard, samples
-from runtime.checkpoint import newest
 from runtime.curve import HARMLESS, bands_for, check_bands, evaluations, judge, read_rows
+from runtime.folder import newest
 from runtime.health import Losses, verdict
 from runtime.plot import plot_loss
 from runtime.trackers import Trackers
@@ -81,9 +81,9 @@ class Report:
         self.write_rows()
         samples.cut(folder / "samples.txt", step)
 
-    def say(self, line: str) -> None:
-        """Print a line on rank 0, unless it is empty."""
-        if self.main and line:
+    def say(self, *lines: str) -> None:
+        """Print lines on rank 0, but no empty ones."""
+        for line in filter(None, lines if self.main else ()):
             print(("\033[K" if self.overwrite else "") + line, flush=True)
 
     def start(self, meta: dict, tokenizer, optimizer, train, val, dtype: str) -> None:

@@ -11,7 +11,7 @@ A setting that is typed is used, or a line says that it is not. train.py calls i
 import dataclasses
 import math
 
-from config import adopt, defaults_of, given, require, typed, untyped
+from config import adopt, at_least, defaults_of, given, require, technique_settings, typed, untyped
 from model import GPTConfig
 from runtime.trust import check_types
 
@@ -57,6 +57,7 @@ def take_over(script: dict, config: dict, saved: dict, resume: bool) -> list[str
     """
     old = saved.get("config", {})
     names = {field.name for field in dataclasses.fields(GPTConfig)} - {"dropout", "gradient_checkpointing"}
+    names |= inherit_techniques(config, old, resume)
     if resume:
         names = old.keys() - {"init_from", "out_dir", "eval_only"}
     lines = adopt(script, config, {name: value for name, value in old.items() if name in names})
@@ -64,8 +65,50 @@ def take_over(script: dict, config: dict, saved: dict, resume: bool) -> list[str
         lines += learning_rates(config, old, fine_tuning=bool(saved) and not resume)
     if resume:
         lines += keep_global_batch(config, saved)
+    check_numbers(config)
     script.update(config)
     return lines
+
+
+def check_numbers(config: dict) -> None:
+    """ValueError for a setting of train.py that is below the lowest number which makes sense."""
+    at_least(1, config, "batch_size block_size gradient_accumulation_steps max_iters")
+    at_least(1, config, "eval_interval log_interval")
+    at_least(0, config, "epochs eval_iters patience min_delta grad_clip save_interval sample_interval")
+    at_least(0, config, "seed max_new_tokens threads logits_mb global_batch_size")
+
+
+# ---- techniques
+def inherit_techniques(config: dict, old: dict, resume: bool) -> set[str]:
+    """Add the techniques of a checkpoint to config, with their settings; return the names of these settings.
+
+    The checkpoint's weights are those of a model that its techniques have changed. So a resumed run keeps
+    them as they are, and a new run from its weights may add others. ValueError for anything else. old: the
+    checkpoint's settings.
+    """
+    theirs = [name for name in old.get("technique", "").split(",") if name in technique_settings()]
+    ours = config["technique"].split(",") if config["technique"] else []
+    missing = [name for name in theirs if name not in ours]
+    if typed("technique") and missing:
+        raise ValueError(f"the checkpoint was trained with technique={missing[0]}; leave --technique out")
+    added = [name for name in ours if name not in theirs]
+    if resume and added:
+        raise ValueError(
+            f"a resumed run keeps its techniques, and {added[0]} is a new one; for a new run from its weights, "
+            "name its folder and another one: --init_from=out-mine --out_dir=out-new"
+        )
+    settings = {name: value for each in theirs for name, value in technique_settings()[each].items()}
+    for name, default in settings.items():
+        theirs_is = old.get(name, default)
+        if not resume and name in given and config[name] != theirs_is:
+            raise ValueError(
+                f"the checkpoint was trained with {name}={theirs_is}, not {config[name]}; leave {name} out, "
+                "or merge the checkpoint first: python -m techniques.lora merge -h"
+            )
+    config.update({name: default for name, default in settings.items() if name not in config})
+    config["technique"] = ",".join(theirs + added)
+    given.pop("technique", None)
+    return set(settings)
 
 
 # ---- learning rates

@@ -128,12 +128,25 @@ def check_tensors(tensors: dict, where: str) -> None:
             raise ValueError(f"{where}: {name} holds NaN or infinity")
 
 
-def check_fit(shape: dict, weights: dict, where: str) -> None:
-    """ValueError unless the weights are those of a GPT of this shape. Allocates nothing larger than they are.
+def on_meta(shape: dict, settings: dict):
+    """The GPT of a checkpoint's model_config and config, on the meta device: it has shapes and no memory.
 
-    shape: a checkpoint's model_config. weights: {name: tensor}; the tensors may be on the meta device.
+    ValueError for an impossible shape, and for settings of techniques that nothing can be made of.
     """
     from model import GPT, GPTConfig  # here, because reading a dataset does not need them
+    from techniques import change
+
+    with torch.device("meta"):
+        return change("change_model", GPT(GPTConfig(**shape)), settings)
+
+
+def check_fit(shape: dict, settings: dict, weights: dict, where: str) -> None:
+    """ValueError unless the weights are those of a GPT of this shape. Allocates nothing larger than they are.
+
+    shape: a checkpoint's model_config. settings: its config, which names the techniques that changed the
+    model. weights: {name: tensor}; the tensors may be on the meta device.
+    """
+    from model import GPTConfig
 
     fields = {field.name: type(field.default) for field in dataclasses.fields(GPTConfig)}
     unknown = shape.keys() - fields
@@ -141,20 +154,18 @@ def check_fit(shape: dict, weights: dict, where: str) -> None:
         raise ValueError(f"{where} holds a model of another version of tinylm: {sorted(map(str, unknown))}")
     check_types(shape, {name: fields[name] for name in shape}, where)
     largest = max((n for t in weights.values() for n in t.shape), default=0)
-    limits = dict.fromkeys(("vocab_size", "n_head", "n_embd", "n_kv_head", "n_ff"), largest)
+    limits = dict.fromkeys(("vocab_size", "n_head", "n_embd", "n_kv_head", "n_ff", "head_size"), largest)
     limits |= {"n_layer": len(weights), "block_size": LONGEST}
     for name, limit in limits.items():
         if shape.get(name, 0) > limit:
             raise ValueError(f"the weights in {where} do not fit the model: {name}={shape[name]}")
     try:
-        config = GPTConfig(**shape)
+        check_types(settings, {"technique": str}, where, required=False)
+        model = on_meta(shape, settings)
     except ValueError as error:
         raise ValueError(f"{where} holds an impossible model: {error}") from None
-    with torch.device("meta"):  # shapes only
-        model = GPT(config)
     try:
-        # dict() makes a copy: load_state_dict notes `assign` in the state_dict that it loads, and the next
-        # model to load it would get untied weights.
+        # dict(): see checkpoint.load_weights
         model.load_state_dict(dict(weights), strict=True, assign=True)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
@@ -176,7 +187,7 @@ def check_run(saved: dict, path: Path, shapes: dict | None, resume: bool) -> Non
         check_types(saved, {"model": dict}, where)
         check_tensors(saved["model"], str(path))
         weights = saved["model"]
-    check_fit(saved["model_config"], weights, str(path))
+    check_fit(saved["model_config"], saved["config"], weights, str(path))
     for name in saved["model_config"].keys() & saved["config"].keys():  # the model's shape is stored twice
         ours, theirs = saved["model_config"][name], saved["config"][name]
         # "", 0 and -1 leave a setting to arch. A tensor is tested first, because `in` cannot compare it.

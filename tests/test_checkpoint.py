@@ -19,7 +19,7 @@ import evaluate
 from conftest import ROOT
 from machine import distributed
 from model import GPT, GPTConfig
-from runtime import checkpoint
+from runtime import checkpoint, folder
 from test_data import write
 from text import prepare
 from tokenizer import CharTokenizer, load
@@ -313,15 +313,15 @@ def test_init_from_finds_files_and_folders(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     out = tmp_path / "out"
-    assert checkpoint.find("resume", out) == out / "ckpt.pt"
-    assert checkpoint.find(str(tmp_path / "run"), out).name == "best.pt"
-    assert checkpoint.find(str(tmp_path / "last"), out).name == "ckpt.pt"
-    assert checkpoint.find(str(tmp_path / "run/ckpt.pt"), out) == tmp_path / "run/ckpt.pt"
-    monkeypatch.setattr(checkpoint, "ROOT", tmp_path)
-    assert checkpoint.find("run", out) == tmp_path / "run/best.pt"  # from the project, wherever one stands
-    assert checkpoint.run_folder("run") == tmp_path / "run"
+    assert folder.find("resume", out) == out / "ckpt.pt"
+    assert folder.find(str(tmp_path / "run"), out).name == "best.pt"
+    assert folder.find(str(tmp_path / "last"), out).name == "ckpt.pt"
+    assert folder.find(str(tmp_path / "run/ckpt.pt"), out) == tmp_path / "run/ckpt.pt"
+    monkeypatch.setattr(folder, "ROOT", tmp_path)
+    assert folder.find("run", out) == tmp_path / "run/best.pt"  # from the project, wherever one stands
+    assert folder.run_folder("run") == tmp_path / "run"
     with pytest.raises(ValueError, match="init_from=nowhere does not exist; expected scratch, resume, a run"):
-        checkpoint.find("nowhere", out)
+        folder.find("nowhere", out)
 
 
 def test_another_tokenizer_is_refused_with_both_hashes(train, tmp_path, datasets):

@@ -26,7 +26,7 @@ import config
 import data
 from conftest import ROOT, TINY
 from machine import hardware
-from runtime import checkpoint, guard
+from runtime import checkpoint, folder, guard
 from text import corpora, prepare
 
 # What is wrong, the command, words of the message, files that are changed before. A file's new content is
@@ -97,7 +97,7 @@ CASES = [
     ("an unknown architecture", "train.py --arch=bert", "choose one of modern, gpt2, llama"),
     ("an unknown norm", "train.py --norm=batchnorm", "'layernorm', 'rmsnorm'"),
     ("an unknown activation", "train.py --activation=tanh", "'gelu', 'relu2', 'swiglu'"),
-    ("a switch that is neither on nor off", "train.py --qk_norm=2", "choose one of 0, 1"),
+    ("a switch that is neither on nor off", "train.py --qk_norm=3", "choose one of 0, 1, 2"),
     ("all activations dropped", "train.py --dropout=1", "dropout=1.0"),
     ("more memory than there is", "train.py --n_ff=10_000_000_000_000", "out of memory"),
     ("fewer threads than none", f"{IN} --threads=-1", "threads=-1 makes no sense; expected 0 or more"),
@@ -261,7 +261,7 @@ def run(monkeypatch, here: Path, script: str, arguments: list[str]) -> None:
     monkeypatch.chdir(here)
     monkeypatch.setattr(prepare, "DATASETS", here / "datasets")
     monkeypatch.setattr(corpora, "DOWNLOADS", here / "downloads")
-    monkeypatch.setattr(checkpoint, "ROOT", here)
+    monkeypatch.setattr(folder, "ROOT", here)
     monkeypatch.setattr(sys, "argv", [script, *arguments])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setitem(sys.modules, "wandb", None)  # not installed

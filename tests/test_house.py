@@ -17,7 +17,7 @@ import pytest
 import config
 import conftest
 from conftest import ROOT, TINY
-from runtime import checkpoint
+from runtime import checkpoint, folder
 from test_errors import report
 from test_errors import run as run_here
 from text import prepare
@@ -581,7 +581,7 @@ def test_runs_are_found_from_any_folder(run_script, tmp_path, monkeypatch, capsy
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    monkeypatch.setattr(checkpoint, "ROOT", tmp_path)
+    monkeypatch.setattr(folder, "ROOT", tmp_path)
     run_script("train.py", "--dataset=small", *TINY, "--max_iters=2", "--out_dir=out-here")
     run_script("sample.py", "--out_dir=out-here", "--max_new_tokens=5")
     run_script("evaluate.py", "--out_dir=out-here")
@@ -642,7 +642,7 @@ MISTAKES = [
     ("a bool is taken for a number", "config/__init__.py",
      "if type(value) is not type(default):", "if False:",
      "test_config.test_a_bad_config_file_is_one_line", {"text": "max_iters = True", "message": "is a bool"}),
-    ("an impossible shape passes", "model.py", "require(a % (b * unit) == 0,", "require(True,",
+    ("an impossible shape passes", "config/_shape.py", "require(a % (b * unit) == 0,", "require(True,",
      "test_model.test_impossible_shapes_name_the_nearest_possible_one",
      {"wrong": SEVEN_HEADS, "message": "n_embd=256 is not divisible by n_head=7; 8 works"}),
     ("validation text in the training text", "text/prepare.py", '{"train": totals[0] - sum(shares.values()),',
@@ -710,7 +710,8 @@ def guard_with(request, tmp_path, monkeypatch, file: str, source: str, guard: st
         package = importlib.import_module(room)
         monkeypatch.setattr(package, "__path__", [str(tree / room), *package.__path__])
         monkeypatch.delattr(package, stem, raising=False)
-    importer = {"generate": "model", "text.prepare": "data"}.get(planted, module)  # what holds the old one
+    holders = {"generate": "model", "config._shape": "model", "text.prepare": "data"}  # of the old one
+    importer = holders.get(planted, module)
     for fresh in (planted, importer, module):
         if fresh in sys.modules:
             monkeypatch.delitem(sys.modules, fresh)  # it is imported anew now, and comes back after the test

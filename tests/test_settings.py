@@ -27,7 +27,7 @@ import model
 from conftest import ROOT, TINY
 from lab import measure, measure_text, scaling
 from machine import distributed, hardware
-from runtime import checkpoint
+from runtime import checkpoint, folder
 from techniques import offload
 from test_house import CORE, SCRIPTS, defined_in, files, parse, text_of
 from text import prepare
@@ -275,7 +275,7 @@ def run(script: str, flags: str, here: dict, tmp: Path) -> dict:
             patch.setattr(prepare, "DATASETS", tmp / "datasets")
             watch(patch, calls, prepare, "encode")
         else:
-            patch.setattr(checkpoint, "ROOT", tmp)
+            patch.setattr(folder, "ROOT", tmp)
         for module in ("wandb", "torch.utils.tensorboard"):
             patch.setitem(sys.modules, module, None)
         if "--wandb_log " in f"{flags} " and "--wandb_" in flags.replace("--wandb_log", ""):

@@ -1,0 +1,46 @@
+"""Which checkpoints a run's folder holds: files (ckpt.pt, best.pt, ckpt_000500.pt) and folders of shards."""
+
+from pathlib import Path
+
+from config import ROOT
+
+
+def run_folder(out_dir: str) -> Path:
+    """A run's folder: a relative out_dir is in the project's. ValueError for a file, or an empty out_dir."""
+    folder = ROOT / out_dir
+    if folder.resolve() == ROOT or folder.is_file():
+        raise ValueError(f"out_dir={out_dir} cannot be a run's folder; choose a name such as out-mine")
+    return folder
+
+
+def newest(path: Path) -> Path:
+    """ckpt.pt, or the newest complete folder ckpt_*/ beside it if that is newer; likewise for best.pt."""
+    tables = list(path.parent.glob(f"{path.stem}_*/tensors.json"))
+    found = max((p for p in (path, *tables) if p.exists()), key=lambda p: p.stat().st_mtime_ns, default=path)
+    return found.parent if found in tables else found
+
+
+def other_checkpoints(path: Path) -> list[Path]:
+    """All other checkpoints in the same folder, files and complete folders of shards, the newest first."""
+    tables = path.parent.glob("*/tensors.json")  # written last, so a folder that has it is complete
+    times = {file: file.stat().st_mtime_ns for file in path.parent.glob("*.pt") if file.is_file()}
+    times |= {table.parent: table.stat().st_mtime_ns for table in tables}
+    return [each for each in sorted(times, key=times.get, reverse=True) if each != path]
+
+
+def find(where: str, folder: Path) -> Path:
+    """The checkpoint that init_from names: "resume" is folder/ckpt.pt; else a .pt file or a run's folder.
+
+    In a run's folder: best.pt, or ckpt.pt if there is no best.pt. ValueError if `where` does not exist.
+    """
+    if where == "resume":
+        return folder / "ckpt.pt"
+    path = next((path for path in (Path(where), ROOT / where) if path.exists()), None)
+    if path is None:
+        raise ValueError(
+            f"init_from={where} does not exist; expected scratch, resume, a run's folder or a .pt file. "
+            "To make a run: python train.py config/tiny.py --out_dir=out-mine"
+        )
+    if path.is_dir() and not (path / "tensors.json").exists():
+        return path / "best.pt" if newest(path / "best.pt").exists() else path / "ckpt.pt"
+    return path
