@@ -205,7 +205,7 @@ def windows_of_text(
     corpus, format = open_text(source, format=format, like=like, say=say)
     if say and "stand_in_for" in corpus.info:
         print(stand_in_notice(corpus.info))
-    text = Source(corpus, format, ends=tokenizer.end_id >= 0)
+    text = Source(corpus, format, tokenizer=tokenizer)
     closed = format != "text" or corpus.many  # else a document is closed if END stands in the text
     parts = (("test", segments, ends and (closed or text.ended > 0)) for segments, ends in text)
     end = format != "text" or tokenizer.end_id >= 0

@@ -1,20 +1,20 @@
-"""Where text comes from: Tiny Shakespeare, local files, Python's standard library, and two generated texts.
+"""Where text comes from: Tiny Shakespeare, local files, Python's standard library, and generated texts.
 
     shakespeare   downloaded once; without a network, verse stands in for it
     verse         generated plays (see verse.py), whose entropy is known exactly
-    sums          generated arithmetic problems
+    sums          generated arithmetic problems (see sums.py); sums_easy: only those of one or two steps
+    sums_text     the same kind of problems told as stories, to pre-train on
     python        the source files of Python's standard library
     PATH          a file, or all text files in a folder or zip file (see readers.py)
 
 open_corpus opens any of them. builtin:verse is the built-in text where a file is called verse, too.
 """
 
+import functools
 import hashlib
 import http.client
-import json
 import math
 import os
-import random
 import re
 import sys
 import sysconfig
@@ -26,13 +26,14 @@ from pathlib import Path
 
 from config import ROOT, names_here
 from text.readers import Document, documents_in, json_kind, sort_out
-from text.verse import NAMES, RULES, verse_entropy, verse_scenes
+from text.sums import rows, stories
+from text.verse import verse_entropy, verse_scenes
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 SHAKESPEARE_SIZE = 1_115_394  # characters; verse has about as many, unless a size is given
 DOWNLOADS = ROOT / "datasets" / "downloads"
-BUILT_IN = ("shakespeare", "verse", "python", "sums")
+BUILT_IN = ("shakespeare", "verse", "python", "sums", "sums_easy", "sums_text")
 BLOCK = 1 << 18  # bytes per read; a chunk ends at the last line break, after about as many characters
 
 
@@ -70,7 +71,8 @@ def open_corpus(source: str, seed: int = 1337, size: int = 0, nul: bool = False)
     if source in BUILT_IN and Path(source).exists():
         raise ValueError(two_meanings("input", source))
     name = source.removeprefix("builtin:")
-    generated = {"shakespeare": shakespeare, "verse": verse, "sums": sums}
+    generated = {"shakespeare": shakespeare, "verse": verse, "sums": sums, "sums_text": sums_text}
+    generated["sums_easy"] = functools.partial(sums, hardest=2)
     if name in generated:
         return generated[name](seed, size)
     if name == "python":
@@ -235,34 +237,18 @@ or, with network again, python data.py --name=shakespeare_char"""
     return "\n".join([edge, *(f"| {line:{width}} |" for line in text.splitlines()), edge])
 
 
-def sums(seed: int = 1337, size: int = 0) -> Corpus:
+def sums(seed: int = 1337, size: int = 0, hardest: int = 5) -> Corpus:
     """Arithmetic problems with worked solutions: JSONL rows {"prompt", "response"}, about 20,000 by default.
 
-    Difficulty, 1 to 5, is the number of steps. From difficulty 3 on problems multiply, from 4 on they divide.
-    The last line of a response is the answer.
+    Difficulty, 1 to `hardest`, is the number of steps. The last line of a response is the answer.
     """
-    stories = {"+": "finds {} more", "-": "gives {} away", "*": "swaps each for {}", "/": "keeps one in {}"}
+    name = "sums" if hardest == 5 else "sums_easy"
+    return Corpus(name, lambda: cut(rows(seed, size, hardest)))
 
-    def lines() -> Iterator[str]:
-        rng, characters = random.Random(seed), 0
-        while characters < (size or 4_000_000):
-            name, thing, difficulty = rng.choice(NAMES), rng.choice(RULES["Thing.p"])[1][0], rng.randint(1, 5)
-            now = rng.randint(2, 20 * difficulty)
-            story, steps = [f"{name} has {now} {thing}."], []
-            while len(steps) < difficulty:
-                sign = rng.choice("+-*/"[: max(2, difficulty)])
-                n = rng.randint(2, 20 * difficulty if sign in "+-" else 9)
-                result = {"+": now + n, "-": now - n, "*": now * n, "/": now / n}[sign]
-                if 2 <= result < 1000 and result == int(result):
-                    story.append(f"{name} {stories[sign].format(n)}.")
-                    steps.append(f"{now} {sign} {n} = {int(result)}")
-                    now = int(result)
-            prompt = " ".join([*story, f"How many {thing} does {name} have now?"])
-            line = json.dumps({"prompt": prompt, "response": "\n".join([*steps, f"answer: {now}"])}) + "\n"
-            characters += len(line)
-            yield line
 
-    return Corpus("sums", lambda: cut(lines()))
+def sums_text(seed: int = 1337, size: int = 0) -> Corpus:
+    """Problems of difficulty 1 and 2 as little stories, a document each: text to pre-train on (sums.py)."""
+    return Corpus("sums_text", lambda: ((story, True) for story in stories(seed, size)), many=True)
 
 
 def verse(seed: int = 1337, size: int = 0) -> Corpus:

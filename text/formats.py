@@ -19,8 +19,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from text.corpora import Corpus
-from text.segments import BORDER, LEARNED, Segments, segments_of, unused_keys
-from tokenizer import END
+from text.segments import BORDER, LEARNED, SPECIAL, Segments, segments_of, unused_keys
+from tokenizer import END, Tokenizer
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")  # all except tab and newline; \r is one of them
 BLANKS = re.compile(r"[ \t]{2,}")
@@ -36,9 +36,14 @@ class Source:
     `sha256` is the hash of the text as it was read.
     """
 
-    def __init__(self, corpus: Corpus, format="text", clean=False, dedup=False, skip_bad=False, ends=True):
+    def __init__(
+        self, corpus: Corpus, format="text", clean=False, dedup=False, skip_bad=False,
+        tokenizer: Tokenizer | None = None,
+    ):  # fmt: skip
+        """tokenizer: the one that is given for the text, with its chat template; None: one will be made."""
         self.corpus, self.format, self.clean, self.skip_bad = corpus, format, clean, skip_bad
-        self.ends = ends  # False: the tokenizer has no end token, so END is always read as characters
+        self.tokenizer = tokenizer
+        self.ends = tokenizer is None or tokenizer.end_id >= 0  # else END is always read as characters
         self.dropped: Counter = Counter()
         self.unused: Counter = Counter()  # key of a JSON row, which nothing uses -> how many rows have it
         self.documents = self.ended = self.quoted = 0  # documents; END that ended one; END read as characters
@@ -168,11 +173,12 @@ class Source:
         """The sample in a JSON row. ValueError for a bad row; with skip_bad it is counted and left out."""
         try:
             row = json.loads(text)
-            samples = [segments_of(row)]
+            samples = [segments_of(row, self.tokenizer)]
             if len(samples[0]) == 1 and END in samples[0][0][0]:  # {"text"}: each document is a sample
                 samples = [[(part, LEARNED)] for part in BORDER.split(samples[0][0][0]) if part.strip()]
             self.unused.update(unused_keys(row))
-            quoted = sum(part.count(END) for segments in samples for part, _ in segments)
+            plain = [part for segments in samples for part, what in segments if not what & SPECIAL]
+            quoted = sum(part.count(END) for part in plain)
             self.ended += max(0, text.count(END) - quoted)
             self.quoted += quoted
             yield from samples
@@ -207,9 +213,9 @@ class Source:
         """The samples, cleaned if asked for. Each is a document of its own."""
         for segments in self.samples():
             if self.clean:
-                segments = [(self.tidy(text), learned) for text, learned in segments]
+                segments = [(text if what & SPECIAL else self.tidy(text), what) for text, what in segments]
                 visible = "".join(text for text, _ in segments).strip()
-                if len(visible) < SHORTEST or ("", True) in segments:
+                if len(visible) < SHORTEST or ("", LEARNED) in segments:
                     self.dropped["short samples"] += 1
                     continue
             yield segments, True

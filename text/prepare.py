@@ -33,6 +33,8 @@ KNOWN = {
     "verse": {"source": "builtin:verse", "tokenizer": "char"},
     "python": {"source": "builtin:python", "tokenizer": "bpe", "vocab_size": 4096},
     "sums": {"source": "builtin:sums", "tokenizer": "char", "format": "jsonl"},
+    "sums_text": {"source": "builtin:sums_text", "tokenizer": "char"},
+    "sums_easy": {"source": "builtin:sums_easy", "tokenizer": "char", "format": "jsonl", "dedup": True},
 }
 AUTOMATIC = {"tokenizer": "char", "val_ratio": 0.1, "seed": 1337}  # how train.py prepares a file of text
 
@@ -77,8 +79,8 @@ def prepare(
         print(stand_in_notice(corpora[-1].info))
     if "stand_in_for" in corpora[0].info:
         source = f"{corpora[0].name}, in place of {source}"
-    ends = tokenizer in ("char", "bpe", "gpt2") or saved_tokenizer(tokenizer).end_id >= 0
-    sources = [Source(corpus, format, clean, dedup, skip_bad, ends) for corpus in corpora]
+    known = None if tokenizer in ("char", "bpe", "gpt2") else saved_tokenizer(tokenizer)
+    sources = [Source(corpus, format, clean, dedup, skip_bad, known) for corpus in corpora]
     alphabet = set() if tokenizer == "char" else None
     totals = [each.count(alphabet) for each in sources]
     hashes = [each.sha256.hexdigest() for each in sources]

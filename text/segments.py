@@ -4,11 +4,15 @@
 beginning or end of a line, or directly between two sentences ("one.<|endoftext|>Two"). Files such as
 TinyStories are documents again. All else stays, line breaks, too; only documents without a visible character
 are left out. Inside a line ("the <|endoftext|> token") it is a quotation, and read as characters.
+
+A tokenizer may have a chat template (those of instruction-tuned models do). Then conversations are written
+with its special tokens, and what people say in them is always plain text: nobody ends a turn by typing.
 """
 
+import functools
 import re
 
-from tokenizer import END
+from tokenizer import END, Tokenizer
 
 _END = re.escape(END)
 BORDER = re.compile(  # where END ends a document; the docstring above says it in words
@@ -21,20 +25,22 @@ BORDER = re.compile(  # where END ends a document; the docstring above says it i
     re.MULTILINE | re.VERBOSE,
 )
 REPLY = re.compile(r"^assistant: ", re.MULTILINE)
-TURN = re.compile(r"^assistant: .*?(?=\n(?:system|user|assistant): )", re.MULTILINE | re.DOTALL)
+TURN = re.compile(r"^assistant: .*?(?=\n(?:system|user|tool|assistant): )", re.MULTILINE | re.DOTALL)
 # What a segment is, as a sum; and what a token is, in *_mask.bin.
 LEARNED = 1  # it counts in the loss
 GOES_ON = 2  # of a segment: an end token follows it, and the sample goes on; of a token: that end token
+SPECIAL = 4  # of a segment: it is the name of a special token; all other segments are plain text
 Segments = list[tuple[str, int]]  # [(text, what), ...]: a stretch of a text, or one sample
 MESSAGES, PAIR, TEXT = ("messages",), ("prompt", "response"), ("text",)  # the kinds of rows, by their keys
 
 
-def segments_of(row) -> Segments:
+def segments_of(row, tokenizer: Tokenizer | None = None) -> Segments:
     r"""Turn a JSON row into [(text, what), ...]. ValueError if it is none of the three kinds.
 
     {"text"}: everything is learned. {"prompt", "response"}: the response is. {"messages"}: they become lines
     "role: content", such as "user: 2+2?\nassistant: 4"; what the assistant says is learned, except messages
-    with "weight": 0 or "train": false, which are context.
+    with "weight": 0 or "train": false, which are context. tokenizer: if it has a chat template, that writes
+    the messages, a prompt as the user's and a response as the assistant's: see by_template.
 
     The end token closes every sample and, inside it, every message of the assistant, as in DialoGPT (Zhang
     et al. 2020): generation stops there, so it is learned wherever the text before it is. The next turn
@@ -45,14 +51,19 @@ def segments_of(row) -> Segments:
     ids when text is generated (see prompt_segments).
     """
     kind = kind_of(row)
-    if kind == MESSAGES:
-        segments = chat(row["messages"])
+    has_template = tokenizer is not None and getattr(tokenizer, "chat", None)
+    if kind == TEXT:
+        segments = [(row["text"], LEARNED)]  # which may be many documents
+    elif has_template and kind == PAIR:
+        pair = [("user", row["prompt"]), ("assistant", row["response"])]
+        segments = by_template([{"role": role, "content": content} for role, content in pair], tokenizer)
+    elif has_template:
+        segments = by_template(row["messages"], tokenizer)
     elif kind == PAIR:
-        segments = [(row["prompt"], 0), (row["response"], LEARNED)]
+        segments = with_ends([(row["prompt"], 0), (row["response"], LEARNED)])
     else:
-        segments = [(row["text"], LEARNED)]
-    segments = with_ends(segments) if len(segments) > 1 else segments  # a text may be many documents
-    learned = [text for text, what in segments if what & LEARNED]
+        segments = with_ends(by_lines(row["messages"]))
+    learned = [text for text, what in segments if what & LEARNED and not what & SPECIAL]
     only_ends = END in "".join(learned) and not "".join(learned).replace(END, "").strip()
     if "" in learned or not learned or only_ends:
         raise ValueError(f"there is nothing to learn: {row!r:.60}")
@@ -80,22 +91,114 @@ def without_null(value):
     return {key: v for key, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
-def chat(messages: list) -> Segments:
-    """The segments of a conversation: those of the assistant, and between them all lines of the others."""
+def conversation(messages: list, tokenizer: Tokenizer) -> Segments:
+    """The segments of a conversation, as the tokenizer writes it. If the assistant has not answered yet, they
+    are a prompt: the assistant's turn is opened at their end."""
+    return by_template(messages, tokenizer) if getattr(tokenizer, "chat", None) else by_lines(messages)
+
+
+def by_lines(messages: list) -> Segments:
+    """A conversation as lines "role: content": what the assistant says, and between that all other lines."""
     segments, context = [], ""
     for message in messages:
-        match message:
-            case {"role": "assistant", "content": str(content)}:
-                segments += [(f"{context}assistant: ", 0), (content, weight(message) | GOES_ON)]
-                context = "\n"
-            case {"role": "system" | "user" as role, "content": str(content)}:
-                if weight(message, 0):
-                    raise ValueError(f"only what the assistant says can have a weight: {message!r:.60}")
-                context += f"{role}: {content}\n"
-            case _:
-                raise ValueError(f"expected system, user or assistant with content: {message!r:.60}")
+        role, content, what = parts_of(message)
+        if role == "assistant":
+            segments += [(f"{context}assistant: ", 0), (content, what | GOES_ON)]
+            context = "\n"
+        else:
+            context += f"{role}: {content}\n"
+    if messages[-1]["role"] != "assistant":
+        return [*segments, (f"{context}assistant: ", 0)]
     text, what = segments[-1]
     return [*segments[:-1], (text, what & ~GOES_ON)]  # the sample's own end token closes the last message
+
+
+def by_template(messages: list, tokenizer: Tokenizer) -> Segments:
+    """A conversation in the tokenizer's chat template: what stands before and after a message of each role.
+
+    Learned are the assistant's words and the special token behind them, which ends the turn. Plain text of
+    template and message is one segment where neither is learned, so that it is cut into the tokens that the
+    model has met. The sample's own end token takes the place of the last turn's if it is the same, and is
+    else context. ValueError for a role that the template does not have.
+    """
+    template = tokenizer.chat
+    default = template.get("default_system", "")
+    if default and messages[0].get("role") != "system":
+        messages = [{"role": "system", "content": default}, *messages]
+    segments, instructions = [], []  # instructions: what the system says, for a template without such a turn
+    for message in messages:
+        role, content, what = parts_of(message)
+        if role not in template:
+            raise ValueError(f"this tokenizer's chat template has no role {role!r}: {message!r:.60}")
+        before, after = (cut_names(tokenizer, text) for text in template[role])
+        if role == "system" and template.get("system_in_user"):
+            instructions = [*before, (content, 0), *after]
+            continue
+        if role == "user":
+            before, instructions = [*before, *instructions], []
+        names = [i for i, (_, kind) in enumerate(after) if kind == SPECIAL]
+        if role == "assistant" and not names:
+            raise ValueError("this tokenizer's chat template ends no reply with a special token")
+        at = names[0] + 1 if names else 0  # up to here, what follows the words ends the turn
+        ending = [(text, kind | what) for text, kind in after[:at]]
+        segments += [*before, (content, what), *ending, *after[at:]]
+    if instructions:
+        raise ValueError("this tokenizer's chat template puts what the system says before a user's message")
+    if role != "assistant":
+        segments += cut_names(tokenizer, template["assistant"][0])
+    elif tokenizer.special_tokens[after[names[0]][0]] == tokenizer.end_id:
+        segments = segments[: len(segments) - len(after) + names[0]]
+    else:
+        segments.append(("", 0))  # so the sample's end token is context
+    return joined(segments)
+
+
+@functools.lru_cache(maxsize=64)
+def cut_names(tokenizer: Tokenizer, text: str) -> Segments:
+    """A text of the template, cut into special tokens and what stands between them."""
+    names = sorted(tokenizer.special_tokens, key=len, reverse=True)
+    parts = re.split(f"({'|'.join(map(re.escape, names))})", text)
+    return [(part, SPECIAL * (i % 2)) for i, part in enumerate(parts) if part]
+
+
+def joined(segments: Segments) -> Segments:
+    """The same with neighbours that are plain context made one."""
+    result: Segments = []
+    for text, what in segments:
+        if result and what == result[-1][1] == 0:
+            result[-1] = (result[-1][0] + text, 0)
+        else:
+            result.append((text, what))
+    return result
+
+
+def beginning(tokenizer: Tokenizer) -> Segments:
+    """The token that begins every document and conversation; [] if there is none. One that is the end token,
+    too, stands there already: it has closed the document before."""
+    begin_id = getattr(tokenizer, "begin_id", -1)
+    names = [name for name, i in tokenizer.special_tokens.items() if i == begin_id]
+    return [(name, SPECIAL) for name in names if begin_id != tokenizer.end_id]
+
+
+def ids_of(segments: Segments, tokenizer: Tokenizer, unknown: str = "error") -> list[int]:
+    """The ids of some segments, as they stand in the token files."""
+    ids = []
+    for text, what in segments:
+        ids += tokenizer.encode(text, allow_special=bool(what & SPECIAL), unknown=unknown).tolist()
+        ids += [tokenizer.end_id] * bool(what & GOES_ON)
+    return ids
+
+
+def parts_of(message) -> tuple[str, str, int]:
+    """(role, content, LEARNED or 0) of a message. ValueError if it has another form."""
+    match message:
+        case {"role": "assistant", "content": str(content)}:
+            return "assistant", content, weight(message)
+        case {"role": "system" | "user" | "tool" as role, "content": str(content)}:
+            if weight(message, 0):
+                raise ValueError(f"only what the assistant says can have a weight: {message!r:.60}")
+            return role, content, 0
+    raise ValueError(f"expected system, user, assistant or tool with content: {message!r:.60}")
 
 
 def weight(message: dict, default=LEARNED) -> int:

@@ -23,7 +23,7 @@ import numpy as np
 
 from machine.distributed import all_gather
 from text.formats import CHUNK
-from text.segments import GOES_ON, LEARNED, Segments
+from text.segments import GOES_ON, LEARNED, SPECIAL, Segments, beginning
 
 SPLITS = ("train", "val", "test")
 COUNTS = ("tokens", "learned", "bytes", "characters", "documents")
@@ -149,6 +149,7 @@ def encode(
         )
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
     threads = threads or max(1, min(os.cpu_count() or 1, 16) // world_size)
+    parts = begun(parts, beginning(tokenizer))
     own = (part for part in numbered(parts, shard_mb * 1e6) if part[0][1] % world_size == rank)
     shards = write(encoded(own, tokenizer, threads), tokenizer, folder, end, masks, dtype, bool(shard_mb))
     if world_size > 1:
@@ -167,6 +168,16 @@ def encode(
     masked = any(counts["learned"] < counts["tokens"] for counts in splits.values())
     turns = {"turns": any(counts["turns"] for counts in shards.values())} if masks else {}
     return {"dtype": dtype.name, "masked": masked, **turns, "end_id": tokenizer.end_id, "splits": splits}
+
+
+def begun(parts, beginning: Segments) -> Iterator[tuple[str, Segments, bool]]:
+    """Put the token that begins a document, if there is one, before each; learned if what follows is."""
+    first = True
+    for split, segments, ends in parts:
+        if first and beginning and segments[0] != beginning[0]:
+            segments = [(text, what | segments[0][1] & LEARNED) for text, what in beginning] + segments
+        first = ends
+        yield split, segments, ends
 
 
 def numbered(parts, size: float) -> Iterator[tuple[tuple[str, int], Segments, bool]]:
@@ -204,12 +215,13 @@ def write(parts, tokenizer, folder: Path, end: bool, masks: bool, dtype, in_shar
             end_token = np.array([tokenizer.end_id])
             stretches = []  # [(ids, mask of each), ...]
             for ids, (_, what) in zip(new, segments, strict=True):
-                stretches.append((ids, what & LEARNED))
+                closes_turn = what & SPECIAL and ids[0] == tokenizer.end_id  # a template's own end token
+                stretches.append((ids, what & LEARNED | (GOES_ON if closes_turn else 0)))
                 if what & GOES_ON:
                     stretches.append((end_token, what))
                     counts["turns"] = True
             if ends and end:
-                stretches.append((end_token, segments[-1][1]))
+                stretches.append((end_token, segments[-1][1] & LEARNED))
             for ids, mask in stretches:
                 data = ids.astype(dtype).tobytes()
                 files[split][0].write(data)
@@ -218,8 +230,9 @@ def write(parts, tokenizer, folder: Path, end: bool, masks: bool, dtype, in_shar
                     files[split][1].write(bytes([mask]) * len(ids))
                 counts["tokens"] += len(ids)
                 counts["learned"] += len(ids) * (mask & LEARNED)
-            counts["bytes"] += sum(len(text.encode("utf-8")) for text, _ in segments)
-            counts["characters"] += sum(len(text) for text, _ in segments)
+            plain = "".join(text for text, what in segments if not what & SPECIAL)
+            counts["bytes"] += len(plain.encode("utf-8"))
+            counts["characters"] += len(plain)
             counts["documents"] += ends
             counts["open"] = not ends
     return {place: {**counts, "sha256": hashes[place].hexdigest()} for place, counts in shards.items()}
@@ -233,8 +246,11 @@ def encoded(parts, tokenizer, threads: int) -> Iterator[tuple]:
     are in flight, however long the text is.
     """
 
+    def ids(text: str, what: int) -> np.ndarray:
+        return tokenizer.encode(text, allow_special=True) if what & SPECIAL else tokenizer.encode(text)
+
     def encode_batch(batch: list) -> list:
-        return [(*part, [tokenizer.encode(text) for text, _ in part[1]]) for part in batch]
+        return [(*part, [ids(*segment) for segment in part[1]]) for part in batch]
 
     if threads == 1 or tokenizer.kind == "char":
         yield from itertools.chain.from_iterable(map(encode_batch, batches(parts)))

@@ -1,0 +1,63 @@
+"""Generated arithmetic problems: as questions with worked answers, and as plain text to pre-train on.
+
+    rows       {"prompt": "Anna has 12 lamps. Anna finds 5 more. How many lamps does Anna have now?",
+                "response": "12 + 5 = 17\nanswer: 17"}
+    stories    How many lamps?
+               Anna has 12 lamps. Anna finds 5 more: 12 + 5 = 17.
+               Anna has 17 lamps now.
+
+Difficulty, 1 to 5, is the number of steps. From difficulty 3 on problems multiply, from 4 on they divide. A
+model of the stories knows the words and the sums, and has the tokens of the rows; it has met no question
+that waits for an answer, and no answer.
+"""
+
+import json
+import random
+from collections.abc import Iterator
+
+from text.verse import NAMES, RULES
+
+STORIES = {"+": "finds {} more", "-": "gives {} away", "*": "swaps each for {}", "/": "keeps one in {}"}
+SIZE = 4_000_000  # characters, unless a size is given: 20,000 rows of any difficulty
+
+
+def problems(rng: random.Random, hardest: int) -> Iterator[tuple[str, str, list[str], list[str], int]]:
+    """Yield (name, thing, story, steps, answer) without end: story has a sentence more than steps."""
+    while True:
+        name, thing = rng.choice(NAMES), rng.choice(RULES["Thing.p"])[1][0]
+        difficulty = rng.randint(1, hardest)
+        now = rng.randint(2, 20 * difficulty)
+        story, steps = [f"{name} has {now} {thing}."], []
+        while len(steps) < difficulty:
+            sign = rng.choice("+-*/"[: max(2, difficulty)])
+            n = rng.randint(2, 20 * difficulty if sign in "+-" else 9)
+            result = {"+": now + n, "-": now - n, "*": now * n, "/": now / n}[sign]
+            if 2 <= result < 1000 and result == int(result):
+                story.append(f"{name} {STORIES[sign].format(n)}.")
+                steps.append(f"{now} {sign} {n} = {int(result)}")
+                now = int(result)
+        yield name, thing, story, steps, now
+
+
+def rows(seed: int, size: int, hardest: int = 5) -> Iterator[str]:
+    """JSONL rows {"prompt", "response"} until they have `size` characters; 0: SIZE."""
+    characters = 0
+    for name, thing, story, steps, answer in problems(random.Random(seed), hardest):
+        prompt = " ".join([*story, f"How many {thing} does {name} have now?"])
+        line = json.dumps({"prompt": prompt, "response": "\n".join([*steps, f"answer: {answer}"])}) + "\n"
+        yield line
+        characters += len(line)
+        if characters >= (size or SIZE):
+            return
+
+
+def stories(seed: int, size: int, hardest: int = 2) -> Iterator[str]:
+    """Documents until they have `size` characters; 0: SIZE. Other problems than those of rows(seed)."""
+    characters = 0
+    for name, thing, story, steps, answer in problems(random.Random(f"stories {seed}"), hardest):
+        told = [f"{sentence[:-1]}: {step}." for sentence, step in zip(story[1:], steps, strict=True)]
+        document = f"How many {thing}?\n{' '.join([story[0], *told])}\n{name} has {answer} {thing} now.\n"
+        yield document
+        characters += len(document)
+        if characters >= (size or SIZE):
+            return
