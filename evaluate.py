@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import techniques
 from data import Windows, windows_of_text
 from machine import distributed, hardware
 from machine.stages import Stages
@@ -32,6 +33,7 @@ from tokenizer import load_any
 # -----------------------------------------------------------------------------
 out_dir = "out-shakespeare-char"  # folder of the run
 file = "best.pt"  # which checkpoint in it: best.pt | ckpt.pt | ckpt_000500.pt
+adapter = ""  # of LoRA, on top of this run: a lora.pt, or the folder of a run that has one
 split = "val"  # train | val | test of the dataset that the run was trained on
 input = ""  # a text to evaluate instead of a split: a file (also .gz or .zip), a folder, or a built-in text
 format = ""  # of input: '' jsonl for JSON rows, else as the run's dataset | text | lines | jsonl
@@ -185,6 +187,7 @@ if __name__ == "__main__":
     folder = checkpoint.run_folder(out_dir)
     stages = Stages(f"reading {folder / file}")
     model, text_tokenizer, saved = checkpoint.load_model(folder / file, device)
+    on_top = techniques.load("lora")[0].attach(model, adapter) if adapter else ""
     use_saved(saved["config"])
     check_types(saved["config"], {"dataset": str, "pack": bool}, f"{file}: config")
     check_types(saved["dataset"], {"name": str}, f"{file}: dataset")
@@ -209,7 +212,7 @@ if __name__ == "__main__":
     )
     stages.end()
     if rank == 0:
-        for note in windows.notes:
+        for note in [on_top, *windows.notes] if on_top else windows.notes:
             print(note)
         if windows.n_dropped:
             print(f"{windows.n_dropped:,} samples are longer than a window of {block_size}, and are left out")

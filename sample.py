@@ -20,18 +20,20 @@ from pathlib import Path
 from config import adopt, at_least, end_script, given, override  # isort: skip
 import torch
 
+import techniques
 from machine import hardware
 from machine.stages import Stages
 from machine.threads import use_saved
 from runtime import checkpoint
 from runtime.trust import check_types
 from text.readers import documents_in
-from text.segments import GOES_ON, prompt_segments
+from text.segments import beginning, ids_of, prompt_segments
 from tokenizer import END
 
 # -----------------------------------------------------------------------------
 out_dir = "out-shakespeare-char"  # folder of the run
 file = "best.pt"  # which checkpoint in it: best.pt | ckpt.pt | ckpt_000500.pt
+adapter = ""  # of LoRA, on top of this run: a lora.pt, or the folder of a run that has one
 start = "\n"  # the prompt, in which \n is a line break, or FILE:prompt.txt; not given: the run's
 num_samples = 1  # how many texts; each has its own random numbers, seed + 0, 1, ...
 max_new_tokens = 500  # length of each text in tokens; not given: the run's
@@ -57,12 +59,8 @@ def prompt_ids(tokenizer, text: str, unknown: str = "error", turns: bool = False
     """
     if unknown not in ("error", "skip"):
         raise ValueError(f"unknown={unknown} is not understood; expected error or skip")
-    ids = []
-    for part, what in prompt_segments(text, turns) if tokenizer.end_id >= 0 else [(text, 0)]:
-        ids += tokenizer.encode(part, unknown=unknown).tolist()
-        if what & GOES_ON:
-            ids.append(tokenizer.end_id)
-    return ids
+    segments = prompt_segments(text, turns) if tokenizer.end_id >= 0 else [(text, 0)]
+    return ids_of([*beginning(tokenizer), *segments], tokenizer, unknown)
 
 
 def stream_text(
@@ -148,6 +146,7 @@ if __name__ == "__main__":
     folder = checkpoint.run_folder(out_dir)
     stages = Stages(f"reading {folder / file}")
     model, tokenizer, saved = checkpoint.load_model(folder / file, place)
+    on_top = techniques.load("lora")[0].attach(model, adapter) if adapter else ""
     stages.end()
     use_saved(saved["config"])
     check_types(saved, {"val_loss": float}, file)
@@ -162,6 +161,8 @@ if __name__ == "__main__":
     stop_text = read_stop(stop, tokenizer)
     meta = saved["dataset"]
     print(f"--- {folder / file}: step {saved['step']}, val loss {saved['val_loss']:.4f}")
+    if on_top:
+        print(f"--- {on_top}")
     print(f"--- data: {meta['name']} ({meta['source']}), sha256 {meta['sha256'][:12]}")
     for text in prompts():
         try:

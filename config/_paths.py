@@ -7,7 +7,7 @@ from pathlib import Path
 from config import _nanogpt
 from config._errors import ROOT
 
-PATHS = ("out_dir", "init_from", "dataset", "file", "input", "val_input", "tokenizer")
+PATHS = ("out_dir", "init_from", "dataset", "file", "input", "val_input", "tokenizer", "adapter", "merge_to")
 
 
 def find_config_file(file: str) -> Path:

@@ -174,7 +174,7 @@ def attach(model, where: str) -> str:
 
 
 def merge(model) -> int:
-    """Make a plain GPT of a model with adapted or quantized layers, in place. Returns how many were packed."""
+    """Make a plain GPT of a model with adapters or packed layers, in place. Returns how many were packed."""
     quantized = 0
     for name, layer in list(model.named_modules()):
         adapted = isinstance(layer, LoRALinear)
@@ -199,6 +199,8 @@ def merged_run(config: dict) -> list[str]:
     adapted = sum(isinstance(layer, LoRALinear) for layer in model.modules())
     require(adapted > 0, f"{source / config['file']} has no LoRA to merge; name one with --adapter=PATH")
     quantized = merge(model)
+    if config["adapter"]:
+        saved["val_loss"] = math.inf  # that of the merged model is not known
     if quantized:
         lines.append(f"{quantized} quantized layers are dequantized: float32 again, as large as before")
     adapters.write_plain(folder, model, saved, config["merge_to"])

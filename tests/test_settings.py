@@ -138,6 +138,7 @@ SETTINGS = {
     "sample.py": {
         "out_dir": ("--out_dir={tmp}/nowhere", "error"),
         "file": ("--file=ckpt.pt", "lines"),
+        "adapter": ("--adapter={run}", "error"),
         "start": ("--start=To", "lines"),
         "num_samples": ("--num_samples=2", "lines"),
         "max_new_tokens": ("--max_new_tokens=7", "lines"),
@@ -155,6 +156,7 @@ SETTINGS = {
     "evaluate.py": {
         "out_dir": ("--out_dir={tmp}/nowhere", "error"),
         "file": ("--file=ckpt.pt", "lines"),
+        "adapter": ("--adapter={run}", "error"),
         "split": ("--split=train", "lines"),
         "input": ("--input={other}", "lines"),
         "format": ("--format=jsonl", "error", "--input={other}"),
