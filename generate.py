@@ -150,7 +150,7 @@ def stream(
     temperature, top_k, top_p: see token_probs(). graph: record the step of one token and replay it (CUDA
     only). Raises ValueError for bad prompts and settings.
     """
-    V, block_size, device = model.config.vocab_size, model.config.block_size, model.wte.weight.device
+    V, block_size, device = model.config.vocab_size, model.config.block_size, model.norm.weight.device
     prompts = [[int(i) for i in row] for row in prompts]
     strange = [i for row in prompts for i in row if not 0 <= i < V]
     require(not strange, f"token ids {strange[:5]} are outside the vocabulary of {V}; wrong tokenizer?")

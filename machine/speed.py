@@ -23,8 +23,10 @@ def flops_per_token(model) -> int:
     """
     config = model.config
     weights = sum(p.numel() for p in model.parameters())
+    packed = [layer for layer in model.modules() if hasattr(layer, "dequantize")]  # these have no parameters
+    weights += sum(layer.in_features * layer.out_features for layer in packed)
     if not config.tie_weights:
-        weights -= model.wte.weight.numel()  # the embedding only looks up its rows
+        weights -= config.vocab_size * config.n_embd  # the embedding only looks up its rows
     return 6 * weights + 12 * config.n_layer * config.n_embd * config.block_size
 
 

@@ -1,0 +1,105 @@
+"""Layers whose weights are packed (packing.py): linear ones, and an embedding that may also be the head."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from techniques.packing import GROUP, decode, encode, unpack
+
+# Up to so many rows of x, torch's kernels are faster than to unpack and multiply. A matrix of 1,536 x 576 on
+# two cores with AVX512: 1 row 35 us with int4, 33 with int8; 16 rows 420; unpacking takes 280 with int8.
+FEW = 8
+
+
+class Product(torch.autograd.Function):
+    """x @ weight.T + bias. The backward pass unpacks the weight again: no unpacked one is kept for it."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, layer: nn.Module) -> Tensor:
+        ctx.layer = layer
+        return F.linear(x, layer.dequantize().to(x.dtype), layer.bias_like(x))
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, None]:
+        return dy @ ctx.layer.dequantize().to(dy.dtype), None
+
+
+class QuantLinear(nn.Module):
+    """A packed linear layer, (..., in) -> (..., out): buffers, no parameters. x gets its gradient."""
+
+    def __init__(self, kind: str, weight: Tensor, bias: Tensor | None = None, tensors: dict | None = None):
+        """weight: (out, in). tensors: what packing.encode would return, if they were made in another way."""
+        super().__init__()
+        self.kind, (self.out_features, self.in_features) = kind, weight.shape
+        tensors = tensors or encode(kind, weight)
+        for name, t in tensors.items():
+            self.register_buffer(name, t)
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+        self.names = list(tensors)
+        rest = self.in_features % 16 if kind == "int8" else self.in_features % 32 or self.out_features % 16
+        self.has_kernel = kind != "nf4" and not rest  # for others torch's would read beyond the end
+        self.read_by_kernel = None, 0, None, None  # codes, their version, and both in the kernel's order
+
+    def dequantize(self) -> Tensor:
+        """The float32 weight (out, in) that this layer multiplies by."""
+        shape = (self.out_features, self.in_features)
+        return decode(self.kind, shape, *(getattr(self, name) for name in self.names))
+
+    def bias_like(self, x: Tensor) -> Tensor | None:
+        """The bias in the dtype of x, as FSDP and autocast want it."""
+        return None if self.bias is None else self.bias.to(x.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        few = self.has_kernel and x.numel() <= FEW * self.in_features
+        if few and x.device.type == "cpu" and not torch.is_grad_enabled():
+            return self.few_rows(x)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        return Product.apply(x, self)
+
+    def few_rows(self, x: Tensor) -> Tensor:
+        """The product by torch's kernel. It wants bfloat16: with float32 it takes 5 to 9 times as long."""
+        codes, scales = self.kernel_order()
+        rows = x.reshape(-1, self.in_features).bfloat16()
+        if self.kind == "int8":
+            y = torch._weight_int8pack_mm(rows, codes, scales)
+        else:
+            y = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, codes, GROUP, scales)
+        y = y.view(*x.shape[:-1], self.out_features).to(x.dtype)
+        return y if self.bias is None else y + self.bias_like(y)
+
+    def kernel_order(self) -> tuple[Tensor, Tensor]:
+        """Codes and scales as the kernel reads them; int4's order depends on the processor: a second copy."""
+        codes, version, *ready = self.read_by_kernel
+        if codes is self.codes and version == codes._version:
+            return ready
+        if self.kind == "int8":
+            ready = self.codes, self.scales.bfloat16()
+        else:
+            numbers = (unpack("int4", self.codes, self.in_features) + 8).int()  # 0 to 15
+            ready = [torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers, 1)]
+            ready.append(
+                torch.stack((self.scales.T, self.zeros.T), dim=-1).bfloat16().contiguous()
+            )  # (groups,out,2)
+        self.read_by_kernel = self.codes, self.codes._version, *ready
+        return ready
+
+    def plain(self) -> nn.Module:
+        """An ordinary layer with the dequantized weights."""
+        layer = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+        layer.weight = nn.Parameter(self.dequantize())
+        if self.bias is not None:
+            layer.bias = nn.Parameter(self.bias.float())
+        return layer
+
+
+class QuantEmbedding(QuantLinear):
+    """An embedding in int8: ids (...) -> rows (..., C). A tied head is this module, called with floats."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_floating_point():
+            return super().forward(x)
+        return F.embedding(x, self.codes) * F.embedding(x, self.scales[:, None])  # in the dtype of the scales
+
+    def plain(self) -> nn.Module:
+        return nn.Embedding.from_pretrained(self.dequantize(), freeze=False)
