@@ -97,10 +97,9 @@ def weight_of(layer: nn.Module) -> Tensor:
 
 def layers(model) -> dict[str, nn.Module]:
     """{name: linear layer} of a model without adapters, but for a head that is tied to the embedding."""
-    found = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) or hasattr(m, "dequantize")}
-    if model.config.tie_weights:
-        found.pop("head", None)  # merging would untie it
-    return found
+    others = ("wte", "head") if model.config.tie_weights else ("wte",)  # merging would untie such a head
+    linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) or hasattr(m, "dequantize")}
+    return {name: layer for name, layer in linear.items() if name not in others}
 
 
 def targeted(model, targets: str) -> dict[str, nn.Module]:
@@ -175,18 +174,17 @@ def attach(model, where: str) -> str:
 
 def merge(model) -> int:
     """Make a plain GPT of a model with adapters or packed layers, in place. Returns how many were packed."""
-    quantized = 0
+    quantized = sum(hasattr(layer, "dequantize") for layer in model.modules())
     for name, layer in list(model.named_modules()):
-        adapted = isinstance(layer, LoRALinear)
-        base = layer.base if adapted else layer
-        quantized += hasattr(layer, "dequantize")  # named_modules() lists the base of an adapted one, too
-        if name.endswith(".base") or not (adapted or hasattr(layer, "dequantize")):
-            continue
-        plain = nn.Linear(base.in_features, base.out_features, bias=base.bias is not None)
-        plain.weight = nn.Parameter(layer.merged() if adapted else layer.dequantize())
-        if base.bias is not None:
-            plain.bias = nn.Parameter(base.bias.detach())
-        model.set_submodule(name, plain)
+        if isinstance(layer, LoRALinear):
+            plain = layer.base.plain() if hasattr(layer.base, "dequantize") else layer.base
+            plain.weight = nn.Parameter(layer.merged())
+            model.set_submodule(name, plain)
+        elif hasattr(layer, "dequantize") and not name.endswith(".base"):
+            model.set_submodule(name, layer.plain())
+    if model.config.tie_weights and not isinstance(model.head, nn.Linear):
+        model.head = nn.Linear(model.config.n_embd, model.config.vocab_size, bias=False, device="meta")
+        model.head.weight = model.wte.weight
     return quantized
 
 
