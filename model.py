@@ -60,7 +60,7 @@ class GPTConfig:
     gradient_checkpointing: bool = False  # recompute each block in the backward pass, keep only its input
 
     def __post_init__(self):
-        complete(self, ARCHS)
+        complete(self, self.arch, ARCHS)
 
 
 def rope_tables(positions: Tensor, head_size: int, theta: float, scaling: str = "") -> Rope:

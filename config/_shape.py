@@ -11,10 +11,10 @@ CHOICES = dict(
 ROPE_SCALINGS = {"linear": "FACTOR", "llama3": "FACTOR LOW HIGH ORIGINAL"}  # kind: the numbers that follow it
 
 
-def complete(config, archs: dict[str, dict]) -> None:
+def complete(config, arch: str, archs: dict[str, dict]) -> None:
     """Fill in what is not given, and check the result: see GPTConfig. archs: model.py's ARCHS."""
-    require(config.arch in archs, f"unknown arch={config.arch!r}; choose one of {', '.join(archs)}")
-    switches = archs[config.arch]
+    require(arch in archs, f"unknown arch={arch!r}; choose one of {', '.join(archs)}")
+    switches = archs[arch]
     for name, choices in CHOICES.items():
         if getattr(config, name) in ("", -1):
             setattr(config, name, switches.get(name, 0))
@@ -24,7 +24,7 @@ def complete(config, archs: dict[str, dict]) -> None:
         config.logit_cap = float(switches.get("logit_cap", 0))
     if config.qkv_bias == -1:
         config.qkv_bias = int(config.bias)
-    shared = 2 if config.arch == "llama" and config.n_head % 2 == 0 else 1  # query heads to a key/value head
+    shared = 2 if arch == "llama" and config.n_head % 2 == 0 else 1  # query heads to a key/value head
     config.n_kv_head = config.n_kv_head or config.n_head // shared
     wide = 8 * max(1, round(config.n_embd / 3)) if config.activation == "swiglu" else 4 * config.n_embd
     config.n_ff = config.n_ff or wide

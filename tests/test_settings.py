@@ -65,6 +65,7 @@ SETTINGS = {
         "rope_theta": ("--rope_theta=100", "weights"),
         "bias": ("--bias", "weights"),
         "dropout": ("--dropout=0.1", "weights"),
+        "technique": ("--technique=lora", "weights"),
         "logits_mb": ("--logits_mb=1", "calls", "--batch_size=256 --max_iters=1"),
         "gradient_checkpointing": ("--gradient_checkpointing", "calls"),
         "optimizer": ("--optimizer=adamw", "weights"),
