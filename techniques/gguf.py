@@ -81,7 +81,7 @@ def write(
     """Write a model that llama.cpp and ollama open; the file is complete, or not there.
 
     config: Hugging Face's keys. tensors: (Hugging Face's name, shape, tensor or a function that makes it);
-    each is made, written and dropped. tokenizer: metadata, as read() gives it. dtype: of matrices, one of WRITTEN.
+    each is made, written and dropped. tokenizer: metadata, as read() gives it. dtype: a name in WRITTEN.
     As with llama.cpp's own converter, norms, biases and learned positions stay float32, and a matrix whose
     rows are no whole blocks is float16 in place of q8_0. ValueError for what a GGUF file cannot express.
     """

@@ -39,15 +39,17 @@ def dequantize(data: np.ndarray, kind: str, shape: tuple[int, ...], name: str) -
     data: uint8, as many as kind and shape need. ValueError, with the name, if it holds NaN or infinity.
     """
     if kind in PLAIN:
-        t = torch.from_numpy(np.array(data)).view(PLAIN[kind]).view(shape)
+        t = torch.from_numpy(np.array(data)).view(PLAIN[kind])
+        finite = bool(t.isfinite().all())
     else:
-        t = torch.from_numpy(from_blocks(data, kind)).view(shape)
-    require(bool(t.isfinite().all()), f"{name} holds NaN or infinity; get the file again, or another one")
-    return t
+        numbers, finite = from_blocks(data, kind)
+        t = torch.from_numpy(numbers)
+    require(finite, f"{name} holds NaN or infinity; get the file again, or another one")
+    return t.view(shape)
 
 
-def from_blocks(data: np.ndarray, kind: str) -> np.ndarray:
-    """n blocks, as bytes -> float32 (n,32)."""
+def from_blocks(data: np.ndarray, kind: str) -> tuple[np.ndarray, bool]:
+    """n blocks, as bytes -> float32 (n,32), and whether all scales are finite."""
     head = 4 if kind == "Q4_1" else 2
     blocks = data.reshape(-1, head + (32 if kind == "Q8_0" else 16))
     scales = np.ascontiguousarray(blocks[:, :head]).view("<f2").astype(np.float32)  # d (n,1), or d, m (n,2)
@@ -61,7 +63,7 @@ def from_blocks(data: np.ndarray, kind: str) -> np.ndarray:
     numbers *= scales[:, :1]
     if kind == "Q4_1":
         numbers += scales[:, 1:]
-    return numbers
+    return numbers, bool(np.isfinite(scales).all())
 
 
 def quantize(t: Tensor, kind: str, name: str) -> np.ndarray:
@@ -77,7 +79,7 @@ def quantize(t: Tensor, kind: str, name: str) -> np.ndarray:
 
 
 def to_blocks(blocks: np.ndarray) -> tuple[np.ndarray, bool]:
-    """float32 (n,32) -> Q8_0 blocks as bytes (n,34), and whether all scales are finite.
+    """float32 (n,32) -> Q8_0 blocks as bytes (n*34), and whether all scales are finite.
 
     The scale is the largest of the 32 / 127, so that codes go from -127 to 127.
     """
@@ -89,4 +91,4 @@ def to_blocks(blocks: np.ndarray) -> tuple[np.ndarray, bool]:
     with np.errstate(over="ignore"):
         halves = scales.astype("<f2")
     content = np.concatenate((halves.view(np.uint8), codes.astype(np.int8).view(np.uint8)), axis=1)
-    return content, bool(np.isfinite(halves).all())
+    return content.ravel(), bool(np.isfinite(halves).all())

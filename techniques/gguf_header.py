@@ -91,8 +91,8 @@ class Header:
 def open_file(path: Path) -> tuple[dict, dict[str, Entry], np.ndarray]:
     """Read a file's metadata and table of tensors, and map its bytes: (metadata, {name: entry}, bytes).
 
-    ValueError for what is no GGUF, for a table that cannot be true, and for types that gguf_blocks.py does not
-    know. Nothing is allocated that the file does not hold.
+    ValueError for what is no GGUF, for a table that cannot be true, and for types that are not in TYPES.
+    Nothing is allocated that the file does not hold.
     """
     with open(path, "rb") as file:
         start = file.read(24)
