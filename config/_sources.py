@@ -11,6 +11,7 @@ from pathlib import Path
 
 from config._errors import ROOT
 
+TECHNIQUES = ROOT / "techniques"
 HOOKS = ("change_model", "change_data", "loss", "after_step", "after_save")  # see techniques/__init__.py
 
 
@@ -46,7 +47,7 @@ def setting_lines(source: str) -> Iterator[ast.Assign]:
 def technique_settings() -> dict[str, dict]:
     """The settings of each technique with their defaults: {"lora": {"lora_rank": 8, ...}, ...}, by name."""
     found = {}
-    for path in sorted((ROOT / "techniques").glob("*.py")):
+    for path in sorted(TECHNIQUES.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if any(isinstance(node, ast.FunctionDef) and node.name in HOOKS for node in tree.body):
             name, defaults = path.stem, defaults_of(str(path))
@@ -59,6 +60,6 @@ def comments_of_techniques() -> dict[str, str]:
     """The comment of each setting of each technique: {"lora_rank": ..., ...}."""
     comments = {}
     for name, settings in technique_settings().items():
-        own = read_comments(str(ROOT / "techniques" / f"{name}.py"))
+        own = read_comments(str(TECHNIQUES / f"{name}.py"))
         comments |= {key: own[key] for key in settings}
     return comments

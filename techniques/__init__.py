@@ -19,9 +19,10 @@ Files without these functions are commands, such as python -m techniques.pretrai
 import functools
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
-from config import ROOT, require, technique_settings
+from config import require, technique_settings
 
 
 def load(names: str) -> list[ModuleType]:
@@ -30,11 +31,10 @@ def load(names: str) -> list[ModuleType]:
     ValueError for a name that has no file, and for two that both replace the loss.
     """
     wanted = [name for name in names.split(",") if name]
-    files = [path.stem for path in (ROOT / "techniques").glob("*.py")]
+    known = ", ".join(technique_settings())
     for name in wanted:
-        require(
-            name in files, f"technique={name!r:.40} is unknown; expected {', '.join(technique_settings())}"
-        )
+        there = name.isidentifier() and (Path(__path__[0]) / f"{name}.py").is_file()
+        require(there, f"technique={name!r:.40} is unknown; expected some of these: {known}")
     modules = [importlib.import_module(f"techniques.{name}") for name in wanted]
     modules.sort(key=lambda module: len(set(getattr(module, "AFTER", ())) & set(wanted)))
     losses = [module.__name__ for module in modules if hasattr(module, "loss")]
