@@ -144,6 +144,24 @@ class Windows:
         """x, y (B, T) of the windows with these numbers, at offset 0. For evaluation: always the same."""
         return self._read(np.asarray(indices), np.zeros(len(indices), dtype=np.int64))
 
+    def replies(self) -> list[tuple[list[int], list[int]]]:
+        """(ids of a prompt, ids of what is learned next) for each learned stretch of each sample, in order.
+
+        The second ends with the token that closes it. ValueError if nothing follows a context.
+        """
+        found, samples = [], (self.starts.tolist(), self.lengths.tolist()) if self.masked else ((), ())
+        for begin, length in zip(*samples, strict=True):
+            places = np.arange(begin, begin + length)
+            ids, learned = self.tokens[places], self.masks[places] & LEARNED
+            edges = np.flatnonzero(np.diff(learned, prepend=0, append=0))
+            for first, end in edges.reshape(-1, 2).tolist():
+                if first:
+                    found.append((ids[:first].tolist(), ids[first:end].tolist()))
+        if not found:
+            rows = "expected rows of prompt and response, or of messages"
+            raise ValueError(f"{self.path} holds no replies: all of its text is learned; {rows}")
+        return found
+
     def _draw_epoch(self, epoch: int) -> tuple[np.ndarray, int]:
         """The order of an epoch's windows, (n_windows,), and the offset of its cuts."""
         rng = np.random.default_rng([self.seed, epoch])

@@ -1,13 +1,15 @@
-"""How good is a model? Loss, perplexity and bits per byte on a split of the dataset or on any text file.
+"""How good is a model? Loss, perplexity, bits per byte, or exact answers, on a split or on any text file.
 
     python evaluate.py --out_dir=out-shakespeare-char
     python evaluate.py --out_dir=out-shakespeare-char --split=train
     python evaluate.py --out_dir=out-shakespeare-char --input=my.txt --plot      read as data.py reads it
+    python evaluate.py --out_dir=out-sft --task=exact_match        how many replies are right, word for word
 
 The loss is a mean over targets: the nats are summed, the targets are counted, and the sum is divided once.
 So it depends neither on the batch size, nor on the number of processes, nor on the length of the last window.
 """
 
+import itertools
 import math
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -28,13 +30,16 @@ from runtime.plot import open_pyplot
 from runtime.trust import check_types, read_meta
 from text.dataset import require_same_content
 from text.prepare import folder_of
+from text.segments import stop_ids_of
 from tokenizer import load_any
 
 # -----------------------------------------------------------------------------
 out_dir = "out-shakespeare-char"  # folder of the run
 file = "best.pt"  # which checkpoint in it: best.pt | ckpt.pt | ckpt_000500.pt
 adapter = ""  # of LoRA, on top of this run: a lora.pt, or the folder of a run that has one
+task = "loss"  # loss | exact_match: generate the likeliest reply to each prompt, and compare
 split = "val"  # train | val | test of the dataset that the run was trained on
+dataset = ""  # another dataset with the run's tokenizer; '' = the one that the run was trained on
 input = ""  # a text to evaluate instead of a split: a file (also .gz or .zip), a folder, or a built-in text
 format = ""  # of input: '' jsonl for JSON rows, else as the run's dataset | text | lines | jsonl
 batch_size = 0  # windows per batch; 0 = up to 8,192 tokens, and up to 256 MB of logits
@@ -168,6 +173,40 @@ def nats_of_targets(model, x: torch.Tensor, y: torch.Tensor, device, autocast) -
     return torch.cat([nats_of_targets(model, *half, device, autocast) for half in halves])
 
 
+@torch.no_grad()
+def exact_match(model, tokenizer, replies, device, rank=0, world_size=1, batch_size=0) -> tuple[dict, list]:
+    """Generate the likeliest reply to each prompt until the model stops, and compare it with the wanted one.
+
+    replies: [(prompt ids, wanted ids), ...], see Windows.replies(). A reply has room for twice the tokens of
+    the longest wanted one, and no more than the window has. batch_size: prompts; 0: up to 64, and up to 8,192
+    columns in the key/value cache. All ranks share the work.
+
+    Returns ({"replies", "exact", "stopped"}: how many, the same on all ranks; [(prompt, wanted, generated),
+    ...], the texts of those that differ, of this rank). stopped: that ended by themselves.
+    """
+    T, longest = model.config.block_size, max(len(wanted) for _, wanted in replies)
+    batch_size = batch_size or max(1, min(64, 8192 // T))
+    order = sorted(range(len(replies)), key=lambda i: len(replies[i][0]))  # so that little is padding
+    stops, counts, wrong = stop_ids_of(tokenizer), dict(replies=0, exact=0, stopped=0), {}
+    for first in range(rank * batch_size, len(order), world_size * batch_size):
+        numbers = order[first : first + batch_size]
+        prompts = [replies[i][0] for i in numbers]
+        rooms = [min(2 * longest, T + 1 - len(prompt)) for prompt in prompts]  # the last token is not read
+        columns = list(model.stream(prompts, max(rooms), temperature=0, stop_tokens=stops))
+        for row, (i, room) in enumerate(zip(numbers, rooms, strict=True)):
+            new = [column[row] for column in columns if column[row] >= 0]
+            stopped = len(new) < room  # else it was cut
+            wanted = itertools.takewhile(lambda token: token not in stops, replies[i][1])
+            texts = [tokenizer.decode(ids) for ids in (prompts[row], [*wanted], new[:room])]
+            counts["replies"] += 1
+            counts["stopped"] += stopped
+            counts["exact"] += stopped and texts[1] == texts[2]
+            if not stopped or texts[1] != texts[2]:
+                wrong[i] = texts
+    totals = distributed.sum_over_ranks(list(counts.values()), device)
+    return dict(zip(counts, map(int, totals), strict=True)), [wrong[i] for i in sorted(wrong)]
+
+
 def plot_by_position(losses: np.ndarray, path: Path) -> None:
     """Draw the mean loss at each position of a window, losses (T,), to a PNG file."""
     pyplot = open_pyplot()
@@ -183,6 +222,8 @@ def plot_by_position(losses: np.ndarray, path: Path) -> None:
 if __name__ == "__main__":
     config = override(globals())
     at_least(0, config, "batch_size")
+    require(task in ("loss", "exact_match"), f"--task={task} is unknown; expected loss or exact_match")
+    require(not plot or task == "loss", f"--plot draws losses, and --task={task} has none")
     rank, world_size, device = distributed.start(device)
     folder = checkpoint.run_folder(out_dir)
     stages = Stages(f"reading {folder / file}")
@@ -191,36 +232,55 @@ if __name__ == "__main__":
     use_saved(saved["config"])
     check_types(saved["config"], {"dataset": str, "pack": bool}, f"{file}: config")
     check_types(saved["dataset"], {"name": str}, f"{file}: dataset")
-    autocast, _ = hardware.choose_precision(dtype, device)
-    block_size, dataset = model.config.block_size, saved["config"]["dataset"]
+    autocast, precision = hardware.choose_precision(dtype, device)
+    block_size = model.config.block_size
     if input:
+        require(not dataset, f"--input={input} and --dataset={dataset} are two texts; give one")
         like = "lines" if saved["dataset"].get("format") == "lines" else "text"
         windows = windows_of_text(input, text_tokenizer, block_size, format, like, say=rank == 0)
         what = input
     else:
         require(not format, f"--format={format} is for --input=FILE; a split is read as it was prepared")
-        place = folder_of(dataset)
-        advice = "evaluate on a file: --input=FILE"
-        require_same_content(saved["dataset"], read_meta(place), place, out_dir, advice)
+        place = folder_of(dataset or saved["config"]["dataset"])
+        advice = "evaluate on a file: --input=FILE, or on any dataset: --dataset=NAME"
+        if not dataset:
+            require_same_content(saved["dataset"], read_meta(place), place, out_dir, advice)
         checkpoint.check_same(saved, model.config, load_any(place), out_dir)
-        windows = Windows(place, split, block_size, pack=saved["config"]["pack"], may_be_short=True)
-        what = f"{split} split of {saved['dataset']['name']}"
-    indices = spread(windows, windows.n_windows)
-    stages.begin(f"evaluating {len(indices):,} windows")
-    found = evaluate(
-        model, windows, indices, device, autocast, rank, world_size, batch_size, text_tokenizer.token_bytes()
-    )
-    stages.end()
-    if rank == 0:
-        for note in [on_top, *windows.notes] if on_top else windows.notes:
-            print(note)
-        if windows.n_dropped:
-            print(f"{windows.n_dropped:,} samples are longer than a window of {block_size}, and are left out")
-        print(
+        pack = saved["config"]["pack"] or read_meta(place)["format"] == "text"
+        windows = Windows(place, split, block_size, pack=pack, may_be_short=True)
+        what = f"{split} split of {read_meta(place)['name']}"
+    where = f"({out_dir}/{file}, step {saved['step']})"
+    notes = [on_top, *windows.notes] if on_top else list(windows.notes)
+    if windows.n_dropped:
+        notes.append(
+            f"{windows.n_dropped:,} samples are longer than a window of {block_size}, and are left out"
+        )
+    share = (rank, world_size, batch_size)
+    if task == "loss":
+        indices = spread(windows, windows.n_windows)
+        stages.begin(f"evaluating {len(indices):,} windows")
+        found = evaluate(model, windows, indices, device, autocast, *share, text_tokenizer.token_bytes())
+        notes.append(
             f"{what}: loss {found['loss']:.4f} +- {found['standard_error']:.4f} nats per token, "
             f"perplexity {found['perplexity']:.3f}, {found['bits_per_byte']:.4f} bits per byte, "
-            f"{found['targets']:,} targets ({out_dir}/{file}, step {saved['step']})"
+            f"{found['targets']:,} targets {where}"
         )
+    else:
+        replies = windows.replies()
+        stages.begin(f"generating {len(replies):,} replies")
+        model.to(getattr(torch, precision))  # the weights are cast once, as in sample.py
+        counts, wrong = exact_match(model, text_tokenizer, replies, device, *share)
+        notes += [
+            "wrong: {!r:.300}\n  expected {!r:.300}\n  got {!r:.300}".format(*each) for each in wrong[:3]
+        ]
+        n, exact, stopped = counts.values()
+        notes.append(
+            f"{what}: exact match {exact / n:.1%} ({exact:,} of {n:,} replies), "
+            f"{stopped / n:.1%} stopped by themselves {where}"
+        )
+    stages.end()
+    if rank == 0:
+        print(*notes, sep="\n")
         if plot:
             plot_by_position(found["by_position"], folder / "loss_by_position.png")
             print(f"saved {folder / 'loss_by_position.png'}")

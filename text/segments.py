@@ -180,6 +180,11 @@ def beginning(tokenizer: Tokenizer) -> Segments:
     return [(name, SPECIAL) for name in names if begin_id != tokenizer.end_id]
 
 
+def stop_ids_of(tokenizer: Tokenizer) -> list[int]:
+    """The ids at which generation stops: those that end a document or a turn."""
+    return list(getattr(tokenizer, "stop_ids", [tokenizer.end_id] if tokenizer.end_id >= 0 else []))
+
+
 def ids_of(segments: Segments, tokenizer: Tokenizer, unknown: str = "error") -> list[int]:
     """The ids of some segments, as they stand in the token files."""
     ids = []
