@@ -71,7 +71,7 @@ def config_of(metadata: dict, entries: dict[str, Entry], path: Path) -> dict:
     factor = number(own, "rope.scaling.factor", path)
     if kind == "linear" and factor != 1:
         config["rope_scaling"] = {"rope_type": "linear", "factor": factor}
-    size = head_size(config)
+    config["head_dim"] = size = head_size(config)
     rotated, values = own.get("rope.dimension_count", size), own.get("attention.value_length", size)
     for cannot, what in (
         (own.get("expert_count"), "a mixture of experts"),
@@ -113,8 +113,8 @@ def metadata_of(config: dict, entries: dict[str, Entry], tokenizer: dict) -> dic
     if gpt2:
         return {f"{arch}.feed_forward_length": 4 * config["n_embd"], **metadata}
     metadata[f"{arch}.rope.dimension_count"] = head_size(config)
-    if config.get("head_dim"):
-        metadata[f"{arch}.attention.value_length"] = config["head_dim"]
+    metadata[f"{arch}.attention.key_length"] = head_size(config)
+    metadata[f"{arch}.attention.value_length"] = head_size(config)
     if config["model_type"] == "mistral" and config.get("sliding_window"):  # llama.cpp does not heed it
         metadata[f"{arch}.attention.sliding_window"] = config["sliding_window"]
     if scaling["rope_type"] == "linear":
