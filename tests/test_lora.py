@@ -1,6 +1,11 @@
 """LoRA: update 0 is the base, only A and B learn, an adapter fits one base, and merging changes nothing."""
 
 import hashlib
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,9 +13,12 @@ import torch.nn.functional as F
 
 import config
 import optim
+from conftest import ROOT
 from model import GPT, GPTConfig
 from runtime import checkpoint
 from techniques import adapters, lora
+from test_strategies import MODEL, run_all
+from text import prepare
 
 DEFAULTS = {
     name: value for name, value in config.defaults_of("techniques/lora.py").items() if "lora_" in name
@@ -394,3 +402,213 @@ def test_what_is_no_adapter_is_one_line(tmp_path):
     checkpoint.save(tmp_path / "best.pt", {"model": {}, "config": {}})
     with pytest.raises(ValueError, match="best.pt is no adapter of LoRA: tensors is missing"):
         lora.attach(base_of(), str(tmp_path / "best.pt"))
+
+
+# ---- runs
+LORA = ("--technique=lora", "--lora_rank=4", "--log_interval=1", "--init_from={}")
+
+
+def losses(out: Path) -> list[float]:
+    rows = map(json.loads, (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+def val_losses(out: Path) -> list[float]:
+    rows = map(json.loads, (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return [row["val_loss"] for row in rows if "val_loss" in row]
+
+
+def weights(path: Path) -> dict:
+    return checkpoint.load(path)["model"]
+
+
+@pytest.fixture
+def base(train, tmp_path) -> Path:
+    """A trained model's folder; train() then writes to tmp_path/out again."""
+    train("--max_iters=40", "--eval_interval=40", "--dropout=0")
+    (tmp_path / "out").rename(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def tune(train, base):
+    """tune("--flag=1") trains LoRA on the base, into tmp_path/out."""
+    return lambda *flags: train(*(flag.format(base) for flag in LORA), *flags)
+
+
+def test_from_a_base_to_an_adapter_to_a_plain_run(tune, base, run_script, tmp_path, capsys, monkeypatch):
+    tune("--learning_rate=1e-2")
+    out, merged = tmp_path / "out", tmp_path / "merged"
+    assert val_losses(out)[0] == val_losses(base)[-1]
+    assert val_losses(out)[-1] < val_losses(out)[0]
+    before, after = weights(base / "best.pt"), weights(out / "best.pt")
+    own, frozen = adapters.split(after)
+    assert frozen.keys() == before.keys()
+    assert all(torch.equal(t, before[name]) for name, t in frozen.items())
+    assert len(own) == 16 and all(t.any() for t in own.values())
+
+    flags = ("--device=cpu", "--dtype=float32")
+    capsys.readouterr()
+    run_script("evaluate.py", *flags)
+    run_script("evaluate.py", *flags, f"--out_dir={base}", f"--adapter={out}")
+    for _ in range(2):  # a second time over the first
+        command(monkeypatch, "merge", f"--out_dir={out}", f"--merge_to={merged}")
+    run_script("evaluate.py", *flags, f"--out_dir={merged}")
+    found = re.findall(r"loss (\S+) \+-", capsys.readouterr().out)
+    assert len(found) == 3 and len(set(found)) == 1
+    run_script("sample.py", *flags, "--max_new_tokens=20", "--temperature=0")
+    run_script(
+        "sample.py", *flags, "--max_new_tokens=20", f"--out_dir={base}", f"--adapter={out}", "--temperature=0"
+    )
+    run_script("sample.py", *flags, "--max_new_tokens=20", f"--out_dir={merged}", "--temperature=0")
+    texts = [text.partition("\n")[2] for text in capsys.readouterr().out.split("--- data:")[1:]]
+    assert texts[0].split("---")[0] == texts[1].split("---")[0] == texts[2].split("---")[0]
+    assert "lora_rank" not in checkpoint.load(merged / "best.pt")["config"]
+    assert weights(merged / "best.pt").keys() == before.keys()
+
+
+def command(monkeypatch, *arguments: str) -> None:
+    """python -m techniques.lora ARGUMENTS, in this process."""
+    monkeypatch.setattr(sys, "argv", ["lora.py", *arguments])
+    runpy.run_path(str(ROOT / "techniques/lora.py"), run_name="__main__")
+
+
+def test_merge_may_be_left_out_and_an_adapter_given(tune, base, monkeypatch, tmp_path, capsys):
+    tune("--max_iters=4")
+    out = tmp_path / "out"
+    for target, flags in {
+        "one": [f"--out_dir={out}"],
+        "two": [f"--out_dir={base}", f"--adapter={out}"],
+    }.items():
+        command(monkeypatch, *flags, f"--merge_to={tmp_path / target}")
+    one, two = (weights(tmp_path / name / "best.pt") for name in ("one", "two"))
+    assert all(torch.equal(t, two[name]) for name, t in one.items())
+    assert f"merged 8 layers; saved {tmp_path / 'two/best.pt'}" in capsys.readouterr().out
+    x = tmp_path / "x"
+    for flags, message in {
+        f"--out_dir={out}": "merge_to is missing; name a folder",
+        f"--out_dir={out} --merge_to={out}": "is out_dir; choose another",
+        f"--out_dir={base} --merge_to={x}": "best.pt has no LoRA to merge; name one",
+        f"--out_dir={out} --merge_to={x} --lora_rank=2": "--lora_rank is for training",
+        f"--out_dir={tmp_path / 'one'} --adapter={out} --merge_to={x}": "was trained on the weights",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            command(monkeypatch, "merge", *flags.split())
+    assert not x.exists()
+
+
+@pytest.mark.slow
+def test_merging_a_qlora_run_says_that_it_is_dequantized(tune, monkeypatch, tmp_path, capsys, run_script):
+    tune("--quantize=nf4")
+    out, merged = tmp_path / "out", tmp_path / "merged"
+    command(monkeypatch, f"--out_dir={out}", f"--merge_to={merged}")
+    assert "quantized layers are dequantized: float32 again" in capsys.readouterr().out
+    for folder in (out, merged):
+        run_script("evaluate.py", "--device=cpu", "--dtype=float32", f"--out_dir={folder}")
+    found = re.findall(r"loss (\S+) \+-", capsys.readouterr().out)
+    assert len(found) == 2 and len(set(found)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--optimizer=muon",
+        "--optimizer=adamw --lora_variant=dora",
+        "--dtype=bfloat16",
+        "--quantize=nf4",
+        "--strategy=zero1",
+    ],
+)
+def test_resume_is_exact(tune, train, tmp_path, flags):
+    """20 updates == 10 + resume + 10, bit for bit, with dropout and accumulation."""
+    flags = (*flags.split(), "--lora_dropout=0.1", "--gradient_accumulation_steps=2", "--lr_decay_iters=20")
+    tune(*flags, "--max_iters=20")
+    expected, reference = losses(tmp_path / "out"), weights(tmp_path / "out/ckpt.pt")
+    file = torch.load(tmp_path / "out/lora.pt", weights_only=True)
+    tune(*flags, "--max_iters=10")
+    train("--init_from=resume", "--max_iters=20", "--log_interval=1")
+    assert losses(tmp_path / "out") == expected
+    found = weights(tmp_path / "out/ckpt.pt")
+    assert found.keys() == reference.keys()
+    assert all(torch.equal(t, reference[name]) for name, t in found.items())
+    again = torch.load(tmp_path / "out/lora.pt", weights_only=True)
+    assert again["base"] == file["base"]
+    assert all(torch.equal(t, file["tensors"][name]) for name, t in again["tensors"].items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", ["", "--quantize=nf4", "--lora_variant=dora"])
+def test_one_large_batch_equals_four_small_ones(tune, tmp_path, flag):
+    seen = []
+    for batch, steps in ((8, 1), (2, 4)):
+        sizes = f"--batch_size={batch} --gradient_accumulation_steps={steps} --max_iters=3 {flag}"
+        tune(*sizes.split())
+        seen.append(losses(tmp_path / "out"))
+    assert seen[0] == pytest.approx(seen[1], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_in_bfloat16_it_learns_as_much(tune, tmp_path):
+    ends = []
+    for dtype in ("float32", "bfloat16"):
+        tune(f"--dtype={dtype}", "--learning_rate=1e-2")
+        ends.append(val_losses(tmp_path / "out"))
+    assert ends[0][-1] < ends[0][0] - 0.01
+    assert ends[0] == pytest.approx(ends[1], abs=5e-3)
+
+
+@pytest.mark.slow
+def test_a_higher_rank_learns_no_less(tune, tmp_path):
+    """The train loss after 100 updates of ranks 1, 4 and 16 falls with the rank."""
+    ends = []
+    for rank in (1, 4, 16):
+        tune(
+            f"--lora_rank={rank}",
+            "--lora_alpha=16",
+            "--max_iters=100",
+            "--eval_interval=100",
+            "--learning_rate=3e-3",
+        )
+        rows = map(json.loads, (tmp_path / "out/metrics.jsonl").read_text(encoding="utf-8").splitlines())
+        ends.append([row["train_loss"] for row in rows if "train_loss" in row][-1])
+    assert ends[0] > ends[1] - 0.003 and ends[1] > ends[2] - 0.003
+
+
+STRATEGIES = {
+    "ddp": "--strategy=ddp",
+    "zero1": "--strategy=zero1",
+    "fsdp": "--strategy=fsdp",
+    "fsdp, rank 1": "--strategy=fsdp --lora_rank=1",
+    "fsdp, dora": "--strategy=fsdp --lora_variant=dora --lora_targets=*",
+    "fsdp, recomputed": "--strategy=fsdp --gradient_checkpointing",
+    "ddp, nf4": "--strategy=ddp --quantize=nf4",
+    "fsdp, nf4": "--strategy=fsdp --quantize=nf4",
+}
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one(tmp_path):
+    """With each strategy; and what they save is what one process saves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "DATASETS", tmp_path / "datasets")
+        prepare.prepare("plain", str(ROOT / "train.py"))
+    same = f"{MODEL} --dataset=plain --batch_size=4 --eval_interval=20 --max_iters=20"
+    runs = {
+        n: [
+            f"{n}-{i} {same} --init_from={tmp_path / 'base'} --technique=lora --optimizer=adamw "
+            f"--learning_rate=1e-2 {flags if n == 2 else re.sub('--strategy=[a-z0-9]+', '', flags)}"
+            for i, flags in enumerate(STRATEGIES.values())
+        ]
+        for n in (1, 2)
+    }
+    run_all(tmp_path, 1, [f"base {same}", *runs[1]])
+    run_all(tmp_path, 2, runs[2])
+    for i, what in enumerate(STRATEGIES):
+        one, two = (tmp_path / f"{n}-{i}" for n in (1, 2))
+        assert losses(two) == pytest.approx(losses(one), abs=1e-5), what
+        assert losses(one)[0] - losses(one)[-1] > 0.01, what
+        ours, theirs = (torch.load(out / "lora.pt", weights_only=True) for out in (two, one))
+        assert ours["base"] == theirs["base"], what
+        for name, t in theirs["tensors"].items():
+            torch.testing.assert_close(ours["tensors"][name], t, atol=1e-3, rtol=1e-3, msg=f"{what}: {name}")
