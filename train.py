@@ -30,7 +30,7 @@ from text.dataset import floor_per_token
 # -----------------------------------------------------------------------------
 # the run
 out_dir = "out"  # folder for checkpoints, metrics and plots; a relative one lies in the project's folder
-init_from = "scratch"  # scratch | resume | resume:FILE in out_dir | auto: resume or scratch | PATH of a run
+init_from = "scratch"  # scratch | resume | resume:FILE | auto: resume or scratch | PATH of a run or model
 eval_only = False  # evaluate once, write no checkpoint, stop
 seed = 1337  # initial weights, order of the data and dropout are functions of it
 # the data
@@ -44,7 +44,7 @@ pack = True  # prompt/response data: several samples per window; False: one, bat
 arch = "modern"  # modern | gpt2 | llama: chooses what the next nine leave open
 norm = ""  # '' as arch says | layernorm | rmsnorm
 position = ""  # '' as arch says | learned | rope
-activation = ""  # '' as arch says | relu2 | gelu | swiglu
+activation = ""  # '' as arch says | relu2 | gelu | gelu_erf | swiglu
 token_shift = -1  # half of attention's input channels come from the previous token: -1 as arch says | 0 | 1
 qk_norm = -1  # normalise queries and keys: -1 as arch says | 0 | 1 | 2 with learned weights
 tie_weights = -1  # head and embedding share their weights: -1 as arch says | 0 | 1

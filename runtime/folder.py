@@ -1,5 +1,6 @@
 """Which checkpoints a run's folder holds: files (ckpt.pt, best.pt, ckpt_000500.pt) and folders of shards."""
 
+import json
 from pathlib import Path
 
 from config import ROOT
@@ -28,19 +29,31 @@ def other_checkpoints(path: Path) -> list[Path]:
     return [each for each in sorted(times, key=times.get, reverse=True) if each != path]
 
 
+def is_foreign(path: Path) -> bool:
+    """Whether techniques/pretrained.py reads it: a GGUF file, or a folder with Hugging Face's config.json."""
+    if path.suffix == ".gguf":
+        return path.is_file()
+    try:
+        return "model_type" in json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
 def find(where: str, folder: Path) -> Path:
     """The checkpoint that init_from names: "resume" is folder/ckpt.pt; else a .pt file or a run's folder.
 
-    In a run's folder: best.pt, or ckpt.pt if there is no best.pt. ValueError if `where` does not exist.
+    In a run's folder: best.pt, or ckpt.pt if there is no best.pt. What is_foreign is returned as it is.
+    ValueError if `where` does not exist.
     """
     if where == "resume":
         return folder / "ckpt.pt"
     path = next((path for path in (Path(where), ROOT / where) if path.exists()), None)
     if path is None:
         raise ValueError(
-            f"init_from={where} does not exist; expected scratch, resume, a run's folder or a .pt file. "
+            f"init_from={where} does not exist; expected scratch, resume, a run's folder, a .pt or .gguf file, "
+            "or a folder of Hugging Face's. "
             "To make a run: python train.py config/tiny.py --out_dir=out-mine"
         )
-    if path.is_dir() and not (path / "tensors.json").exists():
+    if path.is_dir() and not (path / "tensors.json").exists() and not is_foreign(path):
         return path / "best.pt" if newest(path / "best.pt").exists() else path / "ckpt.pt"
     return path

@@ -4,11 +4,12 @@ import dataclasses
 import math
 from pathlib import Path
 
+import techniques
 from config import typed
 from model import GPT
 from runtime import branch
 from runtime.checkpoint import check_same, load, load_weights, read
-from runtime.folder import find, newest
+from runtime.folder import find, is_foreign, newest
 from runtime.trust import check_types
 
 
@@ -61,6 +62,8 @@ def base_of(init_from: str, folder: Path, eval_only: bool = False) -> tuple[dict
     path = branch.named(init_from, folder) if is_named else find("resume" if resume else init_from, folder)
     if not resume and not eval_only:
         refuse_own_base(path, init_from, folder)
+    if not resume and is_foreign(path):
+        return techniques.load("pretrained")[0].read_run(path), False
     saved = read(path, shards=True) if is_named else load(path, shards=resume)
     if resume and not {"optimizer", "shards"} & saved.keys():
         raise ValueError(f"{path} has no optimizer; start from its weights: --init_from={folder.name}")
