@@ -94,8 +94,8 @@ def inherit_techniques(config: dict, old: dict, resume: bool) -> set[str]:
     added = [name for name in ours if name not in theirs]
     if resume and added:
         raise ValueError(
-            f"a resumed run keeps its techniques, and {added[0]} is a new one; for a new run from its weights, "
-            "name its folder and another one: --init_from=out-mine --out_dir=out-new"
+            f"a resumed run keeps its techniques, and {added[0]} is a new one; for a new run from its "
+            "weights, name its folder and another one: --init_from=out-mine --out_dir=out-new"
         )
     settings = {name: value for each in theirs for name, value in technique_settings()[each].items()}
     for name, default in settings.items():
