@@ -30,7 +30,6 @@ from runtime.plot import open_pyplot
 from runtime.trust import check_types, read_meta
 from text.dataset import require_same_content
 from text.prepare import folder_of
-from text.segments import stop_ids_of
 from tokenizer import load_any
 
 # -----------------------------------------------------------------------------
@@ -187,7 +186,7 @@ def exact_match(model, tokenizer, replies, device, rank=0, world_size=1, batch_s
     T, longest = model.config.block_size, max(len(wanted) for _, wanted in replies)
     batch_size = batch_size or max(1, min(64, 8192 // T))
     order = sorted(range(len(replies)), key=lambda i: len(replies[i][0]))  # so that little is padding
-    stops, counts, wrong = stop_ids_of(tokenizer), dict(replies=0, exact=0, stopped=0), {}
+    stops, counts, wrong = tokenizer.stop_ids, dict(replies=0, exact=0, stopped=0), {}
     for first in range(rank * batch_size, len(order), world_size * batch_size):
         numbers = order[first : first + batch_size]
         prompts = [replies[i][0] for i in numbers]

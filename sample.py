@@ -3,11 +3,12 @@ r"""Sample text from a trained model. The run's folder is enough: its checkpoint
     python sample.py --out_dir=out-shakespeare-char --start="ROMEO:" --num_samples=3
     python sample.py --out_dir=out-shakespeare-char --interactive
     python sample.py --start=FILE:prompt.txt --temperature=0
-    python sample.py --out_dir=out-chat --start='user: hello\nassistant: '
+    python sample.py --out_dir=out-chat --chat --system="Answer in one word."
 
 start, temperature, top_k, top_p and max_new_tokens come from the run unless they are given here. In what is
-typed (start, stop and the lines of --interactive), \n is a line break, \t a tab and \\ a backslash. A file is
-read as it is. In all of them <|endoftext|> is the end token where it is one in training (text/segments.py).
+typed (start, stop, system, and lines for --interactive and --chat), \n is a line break, \t a tab and \\ a
+backslash. A file is read as it is. <|endoftext|> is the end token where it is one in training
+(text/segments.py); in a conversation all that is typed is plain text.
 """
 
 import codecs
@@ -17,7 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from config import adopt, at_least, end_script, given, override  # isort: skip
+from config import adopt, at_least, end_script, given, override, require  # isort: skip
 import torch
 
 import techniques
@@ -26,8 +27,9 @@ from machine.stages import Stages
 from machine.threads import use_saved
 from runtime import checkpoint
 from runtime.trust import check_types
+from text.chat import Conversation
 from text.readers import documents_in
-from text.segments import beginning, ids_of, prompt_segments
+from text.segments import begin, ids_of, prompt_segments
 from tokenizer import END
 
 # -----------------------------------------------------------------------------
@@ -45,6 +47,8 @@ seed = 1337  # the same seed gives the same text
 unknown = "error"  # characters that the tokenizer does not know: error | skip
 stream = True  # show the text while it is generated; False: when it is complete
 interactive = False  # ask for one prompt after another until Ctrl-D
+chat = False  # keep a conversation until Ctrl-D: each line that is typed is what the user says
+system = ""  # chat: what the system says first; '' as the tokenizer's chat template has it
 device = "auto"  # auto | cpu | cuda | cuda:N | mps
 dtype = "auto"  # auto | float32 | bfloat16 | float16
 # -----------------------------------------------------------------------------
@@ -60,7 +64,7 @@ def prompt_ids(tokenizer, text: str, unknown: str = "error", turns: bool = False
     if unknown not in ("error", "skip"):
         raise ValueError(f"unknown={unknown} is not understood; expected error or skip")
     segments = prompt_segments(text, turns) if tokenizer.end_id >= 0 else [(text, 0)]
-    return ids_of([*beginning(tokenizer), *segments], tokenizer, unknown)
+    return ids_of(begin(segments, tokenizer), tokenizer, unknown)
 
 
 def stream_text(
@@ -68,14 +72,15 @@ def stream_text(
 ) -> Iterator[str]:
     """Yield the text that follows a prompt (a list of ids), piece by piece, in whole characters.
 
-    Ends after max_new_tokens, at the end token, or before the text `stop`. An empty prompt is replaced by
+    Ends after max_new_tokens, at an end token, or before the text `stop`. An empty prompt is replaced by
     the end token (so a new document begins), or by a newline, or by id 0: the first that the tokenizer has.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may span several tokens
     held = ""  # text that is not shown yet: it may be the beginning of `stop`
     ends = [tokenizer.end_id] if tokenizer.end_id >= 0 else []
     prompt = prompt or ends or prompt_ids(tokenizer, "\n", unknown="skip") or [0]
-    for (token,) in model.stream([prompt], max_new_tokens, temperature, top_k, top_p, ends, seed):
+    stops = tokenizer.stop_ids  # the end token, and the one that ends a turn in a chat template
+    for (token,) in model.stream([prompt], max_new_tokens, temperature, top_k, top_p, stops, seed):
         if token < 0:
             break
         held += decoder.decode(tokenizer.decode_bytes([token]))
@@ -131,17 +136,52 @@ def prompts() -> Iterator[str]:
     if not interactive:
         yield read_start(start)
         return
+    yield from typed_lines("prompt> ")
+
+
+def typed_lines(question: str) -> Iterator[str]:
+    """Yield each line that is typed, or that comes through a pipe, until the end of the input."""
     while True:
         try:
-            yield unescaped(input("prompt> " if sys.stdin.isatty() else ""))
+            yield unescaped(input(question if sys.stdin.isatty() else ""))
         except EOFError:
             return
+
+
+def talk(model, tokenizer, trained_on: str) -> None:
+    """Keep a conversation (--chat) with the settings of this script. trained_on: the dataset's format."""
+    block_size = model.config.block_size
+    room, stop_text = min(max_new_tokens, block_size // 4), read_stop(stop, tokenizer)
+    conversation = Conversation(tokenizer, block_size, room, unescaped(system), unknown)
+    if not tokenizer.chat and trained_on != "jsonl":
+        print("--- NOTE: this run was trained on text, not on conversations, and may go on without an answer")
+    for number, text in enumerate(filter(str.strip, typed_lines("user> "))):
+        try:
+            prompt = conversation.ask(text)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)  # a bad line does not end the conversation
+            continue
+        n = conversation.forgotten
+        if n:
+            print(f"--- the window of {block_size} tokens is full: oldest turns that are forgotten: {n}")
+        most = min(max_new_tokens, block_size + 1 - len(prompt))  # the last token is not read
+        sampling = (most, temperature, top_k, top_p, seed + number, stop_text)
+        reply = ""
+        for piece in stream_text(model, tokenizer, prompt, *sampling):
+            piece = piece if reply else piece.lstrip(" ")  # a template may begin a reply with a blank
+            print(piece, end="", flush=stream)
+            reply += piece
+        print(flush=True)
+        conversation.answer(reply)
 
 
 if __name__ == "__main__":
     config = override(globals())
     at_least(1, config, "num_samples")
     at_least(0, config, "max_new_tokens")
+    for name in ("start", "num_samples", "interactive"):
+        require(not chat or name not in given, f"--{name} is not for --chat, which reads what is typed")
+    require(chat or not system, f"--system={system} is for --chat, which is not given")
     place = hardware.choose_device(device)
     folder = checkpoint.run_folder(out_dir)
     stages = Stages(f"reading {folder / file}")
@@ -164,7 +204,9 @@ if __name__ == "__main__":
     if on_top:
         print(f"--- {on_top}")
     print(f"--- data: {meta['name']} ({meta['source']}), sha256 {meta['sha256'][:12]}")
-    for text in prompts():
+    if chat:
+        talk(model, tokenizer, meta.get("format", ""))
+    for text in () if chat else prompts():
         try:
             may_skip = unknown if interactive or "start" in given else "skip"
             prompt = prompt_ids(tokenizer, text, may_skip, meta.get("turns", False))

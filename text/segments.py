@@ -30,6 +30,7 @@ TURN = re.compile(r"^assistant: .*?(?=\n(?:system|user|tool|assistant): )", re.M
 LEARNED = 1  # it counts in the loss
 GOES_ON = 2  # of a segment: an end token follows it, and the sample goes on; of a token: that end token
 SPECIAL = 4  # of a segment: it is the name of a special token; all other segments are plain text
+SAID = 8  # of a segment that by_template is making: the assistant's words
 Segments = list[tuple[str, int]]  # [(text, what), ...]: a stretch of a text, or one sample
 MESSAGES, PAIR, TEXT = ("messages",), ("prompt", "response"), ("text",)  # the kinds of rows, by their keys
 
@@ -51,7 +52,7 @@ def segments_of(row, tokenizer: Tokenizer | None = None) -> Segments:
     ids when text is generated (see prompt_segments).
     """
     kind = kind_of(row)
-    has_template = tokenizer is not None and getattr(tokenizer, "chat", None)
+    has_template = tokenizer is not None and tokenizer.chat
     if kind == TEXT:
         segments = [(row["text"], LEARNED)]  # which may be many documents
     elif has_template and kind == PAIR:
@@ -94,7 +95,7 @@ def without_null(value):
 def conversation(messages: list, tokenizer: Tokenizer) -> Segments:
     """The segments of a conversation, as the tokenizer writes it. If the assistant has not answered yet, they
     are a prompt: the assistant's turn is opened at their end."""
-    return by_template(messages, tokenizer) if getattr(tokenizer, "chat", None) else by_lines(messages)
+    return by_template(messages, tokenizer) if tokenizer.chat else by_lines(messages)
 
 
 def by_lines(messages: list) -> Segments:
@@ -114,43 +115,54 @@ def by_lines(messages: list) -> Segments:
 
 
 def by_template(messages: list, tokenizer: Tokenizer) -> Segments:
-    """A conversation in the tokenizer's chat template: what stands before and after a message of each role.
+    """A conversation in the tokenizer's chat template (see config/_chat.py).
 
     Learned are the assistant's words and the special token behind them, which ends the turn. Plain text of
-    template and message is one segment where neither is learned, so that it is cut into the tokens that the
-    model has met. The sample's own end token takes the place of the last turn's if it is the same, and is
-    else context. ValueError for a role that the template does not have.
+    the template and what others say are one segment, so that they are cut into the tokens that the model has
+    met; a reply is one by itself, learned or not, as when it was generated. A blank at the end of the text
+    before a reply belongs to the reply: its first token has it. The sample's own end token takes the place of
+    the last turn's if it is the same, else it is context.
+    ValueError for a role that the template does not have.
     """
     template = tokenizer.chat
     default = template.get("default_system", "")
     if default and messages[0].get("role") != "system":
         messages = [{"role": "system", "content": default}, *messages]
-    segments, instructions = [], []  # instructions: what the system says, for a template without such a turn
+    segments, instructions = [], []  # instructions: what the system says inside a user's turn
     for message in messages:
         role, content, what = parts_of(message)
         if role not in template:
             raise ValueError(f"this tokenizer's chat template has no role {role!r}: {message!r:.60}")
+        content = content.strip() if template.get("trim") else content
         before, after = (cut_names(tokenizer, text) for text in template[role])
         if role == "system" and template.get("system_in_user"):
             instructions = [*before, (content, 0), *after]
-            continue
-        if role == "user":
-            before, instructions = [*before, *instructions], []
-        names = [i for i, (_, kind) in enumerate(after) if kind == SPECIAL]
-        if role == "assistant" and not names:
-            raise ValueError("this tokenizer's chat template ends no reply with a special token")
-        at = names[0] + 1 if names else 0  # up to here, what follows the words ends the turn
-        ending = [(text, kind | what) for text, kind in after[:at]]
-        segments += [*before, (content, what), *ending, *after[at:]]
+        elif role == "assistant":
+            opening, blank = opening_of(tokenizer)
+            at = [kind for _, kind in after].index(SPECIAL) + 1  # the first special token ends the turn
+            reply = [
+                (blank + content, what | SAID),
+                *((text, kind | what | SAID) for text, kind in after[:at]),
+            ]
+            segments += [*opening, *reply, *after[at:]]
+        else:
+            segments += [*before, *(instructions if role == "user" else ()), (content, 0), *after]
+            instructions = [] if role == "user" else instructions
     if instructions:
         raise ValueError("this tokenizer's chat template puts what the system says before a user's message")
     if role != "assistant":
-        segments += cut_names(tokenizer, template["assistant"][0])
-    elif tokenizer.special_tokens[after[names[0]][0]] == tokenizer.end_id:
-        segments = segments[: len(segments) - len(after) + names[0]]
+        segments += opening_of(tokenizer)[0]
+    elif tokenizer.special_tokens[after[at - 1][0]] == tokenizer.end_id:
+        segments = segments[: len(segments) - len(after) + at - 1]
     else:
         segments.append(("", 0))  # so the sample's end token is context
     return joined(segments)
+
+
+def opening_of(tokenizer: Tokenizer) -> tuple[Segments, str]:
+    """(what the template puts before a reply, the blanks at its end, which belong to the reply)."""
+    text = tokenizer.chat["assistant"][0]
+    return cut_names(tokenizer, text.rstrip(" ")), text[len(text.rstrip(" ")) :]
 
 
 @functools.lru_cache(maxsize=64)
@@ -162,27 +174,25 @@ def cut_names(tokenizer: Tokenizer, text: str) -> Segments:
 
 
 def joined(segments: Segments) -> Segments:
-    """The same with neighbours that are plain context made one."""
+    """The same with neighbours made one that are plain text of the same kind. SAID has done its work then."""
     result: Segments = []
     for text, what in segments:
-        if result and what == result[-1][1] == 0:
-            result[-1] = (result[-1][0] + text, 0)
+        if result and what == result[-1][1] and not what & SPECIAL:
+            result[-1] = (result[-1][0] + text, what)
         else:
             result.append((text, what))
-    return result
+    return [(text, what & ~SAID) for text, what in result]
 
 
-def beginning(tokenizer: Tokenizer) -> Segments:
-    """The token that begins every document and conversation; [] if there is none. One that is the end token,
-    too, stands there already: it has closed the document before."""
-    begin_id = getattr(tokenizer, "begin_id", -1)
-    names = [name for name, i in tokenizer.special_tokens.items() if i == begin_id]
-    return [(name, SPECIAL) for name in names if begin_id != tokenizer.end_id]
-
-
-def stop_ids_of(tokenizer: Tokenizer) -> list[int]:
-    """The ids at which generation stops: those that end a document or a turn."""
-    return list(getattr(tokenizer, "stop_ids", [tokenizer.end_id] if tokenizer.end_id >= 0 else []))
+def begin(segments: Segments, tokenizer: Tokenizer) -> Segments:
+    """Put the token that begins every document and conversation before one, if the tokenizer has it and the
+    template has not put it there. It is learned if what follows is. (An end token that begins documents, too,
+    stands there already: it has closed the document before.)"""
+    if tokenizer.begin_id in (-1, tokenizer.end_id):
+        return segments
+    (name,) = (name for name, i in tokenizer.special_tokens.items() if i == tokenizer.begin_id)
+    text, what = segments[0]
+    return segments if text == name and what & SPECIAL else [(name, SPECIAL | what & LEARNED), *segments]
 
 
 def ids_of(segments: Segments, tokenizer: Tokenizer, unknown: str = "error") -> list[int]:

@@ -23,7 +23,7 @@ import numpy as np
 
 from machine.distributed import all_gather
 from text.formats import CHUNK
-from text.segments import GOES_ON, LEARNED, SPECIAL, Segments, beginning
+from text.segments import GOES_ON, LEARNED, SPECIAL, Segments, begin
 
 SPLITS = ("train", "val", "test")
 COUNTS = ("tokens", "learned", "bytes", "characters", "documents")
@@ -149,7 +149,7 @@ def encode(
         )
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
     threads = threads or max(1, min(os.cpu_count() or 1, 16) // world_size)
-    parts = begun(parts, beginning(tokenizer))
+    parts = begun(parts, tokenizer)
     own = (part for part in numbered(parts, shard_mb * 1e6) if part[0][1] % world_size == rank)
     shards = write(encoded(own, tokenizer, threads), tokenizer, folder, end, masks, dtype, bool(shard_mb))
     if world_size > 1:
@@ -170,14 +170,12 @@ def encode(
     return {"dtype": dtype.name, "masked": masked, **turns, "end_id": tokenizer.end_id, "splits": splits}
 
 
-def begun(parts, beginning: Segments) -> Iterator[tuple[str, Segments, bool]]:
-    """Put the token that begins a document, if there is one, before each; learned if what follows is."""
+def begun(parts, tokenizer) -> Iterator[tuple[str, Segments, bool]]:
+    """Put the token that begins a document, if the tokenizer has one, before each."""
     first = True
     for split, segments, ends in parts:
-        if first and beginning and segments[0] != beginning[0]:
-            segments = [(text, what | segments[0][1] & LEARNED) for text, what in beginning] + segments
+        yield split, begin(segments, tokenizer) if first else segments, ends
         first = ends
-        yield split, segments, ends
 
 
 def numbered(parts, size: float) -> Iterator[tuple[tuple[str, int], Segments, bool]]:

@@ -1,0 +1,48 @@
+"""A conversation in a window that has an end: the oldest turns are forgotten, what the system says never."""
+
+from text.segments import begin, conversation, ids_of
+from tokenizer import Tokenizer
+
+
+class Conversation:
+    """Messages, and the prompt that they make for the next reply.
+
+    block_size: tokens that the model's window has. room: tokens that are kept free in it for a reply. system:
+    what the system says; "": what the tokenizer's chat template has, if it has one. unknown: what happens to
+    characters that the tokenizer does not know, "error" or "skip". ValueError if no reply could end.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, block_size: int, room: int, system="", unknown="error"):
+        if not tokenizer.stop_ids:
+            raise ValueError(
+                "this run's tokenizer has no token to end a reply with; train on rows of messages"
+            )
+        self.tokenizer, self.block_size, self.room, self.unknown = tokenizer, block_size, room, unknown
+        self.messages = [{"role": "system", "content": system}] if system else []
+        self.forgotten = 0  # turns, by the last call of ask()
+
+    def ask(self, text: str) -> list[int]:
+        """Add what the user says, and return the ids of the prompt. Forgets the oldest turns if they do not
+        fit. ValueError, with the conversation as it was, if the message has no room or cannot be encoded."""
+        messages = [*self.messages, {"role": "user", "content": text}]
+        first = int(messages[0]["role"] == "system")
+        forgotten = 0
+        while True:
+            segments = begin(conversation(messages, self.tokenizer), self.tokenizer)
+            ids = ids_of(segments, self.tokenizer, self.unknown)
+            if len(ids) + self.room <= self.block_size:
+                break
+            users = [i for i, message in enumerate(messages) if message["role"] == "user"]
+            if len(users) == 1:
+                raise ValueError(
+                    f"this message makes a prompt of {len(ids)} tokens, which leaves less than {self.room} "
+                    f"for a reply in a window of {self.block_size}; write a shorter one"
+                )
+            del messages[first : users[1]]
+            forgotten += 1
+        self.messages, self.forgotten = messages, forgotten
+        return ids
+
+    def answer(self, text: str) -> None:
+        """Add what the assistant has said."""
+        self.messages.append({"role": "assistant", "content": text})
