@@ -44,7 +44,7 @@ class GPTConfig:
     norm: str = ""  # layernorm | rmsnorm; "" and -1, here and below: as arch says
     norm_eps: float = 1e-5  # added to the variance
     position: str = ""  # learned | rope
-    activation: str = ""  # relu2 | gelu | swiglu
+    activation: str = ""  # relu2 | gelu | gelu_erf | swiglu
     head_size: int = 0  # 0: n_embd / n_head
     n_kv_head: int = 0  # 0: n_head, or half of it for llama if n_head is even
     n_ff: int = 0  # width inside the MLP; 0: 4 * n_embd, or for swiglu 8/3 of it to a multiple of 8
@@ -218,8 +218,8 @@ class MLP(nn.Module):
         h = self.up(x)
         if self.activation == "swiglu":
             h = F.silu(self.gate(x)) * h  # Shazeer, 2020
-        elif self.activation == "gelu":
-            h = F.gelu(h, approximate="tanh")  # Hendrycks and Gimpel, 2016, in GPT-2's form
+        elif self.activation.startswith("gelu"):  # Hendrycks and Gimpel, 2016; GPT-2 takes tanh for erf
+            h = F.gelu(h, approximate="tanh" if self.activation == "gelu" else "none")
         else:
             h = F.relu(h)
             h = h * h  # So et al., 2021; CUDA's autocast would do square() in float32

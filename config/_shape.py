@@ -5,8 +5,9 @@ import math
 from config import require
 
 CHOICES = dict(
-    norm=("layernorm", "rmsnorm"), position=("learned", "rope"), activation=("gelu", "relu2", "swiglu"),
-    qk_norm=(0, 1, 2), token_shift=(0, 1), tie_weights=(0, 1), zero_init=(0, 1),
+    norm=("layernorm", "rmsnorm"), position=("learned", "rope"),
+    activation=("gelu_erf", "gelu", "relu2", "swiglu"), qk_norm=(0, 1, 2),
+    token_shift=(0, 1), tie_weights=(0, 1), zero_init=(0, 1),
 )  # fmt: skip
 ROPE_SCALINGS = {"linear": "FACTOR", "llama3": "FACTOR LOW HIGH ORIGINAL"}  # kind: the numbers that follow it
 

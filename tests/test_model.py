@@ -111,7 +111,7 @@ def test_switches_can_be_set_alone():
         (dict(arch="gpt3"), "unknown arch='gpt3'; choose one of modern, gpt2, llama"),
         (dict(norm="batchnorm"), "unknown norm='batchnorm'; choose one of 'layernorm', 'rmsnorm'"),
         (dict(position="alibi"), "unknown position='alibi'; choose one of 'learned', 'rope'"),
-        (dict(activation="elu"), "unknown activation='elu'; choose one of 'gelu', 'relu2', 'swiglu'"),
+        (dict(activation="elu"), "unknown activation='elu'; choose one of 'gelu_erf', 'gelu', 'relu2', 'swiglu'"),
         (dict(qk_norm=3), "unknown qk_norm=3; choose one of 0, 1, 2"),
         (dict(n_layer=0), "n_layer=0 must be at least 1"),
         (dict(n_head=0), "n_head=0 must be at least 1"),

@@ -1,0 +1,212 @@
+"""Other people's models, in and out: a run of ours from their files, and their files from a run of ours.
+
+    python -m techniques.pretrained import --from=SmolLM2-135M --out_dir=out-smollm2   a Hugging Face folder
+    python -m techniques.pretrained import --from=model.gguf --out_dir=out-smollm2     llama.cpp, ollama
+    python -m techniques.pretrained import --from=ckpt.pt --vocab=input.txt --out_dir=out-mine      nanoGPT
+    python -m techniques.pretrained export --out_dir=out-mine --to=FOLDER              transformers opens it
+    python -m techniques.pretrained export --out_dir=out-mine --to=FOLDER --format=gguf
+    python -m techniques.pretrained download NAME --to=FOLDER
+
+Import writes an ordinary run (best.pt, tokenizer.json, config.json), which sample.py, evaluate.py and
+train.py --init_from=out-smollm2 open; weights become float32. Which models: families.py. Beside this file:
+weights.py (names of tensors), safetensors_files.py, gguf.py (formats), vocabulary.py (tokenizers).
+Nothing here runs code from a file: no pickle, no template language.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import sys
+from pathlib import Path
+
+from config import ROOT, defaults_of, end_script, override, require  # isort: skip
+import torch
+
+from model import GPTConfig
+from runtime import checkpoint
+from runtime.guard import write_atomic
+from runtime.trust import explain_disk_errors, made_by_nanogpt
+from techniques import families, gguf, nanogpt, safetensors_files, weights
+from tokenizer import Tokenizer, from_json
+
+# -----------------------------------------------------------------------------
+source = ""  # import: a folder, a .gguf file or nanoGPT's ckpt.pt; typed as --from=PATH
+out_dir = "out-pretrained"  # import: the run to write; export: the run to read
+block_size = 0  # import: the longest context, if it shall be shorter than the model's; 0 = the model's
+vocab = ""  # import of nanoGPT by characters: the text that it was trained on, or a file with its characters
+file = "best.pt"  # export: which checkpoint of the run
+to = ""  # export and download: the folder to write
+format = "hf"  # export: hf | gguf
+dtype = ""  # export: float32 | float16 | bfloat16, and for gguf q8_0; "" = float32, and for gguf float16
+# -----------------------------------------------------------------------------
+
+FORMATS = {"hf": "float32", "gguf": "float16"}  # with the dtype that is usual there
+
+
+# ---- in
+def read_run(path: str | Path, vocab: str = "", block_size: int = 0) -> dict:
+    """A checkpoint of ours, in memory, from files of others; "notes": lines about what was left over.
+
+    path: a Hugging Face folder, a .gguf file, or nanoGPT's ckpt.pt (or its folder). vocab: for nanoGPT, see
+    the setting. block_size: a shorter context than the model's; 0: the model's. ValueError, before anything
+    large is allocated, for files that are damaged, unknown, or of a model that ours cannot be.
+    """
+    given = Path(path).expanduser()
+    path = next((place for place in (given, ROOT / given) if place.exists()), given)
+    require(
+        path.exists(), f"{given} does not exist; expected a Hugging Face folder, a .gguf file or a ckpt.pt"
+    )
+    if path.is_dir() and not (path / "config.json").exists() and made_by_nanogpt(path / "ckpt.pt"):
+        path = path / "ckpt.pt"
+    if path.is_dir():
+        shape, tensors, family, tokenizer = open_folder(path)
+    elif path.suffix == ".gguf":
+        config, tensors = gguf.read(path)
+        from techniques import vocabulary
+
+        shape, family = families.shape_of(config), config["model_type"]
+        tokenizer = vocabulary.read_gguf(config["tokenizer"])
+    else:
+        known = "a Hugging Face folder, a .gguf file and nanoGPT's ckpt.pt"
+        require(made_by_nanogpt(path), f"{path} is none of what can be imported: {known}")
+        shape, tensors, tokenizer = nanogpt.read(path, vocab)
+        family = "nanogpt"
+    rows, words = shape.vocab_size, tokenizer.vocab_size
+    require(
+        words <= rows, f"{path}: the tokenizer has {words:,} tokens, the model only {rows:,} rows for them"
+    )
+    if block_size:
+        longest = shape.block_size
+        require(0 < block_size <= longest, f"block_size={block_size} is not in 1 to {longest}, the model's")
+    state, notes = weights.weights_of(shape, tensors, family)
+    if block_size:
+        shape = dataclasses.replace(shape, block_size=block_size)
+        if "wpe.weight" in state:
+            state["wpe.weight"] = state["wpe.weight"][:block_size].clone()
+    tokenizer = padded(tokenizer, rows)
+    model_config, settings = dataclasses.asdict(shape), defaults_of("train.py")
+    settings |= {name: value for name, value in model_config.items() if name in settings}
+    settings |= {"dataset": path.stem, "start": ""}
+    dataset = {"name": path.stem, "source": str(path), "sha256": sha256_of(path), "turns": False}
+    dataset |= {"tokenizer_hash": tokenizer.hash, "vocab_size": rows, "format": "text"}
+    return dict(
+        model=state, model_config=model_config, tokenizer=tokenizer.to_json(), dataset=dataset,
+        config=settings, step=0, tokens=0, seconds=0.0, val_loss=math.inf, notes=notes,
+    )  # fmt: skip
+
+
+def open_folder(folder: Path) -> tuple[GPTConfig, safetensors_files.Tensors, str, Tokenizer]:
+    """(shape, tensors, family, tokenizer) of a Hugging Face folder."""
+    path = folder / "config.json"
+    require(path.is_file(), f"{folder} has no config.json; expected a model as on huggingface.co")
+    config = safetensors_files.parse_json(path.read_bytes(), str(path))
+    ours = "model_type" not in config and (folder / "best.pt").exists()
+    require(not ours, f"{folder} is a run of tinylm already; train.py takes it with --init_from={folder}")
+    shape = families.shape_of(config)
+    tensors = safetensors_files.read_folder(folder)
+    from techniques import vocabulary
+
+    return shape, tensors, config["model_type"], vocabulary.read_folder(folder)
+
+
+def padded(tokenizer: Tokenizer, rows: int) -> Tokenizer:
+    """The same tokenizer with reserved tokens, <|unused_0|> and so on, for the rows that a model has more."""
+    n = tokenizer.vocab_size
+    if n == rows:
+        return tokenizer
+    state = json.loads(tokenizer.to_json())
+    state["special_tokens"] = tokenizer.special_tokens | {f"<|unused_{i}|>": n + i for i in range(rows - n)}
+    return from_json(json.dumps(state))
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, or of a folder's config.json and weights in the order of their names."""
+    files = sorted(path.glob("*.safetensors")) + [path / "config.json"] if path.is_dir() else [path]
+    total = hashlib.sha256()
+    for each in files:
+        with open(each, "rb") as content:
+            total.update(hashlib.file_digest(content, "sha256").digest())
+    return total.hexdigest()
+
+
+def import_run(config: dict) -> list[str]:
+    """Write the run out_dir from config["source"]; returns lines about it."""
+    require(config["source"] != "", "what to import is missing; name it: --from=PATH")
+    folder = checkpoint.run_folder(config["out_dir"])
+    others = [each.name for each in folder.glob("*.pt")] if folder.exists() else []
+    require(not others, f"{folder} holds {others[:1]}, which would be overwritten; choose another --out_dir")
+    saved = read_run(config["source"], config["vocab"], config["block_size"])
+    notes = saved.pop("notes")
+    saved["config"]["out_dir"] = config["out_dir"]
+    checkpoint.save(folder / "best.pt", saved)
+    write_atomic(folder / "config.json", json.dumps(saved["config"], indent=2) + "\n")
+    write_atomic(folder / "tokenizer.json", saved["tokenizer"])
+    shape, n = (
+        saved["model_config"],
+        sum(t.numel() for t in {id(t): t for t in saved["model"].values()}.values()),
+    )
+    sizes = f"{shape['n_layer']} layers, {shape['n_embd']} wide, {shape['vocab_size']:,} tokens"
+    lines = [f"read {config['source']}: {n:,} parameters, {sizes}, context {shape['block_size']:,}", *notes]
+    return [*lines, f"saved {folder / 'best.pt'}; try it: python sample.py --out_dir={config['out_dir']}"]
+
+
+# ---- out
+def export_run(config: dict) -> list[str]:
+    """Write the run out_dir/file as files of others; returns lines about them."""
+    require(config["to"] != "", "where to export to is missing; name a folder: --to=FOLDER")
+    kind = config["format"]
+    require(kind in FORMATS, f"format={kind} is unknown; expected {' or '.join(FORMATS)}")
+    known = safetensors_files.WRITTEN if kind == "hf" else gguf.WRITTEN
+    width = config["dtype"] or FORMATS[kind]
+    require(width in known, f"dtype={width} is not written as {kind}; choose one of {', '.join(known)}")
+    path = checkpoint.run_folder(config["out_dir"]) / config["file"]
+    model, tokenizer, saved = checkpoint.load_model(path, torch.device("cpu"))
+    on = saved["config"].get("technique", "")
+    require("lora" not in on, f"merge first: python -m techniques.lora merge --out_dir={config['out_dir']}")
+    require("quantize" not in on, f"{path} is quantized; export the run that it was made of")
+    family = families.family_of(model.config)
+    described = families.config_of(model.config, family)
+    described |= {"bos_token_id": max(tokenizer.begin_id, -1), "eos_token_id": tokenizer.end_id}
+    described = {name: value for name, value in described.items() if name[3:] != "_token_id" or value >= 0}
+    tensors = weights.tensors_of(model.state_dict(), model.config, family)
+    folder = Path(config["to"]).expanduser()
+    from techniques import vocabulary
+
+    with explain_disk_errors(folder):
+        if kind == "gguf":
+            target = folder if folder.suffix == ".gguf" else folder / "model.gguf"
+            gguf.write(target, described, tensors, vocabulary.gguf_metadata(tokenizer), width)
+        else:
+            target = folder / "model.safetensors"
+            folder.mkdir(parents=True, exist_ok=True)
+            vocabulary.write_folder(tokenizer, folder)
+            write_atomic(
+                folder / "config.json", json.dumps({**described, "torch_dtype": width}, indent=2) + "\n"
+            )
+            safetensors_files.write(target, tensors, width)
+    return [f"saved {target}, a {family} model in {width}"]
+
+
+def download(name: str, config: dict) -> list[str]:
+    """Fetch a model from huggingface.co into the folder `to`; returns lines about it."""
+    require(config["to"] != "", f"where to put {name} is missing; name a folder: --to=FOLDER")
+    from techniques.download import download
+
+    return [f"saved {download(name, config['to'])}"]
+
+
+if __name__ == "__main__":
+    commands = {"import": import_run, "export": export_run, "download": None}
+    words = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    flags = [argument for argument in sys.argv[1:] if argument.startswith("-")]
+    sys.argv[1:] = [
+        flag.replace("--from=", "--source=", 1) if "--from=" in flag[:7] else flag for flag in flags
+    ]
+    config = override(globals())  # with -h it ends here
+    require(
+        len(words) == (2 if words[:1] == ["download"] else 1) and words[0] in commands,
+        "expected import --from=PATH, export --to=FOLDER, or download NAME --to=FOLDER; -h shows them",
+    )
+    print(*(download(words[1], config) if len(words) == 2 else commands[words[0]](config)), sep="\n")
+    end_script()
