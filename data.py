@@ -3,6 +3,7 @@
     python data.py --input=my.txt --name=mine --tokenizer=bpe --vocab_size=2048
     python data.py --input=rows.jsonl --name=chat --format=jsonl --tokenizer=out-base
     python data.py --name=verse                        a known dataset; train.py prepares it by itself
+    python data.py --name=chat --show=5                look at what is learned of the first prepared rows
     torchrun --standalone --nproc_per_node=4 data.py --input=web --name=web --shard_mb=100      in parallel
 
 The command makes datasets/NAME/ with {train,val,test}.bin (ids, one after the other), tokenizer.json and
@@ -18,7 +19,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from config import at_end, end_script, given, override, require  # isort: skip
+from config import at_end, at_least, end_script, given, override, require  # isort: skip
 import numpy as np
 import torch
 
@@ -26,8 +27,9 @@ from machine.distributed import start
 from runtime.trust import read_meta
 from text.corpora import open_text, stand_in_notice, two_meanings
 from text.formats import Source
-from text.prepare import KNOWN, folder_of, prepare
+from text.prepare import KNOWN, folder_of, is_prepared, prepare
 from text.segments import LEARNED
+from text.show import show as print_rows
 from text.token_files import SPLITS, TokenFiles, encode, packed
 
 # -----------------------------------------------------------------------------
@@ -45,6 +47,7 @@ clean = False  # drop control characters, repeated blanks, and lines or samples 
 skip_bad = False  # jsonl: leave out bad rows and count them
 threads = 0  # threads that encode byte pairs; 0 = one per core, 16 at most
 shard_mb = 0.0  # million characters per token file (train_000.bin, ...); 0 = one file for each split
+show = 0  # print so many rows (documents, samples) as they were prepared, with what is learned of them marked
 # -----------------------------------------------------------------------------
 
 
@@ -239,23 +242,28 @@ def windows_of_text(
 
 if __name__ == "__main__":
     config = override(globals())
+    at_least(0, config, "show")
+    rows_to_show = config.pop("show")
     if "tokenizer" in given and tokenizer in ("char", "bpe", "gpt2"):
         is_here = Path(tokenizer).is_file() or Path(tokenizer, "tokenizer.json").is_file()
         require(not is_here, two_meanings("tokenizer", tokenizer))
     source = config.pop("input")
-    if not source:
+    only_show = rows_to_show and given.keys() <= {"name", "show"} and is_prepared(name)
+    if not source and not only_show:
         if name not in KNOWN:
             raise ValueError(f"--input is empty; expected a file, a folder, or --name={' | '.join(KNOWN)}")
         config.update({key: value for key, value in KNOWN[name].items() if key not in given})
         source = config.pop("source")
     rank, world_size, *_ = start("cpu", timeout=7 * 86400)  # training byte pairs can take more than 600 s
-    meta = prepare(source=source, rank=rank, world_size=world_size, **config)
+    meta = {} if only_show else prepare(source=source, rank=rank, world_size=world_size, **config)
     if rank == 0:
         print(stand_in_notice(meta), end="\n" * ("stand_in_for" in meta))
-    if meta["masked"] and rank == 0:
+    if meta.get("masked") and rank == 0:
         for block_size in (64, 128, 256, 512, 1024):
             with contextlib.suppress(ValueError):  # no sample is as short as that
                 windows = Windows(name, "train", block_size)
                 full = f"rows {windows.filled:.1%} full, {windows.n_dropped} samples too long"
                 print(f"  with block_size={block_size}: {full}")
+    if rows_to_show and rank == 0:
+        print_rows(name, rows_to_show)
     end_script()
