@@ -34,32 +34,35 @@ from pathlib import Path
 
 import numpy as np
 
+import techniques
 from config import ROOT
+from config._special import pattern_of, place_ids, uses
 
 END = "<|endoftext|>"  # the special token that ends a document, named as in GPT-2
 # GPT-2's pattern cuts a text into words: English endings; letters, digits or signs, each after at most one
-# blank; white space, whose last blank goes to the next word. "++" is possessive: it finds the same words
-# without backtracking. (`regex` and tiktoken may differ on letters too new for their tables.)
+# blank; white space, whose last blank goes to the next word. "++": no backtracking.
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 PROBE = "".join(map(chr, range(256))) + "it's  12 \u00e9\u4e2d\U0001f600 \n\n  " + "a" * 64
 
 
 class Tokenizer:
-    """A table from id to bytes, which both kinds share; special tokens come last, in the order given. encode
-    reads their names as plain text unless allow_special=True, because a prompt may quote "<|endoftext|>"."""
+    """A table from id to bytes, which all kinds share. encode reads the names of special tokens as plain text
+    unless allow_special=True, because a prompt may quote "<|endoftext|>". config/_special.py tells about
+    special_tokens (names, whose ids come last, or {name: id}) and the fields."""
 
-    def __init__(self, kind: str, tokens: list[bytes], special_tokens: tuple, pattern: str = ""):
-        names = list(special_tokens)
-        if "" in names or b"" in tokens or len({*tokens, *names}) < len(tokens) + len(names):
-            raise ValueError(f"tokens and special_tokens={names} must all be different and not empty")
-        self.kind, self.pattern = kind, pattern
-        self.tokens = tokens  # the ordinary tokens; the index is the id
-        self.special_tokens = {name: len(tokens) + i for i, name in enumerate(names)}
-        self.vocab_size = len(tokens) + len(names)
-        self.end_id = self.special_tokens.get(END, -1)  # -1: no such token
-        self._bytes = tokens + [name.encode("utf-8") for name in names]
-        names.sort(key=len, reverse=True)  # a name that begins with another one is tried first
-        self._special_pattern = "|".join(map(re.escape, names))
+    FIELDS = {"end": END, "begin": "", "chat": None}  # what the JSON may leave out
+
+    def __init__(self, kind: str, tokens: list[bytes], special_tokens=(), pattern: str = "", **fields):
+        self.kind, self.tokens, self.pattern = kind, tokens, pattern  # the ordinary tokens, by rising id
+        self.special_tokens, self.ids = place_ids(tokens, special_tokens)  # name -> id; the ids of tokens
+        self.vocab_size = len(tokens) + len(self.special_tokens)
+        self._bytes = list(tokens)
+        for name, i in self.special_tokens.items():
+            self._bytes.insert(i, name.encode("utf-8"))
+        self._special_pattern = pattern_of(self.special_tokens)
+        self.fields = {**self.FIELDS, **fields}
+        self.end_id, self.begin_id, self.stop_ids = uses(self.fields, self.FIELDS, self.special_tokens)
+        self.chat = self.fields["chat"]  # None: conversations have no form of their own
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
         """The bytes of the ids. For streaming: one token may hold only a part of a character."""
@@ -75,11 +78,16 @@ class Tokenizer:
 
     def token_bytes(self) -> np.ndarray:
         """(V,) int64: how many bytes of text each token stands for, 0 for special tokens."""
-        return np.array([len(t) for t in self.tokens] + [0] * len(self.special_tokens), dtype=np.int64)
+        sizes = np.zeros(self.vocab_size, dtype=np.int64)
+        sizes[self.ids] = [len(token) for token in self.tokens]
+        return sizes
 
     def to_json(self) -> str:
         """JSON for people, too: bytes that are not UTF-8 are written as \\xe4, a backslash as two."""
-        state = {"type": self.kind, "pattern": self.pattern, "special_tokens": list(self.special_tokens)}
+        last = self.ids == list(range(len(self.ids)))
+        special_tokens = list(self.special_tokens) if last else self.special_tokens
+        state = {"type": self.kind, "pattern": self.pattern, "special_tokens": special_tokens}
+        state |= {key: value for key, value in self.fields.items() if value != self.FIELDS[key]}
         state["tokens"] = [t.replace(b"\\", rb"\\").decode("utf-8", "backslashreplace") for t in self.tokens]
         return json.dumps(state, ensure_ascii=False, indent=1) + "\n"
 
@@ -95,9 +103,9 @@ class Tokenizer:
 class CharTokenizer(Tokenizer):
     """One id per character: the sorted characters of the training text, then the special tokens."""
 
-    def __init__(self, characters: str, special_tokens: tuple = ()):
-        super().__init__("char", [c.encode("utf-8") for c in characters], special_tokens)
-        self._ids = {c: i for i, c in enumerate(characters)}
+    def __init__(self, characters: str, special_tokens=(), **fields):
+        super().__init__("char", [c.encode("utf-8") for c in characters], special_tokens, **fields)
+        self._ids = dict(zip(characters, self.ids, strict=True))
 
     @classmethod
     def train(cls, chunks: Iterable[str], special_tokens: tuple = ()) -> "CharTokenizer":
@@ -119,23 +127,22 @@ class CharTokenizer(Tokenizer):
 class BPETokenizer(Tokenizer):
     """Byte-level byte pairs. tokens: the 256 single bytes in any order, then the merges, oldest first."""
 
-    def __init__(self, tokens: list[bytes], special_tokens: tuple = (), pattern: str = GPT2_PATTERN):
+    def __init__(self, tokens: list[bytes], special_tokens=(), pattern: str = GPT2_PATTERN, **fields):
         tiktoken, regex = open_tiktoken()
-        super().__init__("bpe", tokens, special_tokens, pattern)
+        super().__init__("bpe", tokens, special_tokens, pattern, **fields)
         if len(tokens) < 256 or any(len(token) != 1 for token in tokens[:256]):
             raise ValueError("the first 256 tokens must be the 256 bytes, so that any text can be encoded")
         self.split = regex.compile(pattern).findall  # "it's  2" -> ["it", "'s", " ", " 2"]
         words = self.split(PROBE, timeout=1)  # PROBE: characters of many kinds
         if "".join(words) != PROBE or "" in words:  # tiktoken crashes on an empty word
             raise ValueError(f"the pattern {pattern[:40]!r} loses characters, or finds words without any")
-        self._rank = rank = {token: i for i, token in enumerate(tokens)}
+        self._rank = rank = dict(zip(tokens, self.ids, strict=True))  # ids rise from merge to merge
         self._compiled = tiktoken.Encoding("", pat_str=pattern, mergeable_ranks=rank, special_tokens={})
 
     @classmethod
     def train(cls, chunks: Iterable[str], vocab_size: int, special_tokens: tuple = ()) -> "BPETokenizer":
-        """Learn vocab_size tokens: 256 bytes, merges and special tokens. Once no pair occurs twice any more,
-        learning ends with fewer, and a line says so. Only the different words of the chunks and their counts
-        are kept in memory. 1.1 MB to 4,096 tokens: 0.5 s on one core."""
+        """Learn vocab_size tokens: 256 bytes, merges, special tokens; fewer if no pair occurs twice. Memory
+        holds the different words of the chunks and their counts. 1.1 MB to 4,096 tokens: 0.5 s."""
         tokens = [bytes([i]) for i in range(256)]
         smallest = 256 + len(special_tokens)
         if vocab_size < smallest:
@@ -170,10 +177,9 @@ class BPETokenizer(Tokenizer):
     def encode_slowly(self, text: str) -> list[int]:
         """encode, written out to be read (all text is plain): in each word, join the two neighbours whose
         joined bytes are the oldest token, leftmost first, until none are a token. This equals all merges in
-        the order of training: a stretch of text that no token straddles is cut the same way wherever it
-        stands, since merges inside it do not look outside. When Z was made of P and Q, every such stretch
-        that spells Z was cut P|Q and became Z at once. So no other pair spells Z later, and a merge never
-        leaves neighbours behind that spell an older token."""
+        the order of training: text that no token straddles is cut the same way wherever it stands. When Z was
+        made of P and Q, all such text that spells Z was cut P|Q, and became Z at once. So no other pair
+        spells Z later, and a merge never leaves neighbours behind that spell an older token."""
         ids, none = [], self.vocab_size
         for word in self.split(text):
             parts = [bytes([byte]) for byte in word.encode("utf-8")]
@@ -192,10 +198,10 @@ def find_merges(words: dict[str, int], n: int) -> list[tuple[int, int]]:
     256 + k. Next is the pair that occurs most often in words (word -> its count), and of several the smallest
     pair of ids. Overlaps count: "aaa" has (a, a) twice.
 
-    Counting all pairs again after each merge would take minutes. Here all words stand in one array, and a
-    merge visits only the places of its pair and corrects the counts of the neighbours there. A pair goes on
-    the heap once, after the merge that made the younger of its tokens. From then on its count can only fall:
-    an entry that is popped with too high a count goes back with the true one."""
+    Counting all pairs again after each merge would take minutes. Here all words stand in one array; a merge
+    visits the places of its pair and corrects the counts of the neighbours there. A pair goes on the heap
+    once, after the merge that made the younger of its tokens; from then on its count can only fall. An entry
+    that is popped with too high a count goes back with the true one."""
     ids = array("i", [-1])  # the token that begins here; -1: inside a token or between words
     weight = array("q", [0])  # how often the word here occurs
     for word, count in words.items():
@@ -253,16 +259,18 @@ def from_json(text: str) -> Tokenizer:
     """The tokenizer that to_json has written. ValueError for any other text."""
     try:
         state = json.loads(text)
-        if state.get("type") not in ("char", "bpe"):
-            raise ValueError(f"type {state.get('type')!r} is unknown: expected 'char' or 'bpe'")
-        strings = [*state["tokens"], *state["special_tokens"], state["pattern"]]
-        lists = type(state["tokens"]) is type(state["special_tokens"]) is list
-        if not lists or not all(type(string) is str for string in strings):
+        kind = state.pop("type", None)
+        if kind not in ("char", "bpe", "bytelevel", "sentencepiece"):  # the last two: other people's models
+            raise ValueError(f"type {kind!r} is unknown: expected 'char' or 'bpe'")
+        tokens, special, pattern = [state.pop(key) for key in ("tokens", "special_tokens", "pattern")]
+        lists = type(tokens) is list and type(special) in (list, dict)
+        if not lists or not all(type(string) is str for string in [*tokens, *special, pattern]):
             raise ValueError("tokens and special_tokens must be lists of strings, pattern a string")
-        tokens = [t.encode("utf-8").decode("unicode_escape").encode("latin-1") for t in state["tokens"]]
-        if state["type"] == "char":
-            return CharTokenizer(b"".join(tokens).decode("utf-8"), state["special_tokens"])
-        return BPETokenizer(tokens, state["special_tokens"], state["pattern"])
+        tokens = [t.encode("utf-8").decode("unicode_escape").encode("latin-1") for t in tokens]
+        if kind == "char":
+            return CharTokenizer(b"".join(tokens).decode("utf-8"), special, **state)
+        made = BPETokenizer if kind == "bpe" else techniques.load(kind)[0].TOKENIZER
+        return made(tokens, special, pattern, **state)
     except Exception as error:  # broken JSON, a missing key, another type, a bad pattern
         raise ValueError(f"this is no tokenizer of tinylm: {type(error).__name__}: {error}") from None
 

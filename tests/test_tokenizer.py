@@ -331,6 +331,110 @@ def test_a_special_token_of_one_character_is_plain_too():
         ours.encode("a§")
 
 
+CHATML = {
+    "system": ["<|im_start|>system\n", "<|im_end|>\n"],
+    "user": ["<|im_start|>user\n", "<|im_end|>\n"],
+    "assistant": ["<|im_start|>assistant\n", "<|im_end|>\n"],
+}
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_special_tokens_may_have_any_id(kind):
+    """GPT-2 and Llama 3 put them last, SmolLM2 first; the other tokens keep their order around them."""
+    corpus = "low low lower lowest <|a|><|a|>x"
+    last = trained(kind, [corpus], 263, (END, "<|a|>x", "<|a|>"))
+    first_argument = "".join(t.decode() for t in last.tokens) if kind == "char" else last.tokens
+    ids = {"<|a|>": 0, END: 5, "<|a|>x": last.vocab_size - 1}
+    ours = type(last)(first_argument, ids)
+    assert ours.special_tokens == ids and list(ours.special_tokens) == list(ids)
+    assert (ours.end_id, ours.stop_ids) == (5, [5])
+    new = {i: ours.ids[i] for i in range(len(last.tokens))}
+    new |= {last.special_tokens[name]: i for name, i in ids.items()}
+    assert sorted(new.values()) == list(range(ours.vocab_size))
+    for text in (corpus, corpus + END, "", END):
+        for allow_special in (False, True):
+            old = last.encode(text, allow_special, unknown="skip").tolist()
+            assert ours.encode(text, allow_special, unknown="skip").tolist() == [new[i] for i in old]
+            assert ours.decode([new[i] for i in old]) == last.decode(old)
+    assert ours.token_bytes()[list(new.values())].tolist() == last.token_bytes()[list(new)].tolist()
+    again = tokenizer.from_json(ours.to_json())
+    assert (again.hash, again.special_tokens, again.ids) == (ours.hash, ids, ours.ids)
+    assert json.loads(ours.to_json())["special_tokens"] == ids
+    # The same ids, written in another way, are the same tokenizer.
+    assert type(last)(first_argument, dict(reversed(last.special_tokens.items()))).hash == last.hash
+    if kind == "bpe":
+        assert ours.encode_slowly(corpus) == ours.encode(corpus).tolist()
+
+
+def test_the_json_of_older_tokenizers_stays_the_same():
+    """Their hash is in datasets and runs. Both texts were written before special tokens could have any id."""
+    old = '{\n "type": "char",\n "pattern": "",\n "special_tokens": [\n  "<|endoftext|>"\n ],\n "tokens": ['
+    old += '\n  "a",\n  "é"\n ]\n}\n'
+    assert CharTokenizer("aé", (END,)).to_json() == tokenizer.from_json(old).to_json() == old
+    assert CharTokenizer("aé", {END: 2}, end=END, begin="", chat=None).to_json() == old
+    hashed = BPETokenizer.train(["low low lower"], 260, (END, "<|b|>")).hash
+    assert hashed == "22dffc362f53bbbac4c9bf4ef79c8f61cc8e1423cecd0dfcf4e423bfc6a4ba46"
+
+
+def test_the_end_of_a_turn_stops_like_the_end_of_a_document():
+    names = {"</s>": 2, "<s>": 0, "<|im_start|>": 1, "<|im_end|>": 4}
+    ours = CharTokenizer("abc", names, end="</s>", begin="<s>", chat=CHATML)
+    assert (ours.end_id, ours.begin_id, ours.stop_ids) == (2, 0, [2, 4])
+    again = tokenizer.from_json(ours.to_json())
+    assert (again.end_id, again.begin_id, again.stop_ids, again.chat) == (2, 0, [2, 4], CHATML)
+    assert again.hash == ours.hash != CharTokenizer("abc", names, end="</s>", begin="<s>").hash
+    assert CharTokenizer("abc", names, chat=CHATML).stop_ids == [4]
+    same = {
+        **CHATML,
+        "assistant": ["", " </s><s>"],
+        "system_in_user": True,
+        "default_system": "",
+        "trim": False,
+    }
+    assert CharTokenizer("abc", names, end="</s>", chat=same).stop_ids == [2]
+    plain = CharTokenizer("abc", names)
+    assert (plain.end_id, plain.begin_id, plain.stop_ids, plain.chat) == (-1, -1, [], None)
+
+
+SPECIAL_MISTAKES = {
+    "an id twice": {"special_tokens": {"<|x|>": 2, "<|im_end|>": 2}},
+    "an id that leaves a hole": {"special_tokens": {"<|x|>": 0, "<|im_end|>": 9}},
+    "a negative id": {"special_tokens": {"<|x|>": 0, "<|im_end|>": -1}},
+    "an id of 10**30": {"special_tokens": {"<|x|>": 0, "<|im_end|>": 10**30}},
+    "an id that is text": {"special_tokens": {"<|x|>": 0, "<|im_end|>": "1"}},
+    "an id that is true": {"special_tokens": {"<|x|>": 0, "<|im_end|>": True}},
+    "an id that is 1.0": {"special_tokens": {"<|x|>": 0, "<|im_end|>": 1.0}},
+    "an id that is a list": {"special_tokens": {"<|x|>": 0, "<|im_end|>": [1]}},
+    "an empty name": {"special_tokens": {"": 0, "<|im_end|>": 1}},
+    "a name that is a number": {"special_tokens": [1, "<|im_end|>"]},
+    "special tokens that are text": {"special_tokens": "xy"},
+    "an unknown field": {"shoe": 1},
+    "an end of no text": {"end": 5},
+    "a beginning that is no token": {"begin": "<s>"},
+    "a beginning that is a list": {"begin": ["<|x|>"]},
+    "a chat that is text": {"chat": "chatml"},
+    "a chat that is false": {"chat": False},
+    "an empty chat": {"chat": {}},
+    "a chat without the assistant": {"chat": {"user": ["", ""]}},
+    "a role of three texts": {"chat": {**CHATML, "user": ["", "", ""]}},
+    "a role of numbers": {"chat": {**CHATML, "user": ["", 1]}},
+    "a role that is a text": {"chat": {**CHATML, "user": "ab"}},
+    "an unknown role": {"chat": {**CHATML, "critic": ["", ""]}},
+    "a default that is a number": {"chat": {**CHATML, "default_system": 1}},
+    "a switch that is a number": {"chat": {**CHATML, "system_in_user": 1}},
+    "a reply that no special token ends": {"chat": {**CHATML, "assistant": ["<|im_end|>", "\n"]}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SPECIAL_MISTAKES)
+def test_special_tokens_of_a_stranger_are_checked(case):
+    good = json.loads(CharTokenizer("ab", ("<|x|>", "<|im_end|>"), chat=CHATML).to_json())
+    assert tokenizer.from_json(json.dumps(good)).stop_ids == [3]
+    with pytest.raises(ValueError, match="this is no tokenizer of tinylm") as error:
+        tokenizer.from_json(json.dumps({**good, **SPECIAL_MISTAKES[case]}))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
 # --- on disk ---
 
 
