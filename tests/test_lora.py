@@ -527,7 +527,7 @@ def test_resume_is_exact(tune, train, tmp_path, flags):
     expected, reference = losses(tmp_path / "out"), weights(tmp_path / "out/ckpt.pt")
     file = torch.load(tmp_path / "out/lora.pt", weights_only=True)
     tune(*flags, "--max_iters=10")
-    train("--init_from=resume", "--max_iters=20", "--log_interval=1")
+    train(*flags, "--init_from=resume", "--max_iters=20", "--log_interval=1")
     assert losses(tmp_path / "out") == expected
     found = weights(tmp_path / "out/ckpt.pt")
     assert found.keys() == reference.keys()
@@ -552,9 +552,9 @@ def test_one_large_batch_equals_four_small_ones(tune, tmp_path, flag):
 def test_in_bfloat16_it_learns_as_much(tune, tmp_path):
     ends = []
     for dtype in ("float32", "bfloat16"):
-        tune(f"--dtype={dtype}", "--learning_rate=1e-2")
+        tune(f"--dtype={dtype}", "--learning_rate=1e-2", "--lora_targets=*", "--max_iters=40")
         ends.append(val_losses(tmp_path / "out"))
-    assert ends[0][-1] < ends[0][0] - 0.01
+    assert ends[0][-1] < ends[0][0] - 0.03
     assert ends[0] == pytest.approx(ends[1], abs=5e-3)
 
 
