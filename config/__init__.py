@@ -139,7 +139,7 @@ def as_text(argument: str) -> str:
         text = os.fsencode(argument).decode("utf-8")
     except UnicodeError:
         raise ValueError(f"{ascii(argument)} is not UTF-8; type it in a terminal that uses UTF-8") from None
-    is_prompt = text.startswith(("--start=", "--stop=")) and not text.startswith("--start=FILE:")
+    is_prompt = text.startswith(("--start=", "--stop=", "--system=")) and not text.startswith("--start=FILE:")
     encoding = sys.getfilesystemencoding()
     if encoding != "utf-8" and not is_prompt and not text.isascii():  # no file of that name is found
         raise ValueError(f"{text}: this locale encodes file names in {encoding}; set PYTHONUTF8=1")
@@ -274,7 +274,9 @@ def print_help(script: dict, defaults: dict, comments: dict, techniques: dict[st
     techniques: their settings, which follow the script's own.
     """
     print((script.get("__doc__") or "").strip())
-    print(f"\nusage: python {Path(script['__file__']).name} [config/file.py ...] [--name=value ...]\n")
+    path = Path(script["__file__"])
+    how = path.name if path.parent.resolve() == ROOT else f"-m {path.parent.name}.{path.stem}"
+    print(f"\nusage: python {how} [config/file.py ...] [--name=value ...]\n")
     shown = {name: f"--{name}={value}".replace("\n", "\\n") for name, value in defaults.items()}
     width = max(map(len, shown.values()))
     comments = comments | (comments_of_techniques() if techniques else {})

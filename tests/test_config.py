@@ -327,7 +327,7 @@ def test_a_config_loads_and_builds_with_the_parameters_in_its_header(monkeypatch
         from text import corpora
 
         vocab_size = len(set("".join(text for text, _ in corpora.open_corpus("verse", size=20_000).chunks())))
-    if name == "finetune.py":  # its shape is its base's
+    if name in ("finetune.py", "finetune_lora.py"):  # the shape is the base's
         settings |= settings_of(monkeypatch, "train.py", "config/shakespeare_char.py", "--device=cpu")
     shape = {f.name: settings[f.name] for f in dataclasses.fields(GPTConfig) if f.name in settings}
     with torch.device("meta"):
