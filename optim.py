@@ -12,7 +12,9 @@ All groups follow one schedule. A group with another learning rate has its own f
 import functools
 import inspect
 import math
+import re
 import warnings
+from fnmatch import fnmatchcase
 
 import torch
 
@@ -126,18 +128,19 @@ def resolve_schedule(config: dict) -> tuple[dict, str]:
 
 
 def freeze_parameters(model: torch.nn.Module, freeze: str) -> None:
-    """Freeze all parameters under the names in freeze, such as 'wte,blocks.1' (blocks.10 stays trainable).
+    """Freeze all parameters under the names or shell patterns in freeze: 'wte,blocks.[0-5]', '*.mlp'.
 
-    Either name of a tied head and embedding freezes both. Raises ValueError for a name that matches nothing.
+    Either name of a tied head and embedding freezes both. Raises ValueError for what matches nothing.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    tensors = model.state_dict(keep_vars=True)  # with packed layers, which are frozen anyway
     for wanted in filter(None, freeze.replace(" ", "").split(",")):
-        found = [p for name, p in parameters.items() if (name + ".").startswith(wanted + ".")]
-        if not found:
-            top = ", ".join(dict.fromkeys(name.split(".")[0] for name in parameters))
-            raise ValueError(f"freeze={wanted} matches no parameter; names begin with {top} (also: blocks.0)")
-        for p in found:
-            p.requires_grad_(False)
+        found = [t for name, t in tensors.items() if fnmatchcase(f"{name}.", f"{wanted}.*")]
+        kinds = ", ".join(dict.fromkeys(re.sub(r"\.\d+\.", ".N.", name) for name in tensors))
+        require(
+            len(found) > 0, f"freeze={wanted} matches no parameter; expected names or patterns of {kinds}"
+        )
+        for t in found:
+            t.requires_grad_(False)
 
 
 def layer_scale(name: str, n_layer: int, layer_lr_decay: float) -> float:

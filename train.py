@@ -22,7 +22,7 @@ from machine import distributed, hardware, speed
 from machine.stages import Stages
 from machine.threads import Threads, gradients_of
 from model import GPT, summed_nats
-from runtime import checkpoint, guard, memory, origin, report, resolve
+from runtime import checkpoint, guard, memory, origin, report, resolve, transfer
 from sample import prompt_ids, read_start, stream_text
 from text import corpora, prepare
 from text.dataset import floor_per_token
@@ -70,7 +70,7 @@ weight_decay = 0.1  # pulls matrices towards zero (muon: those in the blocks); a
 beta1 = 0.9  # Adam, AdamW: decay of the running mean of the gradient
 beta2 = 0.95  # Adam, AdamW: decay of the running mean of its square
 grad_clip = 1.0  # largest gradient norm; 0 = no clipping
-freeze = ""  # parameters that stay as they are, by name: 'wte,blocks.0'
+freeze = ""  # parameters that stay as they are, by name or pattern: 'wte,blocks.0'  'blocks.[0-5]'  '*.mlp'
 layer_lr_decay = 1.0  # fine-tuning: multiplies the learning rate once for each block further down
 # the schedule, counted in updates
 max_iters = 1000  # number of updates (optimizer steps)
@@ -151,9 +151,11 @@ train_set, val_set = fixed_windows(train_windows, val_windows, eval_iters)  # th
 
 # ---- the model and its loss
 stages.begin("building the model and its optimizer")
-raw_model = GPT(memory.shape_of(config, text_tokenizer.vocab_size, saved.get("model_config")))
 if resume:
     prepare.require_same(saved, meta, dataset, out_dir)
+else:
+    changes += transfer.fit(saved, config, text_tokenizer, init_from)  # more tokens, another block_size
+raw_model = GPT(memory.shape_of(config, text_tokenizer.vocab_size, saved.get("model_config")))
 old_techniques, new_techniques = origin.techniques_of(saved, technique)
 raw_model = techniques.change("change_model", raw_model, config, old_techniques)  # now the weights fit
 origin.put_weights(saved, raw_model, text_tokenizer, out_dir if resume else init_from)

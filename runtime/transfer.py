@@ -1,0 +1,100 @@
+"""Fits a base's weights to a new run that has more tokens than the base, or another context length.
+
+    more tokens        The dataset's tokenizer has the base's tokens as its first ids. Old rows of embedding
+                       and head stay, bit for bit. New rows are the mean of the old ones (Hewitt, 2021): a new
+                       token then gets at most the mean of the old ones' probabilities, and the base's answers
+                       stay. With random rows a logit near 0 may be far above those of a trained head.
+    longer, rope       rope_theta grows by (new / old)^(hs / (hs - 2)): the longest wave then turns as far at
+                       the new end as it did at the old one, and the shortest stays (NTK-aware scaling:
+                       bloc97, 2023). With --rope_theta= that one is used.
+    longer, learned    Old positions stay, new ones are copies of them: POSITIONS.
+    shorter            Learned positions are cut. Nothing else changes.
+
+Nothing here is for a resumed run, which stays as it is.
+"""
+
+import torch
+from torch import Tensor
+
+from config import given
+from model import GPTConfig
+from runtime.checkpoint import tokenizer_of
+
+SAID_OF_TEXT = ("end", "begin", "chat")  # fields of a tokenizer that change no token's meaning
+
+
+def fit(saved: dict, config: dict, tokenizer, where: str) -> list[str]:
+    """Fit a base's checkpoint to a run's tokenizer and block_size; returns lines that say what was done.
+
+    saved ({} for none) and config, the run's settings, are changed in place. What does not fit otherwise is
+    left to checkpoint.check_same. where: the base, for messages. ValueError for a packed embedding.
+    """
+    if not saved:
+        return []
+    shape = GPTConfig(**saved["model_config"])  # an earlier version saved fewer fields
+    lines = []
+    if saved["tokenizer"] != tokenizer.to_json() and contains(tokenizer, tokenizer_of(saved, where)):
+        lines += add_tokens(saved, shape.vocab_size, tokenizer, config, where)
+    if config["block_size"] > shape.block_size:
+        lines.append(lengthen(saved, shape, config))
+    elif config["block_size"] < shape.block_size:
+        lines.append(f"block_size={config['block_size']} is shorter than the base's {shape.block_size}")
+        if shape.position == "learned":
+            saved["model"]["wpe.weight"] = saved["model"]["wpe.weight"][: config["block_size"]].clone()
+    saved["model_config"] = {**saved["model_config"], "block_size": config["block_size"]}
+    return lines
+
+
+def contains(tokenizer, base) -> bool:
+    """Whether a tokenizer has all tokens of another one, with their ids, and cuts words in the same way."""
+    pairs = [(t.kind, t.pattern, {**t.fields, **dict.fromkeys(SAID_OF_TEXT)}) for t in (tokenizer, base)]
+    ordinary, theirs = (dict(zip(t.ids, t.tokens, strict=True)) for t in (tokenizer, base))
+    special = base.special_tokens.items() <= tokenizer.special_tokens.items()
+    return pairs[0] == pairs[1] and special and theirs.items() <= ordinary.items()
+
+
+# ---- more tokens
+def add_tokens(saved: dict, before: int, tokenizer, config: dict, where: str) -> list[str]:
+    """Add rows to the embedding and the head for the tokens that the base, with `before` rows, has not."""
+    saved["tokenizer"], n = tokenizer.to_json(), tokenizer.vocab_size
+    if n == before:
+        return []
+    weights = saved["model"]
+    rows = [name for name in weights if name.startswith(("wte.", "head.")) and not name.endswith(".A")]
+    if any(name.endswith(".codes") for name in rows):
+        raise ValueError(
+            f"{where} has a packed embedding: the dataset's {n - before} new tokens cannot be added; start "
+            "from the run that was packed"
+        )
+    weights.update({name: with_rows(weights[name], n) for name in rows})
+    saved["model_config"] = {**saved["model_config"], "vocab_size": n}
+    line = (
+        f"{n - before} tokens more than the base's {before:,}: their rows begin as the mean of the old ones"
+    )
+    if "lora" in config["technique"].split(","):
+        line = f"WARNING: {line}, and LoRA does not train them; first a run with --freeze=blocks,norm does"
+    return [line]
+
+
+def with_rows(old: Tensor, n: int) -> Tensor:
+    """(V,...) -> (n,...): the old rows, then their mean, summed in float64."""
+    mean = old.mean(0, keepdim=True, dtype=torch.float64).to(old.dtype)
+    return torch.cat((old, mean.expand(n - len(old), *old.shape[1:])))
+
+
+# ---- a longer context
+def lengthen(saved: dict, shape: GPTConfig, config: dict) -> str:
+    """Make the positions of a base reach to the run's block_size; returns the line that says how."""
+    new, old, hs = config["block_size"], shape.block_size, shape.head_size
+    line = f"block_size={new} is longer than the base's {old}: "
+    if shape.position == "learned":
+        wpe = saved["model"]["wpe.weight"]
+        saved["model"]["wpe.weight"] = wpe[torch.arange(new) % old]
+        return line + f"positions from {old} on begin as copies of those from 0 on"
+    theta = config["rope_theta"]
+    if "rope_theta" not in given:
+        power = hs / (hs - 2) if hs > 2 else 0  # one pair of channels turns by 1 a token with any base
+        theta = config["rope_theta"] = shape.rope_theta * (new / old) ** power
+        line += "NTK-aware, "
+    saved["model_config"] = {**saved["model_config"], "rope_theta": theta}
+    return line + f"rope_theta {shape.rope_theta:.6g} -> {theta:.6g}"
