@@ -108,14 +108,15 @@ class Report:
                 self.say(f"{longer} longer than a window: left out")
         parameters = sum(p.numel() for p in self.model.parameters())
         trained = [(p, group) for group in optimizer.param_groups for p in group["params"]]
-        gradients = 4 * sum(p.numel() for p, _ in trained)
+        learned = sum(p.numel() for p, _ in trained)
         moments = 4 * sum(len(state_names(group)) * p.numel() for p, group in trained)
         ratio = train.n_tokens / parameters
-        self.say(f"model: {parameters:,} parameters, {ratio:.2f} training tokens per parameter")
+        share = f", {learned:,} of them trained ({learned / parameters:.1%})" if learned < parameters else ""
+        self.say(f"model: {parameters:,} parameters{share}, {ratio:.2f} training tokens per parameter")
         if train.n_tokens < parameters:
             self.say("WARNING: fewer training tokens than parameters: the model can learn the text by heart")
         self.say(
-            f"memory: {4 * parameters:,} bytes of weights, {gradients:,} of gradients, {moments:,} of "
+            f"memory: {4 * parameters:,} bytes of weights, {4 * learned:,} of gradients, {moments:,} of "
             f"optimizer state{self.sharded}, and activations"
         )
 

@@ -448,7 +448,7 @@ def test_from_a_base_to_an_adapter_to_a_plain_run(tune, base, run_script, tmp_pa
     assert len(own) == 16 and all(t.any() for t in own.values())
 
     flags = ("--device=cpu", "--dtype=float32")
-    capsys.readouterr()
+    assert " parameters, 2,048 of them trained (6." in capsys.readouterr().out
     run_script("evaluate.py", *flags)
     run_script("evaluate.py", *flags, f"--out_dir={base}", f"--adapter={out}")
     for _ in range(2):  # a second time over the first
