@@ -18,16 +18,18 @@ RECIPE = {"arch": "gpt2", "optimizer": "adamw", "lr_schedule": "cosine"}
 SIGNS = ("lr_decay_iters", "decay_lr")  # our configs need neither: the schedule ends with the run
 LOGGING = ("wandb_log", "wandb_project")  # a config file that sets both has come from nanoGPT, too
 WEIGHTS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
-LATER = (
-    "GPT-2's weights cannot be read yet: a later version will import them with a tool of techniques/. "
-    "To train that shape on your own text: python train.py config/base.py"
+IMPORT = (  # {0}: one of WEIGHTS
+    "OpenAI's weights are imported first: python -m techniques.pretrained download openai-community/{0} "
+    "--to={0}, then python -m techniques.pretrained import --from={0} --out_dir=out-{0}; "
+    "to train that shape on your own text: python train.py config/base.py"
 )
 CONFIGS = {  # nanoGPT's file: what to start instead
     "train_shakespeare_char.py": "did you mean config/shakespeare_char.py? nanoGPT's recipe is "
     "config/classic.py, and on a GPU config/classic_gpu.py",
     "train_gpt2.py": "did you mean config/base.py? It has GPT-2's shape and nanoGPT's recipe",
-    "finetune_shakespeare.py": f"did you mean config/finetune.py? It starts from a run of yours. {LATER}",
-} | {f"eval_{name.replace('-', '_')}.py": LATER for name in WEIGHTS}
+    "finetune_shakespeare.py": "did you mean config/finetune.py? It starts from a run. "
+    + IMPORT.format("gpt2-xl"),
+} | {f"eval_{name.replace('-', '_')}.py": IMPORT.format(name) for name in WEIGHTS}
 DATASETS = {  # nanoGPT's dataset: what there is here
     "openwebtext": "nanoGPT's openwebtext is not made here; with a text of your own: "
     "python data.py --input=FOLDER --name=openwebtext --tokenizer=gpt2",
@@ -35,16 +37,16 @@ DATASETS = {  # nanoGPT's dataset: what there is here
     "--name=shakespeare --tokenizer=gpt2; by characters it is --dataset=shakespeare_char",
 }
 ONLY_THERE = {  # settings of nanoGPT's sample.py that ours does without
-    "init_from": f"sample.py reads the run in --out_dir, so leave --init_from out. {LATER}",
+    "init_from": "sample.py reads the run in --out_dir, so leave --init_from out. " + IMPORT.format("gpt2"),
     "compile": "sample.py does not compile; leave --compile out",
 }
 
 
 def refuse_weights(settings: dict) -> None:
-    """ValueError for init_from=gpt2 and its larger sizes, unless a run is called that."""
+    """ValueError for init_from=gpt2 and its larger sizes, unless a run or a folder is called that."""
     where = settings.get("init_from")
     if where in WEIGHTS and not (Path(where).exists() or (ROOT / where).exists()):
-        raise ValueError(f"init_from={where}: {LATER}")
+        raise ValueError(f"init_from={where}: {IMPORT.format(where)}")
 
 
 def advice_for(name: str, settings: dict) -> str:

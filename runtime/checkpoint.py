@@ -37,7 +37,10 @@ from tokenizer import from_json
 
 # Every checkpoint has these keys. train.py adds what only resuming needs, such as the optimizer state.
 KEYS = set("model model_config tokenizer dataset config step tokens seconds".split())
-OF_NANOGPT = "is a checkpoint of nanoGPT; a later version will import it with a tool of techniques/"
+OF_NANOGPT = (
+    "is a checkpoint of nanoGPT; to make a run of it: "
+    "python -m techniques.pretrained import --from=ckpt.pt --vocab=input.txt --out_dir=out-mine"
+)
 
 
 def save(path: Path, checkpoint: dict) -> None:

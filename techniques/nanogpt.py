@@ -59,11 +59,9 @@ def tokenizer_of(rows: int, vocab: str) -> Tokenizer:
     path = next((place for place in (Path(vocab).expanduser(), ROOT / vocab) if place.is_file()), None)
     require(path is not None and path.suffix != ".pkl", f"vocab={vocab} is no text file; {ask}")
     try:
-        characters = sorted(set(path.read_text(encoding="utf-8", newline="")))
+        characters = sorted(set(path.read_text(encoding="utf-8")))
     except ValueError:
         raise ValueError(f"vocab={vocab} is no UTF-8 text; {ask}") from None
-    if len(characters) == rows + 1 and characters[0] == "\n":
-        characters = characters[1:]  # of the list's last line
     n = len(characters)
     require(n == rows, f"vocab={vocab} has {n:,} different characters, the model {rows:,}; {ask}")
     return CharTokenizer("".join(characters))

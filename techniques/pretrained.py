@@ -27,7 +27,7 @@ from model import GPTConfig
 from runtime import checkpoint
 from runtime.guard import write_atomic
 from runtime.trust import explain_disk_errors, made_by_nanogpt
-from techniques import families, gguf, nanogpt, safetensors_files, weights
+from techniques import download, families, gguf, nanogpt, safetensors_files, weights
 from tokenizer import Tokenizer, from_json
 
 # -----------------------------------------------------------------------------
@@ -57,8 +57,8 @@ def read_run(path: str | Path, vocab: str = "", block_size: int = 0) -> dict:
     require(
         path.exists(), f"{given} does not exist; expected a Hugging Face folder, a .gguf file or a ckpt.pt"
     )
-    if path.is_dir() and not (path / "config.json").exists() and made_by_nanogpt(path / "ckpt.pt"):
-        path = path / "ckpt.pt"
+    if path.is_dir() and not (path / "config.json").exists():
+        path = next((each for each in (path / "ckpt.pt", *path.glob("*.gguf")) if each.exists()), path)
     if path.is_dir():
         shape, tensors, family, tokenizer = open_folder(path)
     elif path.suffix == ".gguf":
@@ -79,7 +79,10 @@ def read_run(path: str | Path, vocab: str = "", block_size: int = 0) -> dict:
     if block_size:
         longest = shape.block_size
         require(0 < block_size <= longest, f"block_size={block_size} is not in 1 to {longest}, the model's")
-    state, notes = weights.weights_of(shape, tensors, family)
+    try:
+        state, notes = weights.weights_of(shape, tensors, family)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     if block_size:
         shape = dataclasses.replace(shape, block_size=block_size)
         if "wpe.weight" in state:
@@ -87,8 +90,8 @@ def read_run(path: str | Path, vocab: str = "", block_size: int = 0) -> dict:
     tokenizer = padded(tokenizer, rows)
     model_config, settings = dataclasses.asdict(shape), defaults_of("train.py")
     settings |= {name: value for name, value in model_config.items() if name in settings}
-    settings |= {"dataset": path.stem, "start": ""}
-    dataset = {"name": path.stem, "source": str(path), "sha256": sha256_of(path), "turns": False}
+    settings |= {"dataset": path.name, "start": ""}
+    dataset = {"name": path.name, "source": str(path), "sha256": sha256_of(path), "turns": False}
     dataset |= {"tokenizer_hash": tokenizer.hash, "vocab_size": rows, "format": "text"}
     return dict(
         model=state, model_config=model_config, tokenizer=tokenizer.to_json(), dataset=dataset,
@@ -123,11 +126,8 @@ def padded(tokenizer: Tokenizer, rows: int) -> Tokenizer:
 def sha256_of(path: Path) -> str:
     """The sha256 of a file, or of a folder's config.json and weights in the order of their names."""
     files = sorted(path.glob("*.safetensors")) + [path / "config.json"] if path.is_dir() else [path]
-    total = hashlib.sha256()
-    for each in files:
-        with open(each, "rb") as content:
-            total.update(hashlib.file_digest(content, "sha256").digest())
-    return total.hexdigest()
+    found = [download.sha256_of(each) for each in files]
+    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode("utf-8")).hexdigest()
 
 
 def import_run(config: dict) -> list[str]:
@@ -188,12 +188,11 @@ def export_run(config: dict) -> list[str]:
     return [f"saved {target}, a {family} model in {width}"]
 
 
-def download(name: str, config: dict) -> list[str]:
-    """Fetch a model from huggingface.co into the folder `to`; returns lines about it."""
+def fetch(name: str, config: dict) -> list[str]:
+    """Download a model into the folder `to`; returns lines about it."""
     require(config["to"] != "", f"where to put {name} is missing; name a folder: --to=FOLDER")
-    from techniques.download import download
-
-    return [f"saved {download(name, config['to'])}"]
+    place = download.download(name, config["to"])
+    return [f"saved {place}; then: python -m techniques.pretrained import --from={place} --out_dir=out-x"]
 
 
 if __name__ == "__main__":
@@ -208,5 +207,5 @@ if __name__ == "__main__":
         len(words) == (2 if words[:1] == ["download"] else 1) and words[0] in commands,
         "expected import --from=PATH, export --to=FOLDER, or download NAME --to=FOLDER; -h shows them",
     )
-    print(*(download(words[1], config) if len(words) == 2 else commands[words[0]](config)), sep="\n")
+    print(*(fetch(words[1], config) if len(words) == 2 else commands[words[0]](config)), sep="\n")
     end_script()

@@ -4,8 +4,8 @@
     header    {"model.norm.weight": {"dtype": "BF16", "shape": [576], "data_offsets": [0, 1152]}, ...}
     data      each tensor in row-major order, without gaps; offsets count from the first byte here
 
-A header can lie, so all of it is checked against the file's size before a tensor is read. A tensor is read when
-it is asked for: no copy of the file comes into memory. (github.com/huggingface/safetensors.)
+A header can lie, so all of it is checked against the file's size before a tensor is read. A tensor is read
+when it is asked for: no copy of the file comes into memory. (github.com/huggingface/safetensors.)
 """
 
 import json
@@ -110,6 +110,7 @@ def read_header(path: Path) -> dict[str, Entry]:
             isinstance(n, list) and all(type(i) is int and i >= 0 for i in n) for n in (shape, offsets)
         )
         require(whole and len(offsets) == 2, f"{where}: its shape and offsets are no whole numbers from 0 on")
+        require(len(shape) <= 8, f"{where} has more than 8 dimensions")
         start, end = offsets
         size = math.prod(shape) * DTYPES[dtype][0]
         fits = start <= end <= file_size - 8 - length
@@ -127,7 +128,7 @@ def read_header(path: Path) -> dict[str, Entry]:
 def read_folder(folder: Path) -> Tensors:
     """The tensors of model.safetensors, or of the files that model.safetensors.index.json names.
 
-    ValueError if there is neither, or if the index names files of other folders or tensors that are not there.
+    ValueError if there is neither, or if the index names files of other folders, or tensors that no file has.
     """
     if not (folder / INDEX).is_file():
         single = folder / "model.safetensors"

@@ -40,7 +40,7 @@ FILES = {
 }  # fmt: skip
 NOTE = "NOTE: a config of nanoGPT trains with arch=modern, optimizer=muon, lr_schedule=trapezoid here; "
 RECIPE = "as nanoGPT does: --arch=gpt2 --optimizer=adamw --lr_schedule=cosine"
-LATER = "GPT-2's weights cannot be read yet: a later version will import them with a tool of techniques/"
+IMPORT = "then python -m techniques.pretrained import --from=gpt2 --out_dir=out-gpt2; to train that shape on"
 SMALL = (  # what nanoGPT's README gives for a laptop
     "--device=cpu --compile=False --eval_iters=20 --log_interval=1 --block_size=64 --batch_size=12 "
     "--n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0"
@@ -50,16 +50,16 @@ COMMANDS = [
     ("train.py {train_shakespeare_char.py}", "differs", RECIPE),
     (f"train.py {{train_shakespeare_char.py}} {SMALL}", "differs", RECIPE),
     ("train.py {train_gpt2.py}", "differs", "n_layer=4 (12)"),
-    ("train.py {finetune_shakespeare.py}", "refused", LATER),
-    ("train.py {eval_gpt2.py}", "refused", LATER),
-    ("train.py {eval_gpt2_medium.py}", "refused", LATER),
-    ("train.py {eval_gpt2_large.py}", "refused", LATER),
-    ("train.py {eval_gpt2_xl.py}", "refused", LATER),
+    ("train.py {finetune_shakespeare.py}", "refused", IMPORT.replace("gpt2", "gpt2-xl")),
+    ("train.py {eval_gpt2.py}", "refused", IMPORT),
+    ("train.py {eval_gpt2_medium.py}", "refused", IMPORT.replace("gpt2", "gpt2-medium")),
+    ("train.py {eval_gpt2_large.py}", "refused", IMPORT.replace("gpt2", "gpt2-large")),
+    ("train.py {eval_gpt2_xl.py}", "refused", IMPORT.replace("gpt2", "gpt2-xl")),
     ("train.py config/train_shakespeare_char.py", "refused", "did you mean config/shakespeare_char.py?"),
     (f"train.py config/train_shakespeare_char.py {SMALL}", "refused", "recipe is config/classic.py"),
     ("train.py config/train_gpt2.py", "refused", "did you mean config/base.py?"),
     ("train.py config/finetune_shakespeare.py", "refused", "did you mean config/finetune.py?"),
-    ("train.py config/eval_gpt2.py", "refused", LATER),
+    ("train.py config/eval_gpt2.py", "refused", IMPORT),
     ("train.py", "works", ""),
     ("train.py --init_from=resume", "works", ""),
     ("sample.py --out_dir=out-shakespeare-char", "works", ""),
@@ -67,7 +67,7 @@ COMMANDS = [
     ("sample.py --start=FILE:prompt.txt", "works", ""),
     ("sample.py --init_from=gpt2-xl --start=What --num_samples=5 --max_new_tokens=100", "refused",
      "sample.py reads the run in --out_dir"),
-    ("sample.py --init_from=gpt2-xl --start=What --num_samples=5 --max_new_tokens=100", "refused", LATER),
+    ("sample.py --init_from=gpt2-xl --start=What --num_samples=5 --max_new_tokens=100", "refused", IMPORT),
     ("sample.py --init_from=resume", "refused", "leave --init_from out"),
     ("sample.py --compile=False", "refused", "leave --compile out"),
     ("bench.py", "works", ""),
