@@ -108,6 +108,40 @@ def test_a_layer_computes_what_the_papers_write(variant, bias):
         torch.testing.assert_close(layer.merged()[row], moved)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_layer_computes_what_peft_does(variant, bias):
+    """Its values and its gradients, where it is installed; no other test needs it."""
+    peft = pytest.importorskip("peft", reason="needs peft: pip install peft")
+    torch.manual_seed(3)
+    base = torch.nn.Linear(6, 5, bias=bias)
+    layer = lora.LoRALinear(base, 2, 3.0, variant=variant)
+    for p in (layer.A, layer.B) if layer.M is None else (layer.A, layer.B, layer.M):
+        torch.nn.init.normal_(p)
+    same = torch.nn.Linear(6, 5, bias=bias)
+    same.load_state_dict(base.state_dict())
+    options = {"use_rslora": variant == "rslora", "use_dora": variant == "dora"}
+    settings = peft.LoraConfig(r=2, lora_alpha=3, target_modules=["0"], **options)
+    theirs = peft.get_peft_model(torch.nn.Sequential(same), settings)
+    values = {"lora_A": layer.A, "lora_B": layer.B}
+    if layer.M is not None:
+        values["lora_magnitude_vector"] = base.weight.norm(dim=1) + layer.M
+    with torch.no_grad():
+        for name, p in theirs.named_parameters():
+            for key, value in values.items():
+                if key in name:
+                    p.copy_(value)
+    x = torch.randn(7, 6)
+    torch.testing.assert_close(layer(x), theirs(x))
+    layer(x).square().sum().backward()
+    theirs(x).square().sum().backward()
+    for name, p in theirs.named_parameters():
+        for key, own in (("lora_A", layer.A), ("lora_B", layer.B), ("magnitude", layer.M)):
+            if key in name:
+                torch.testing.assert_close(own.grad, p.grad)
+
+
 def test_a_row_of_zeros_is_no_nan(idx):
     """A model that has just begun has zeros in attn.o (arch=modern): DoRA divides by the length of rows."""
     model = taught(adapted(base_of(arch="modern"), variant="dora"))
@@ -473,6 +507,7 @@ def command(monkeypatch, *arguments: str) -> None:
     runpy.run_path(str(ROOT / "techniques/lora.py"), run_name="__main__")
 
 
+@pytest.mark.slow
 def test_merge_may_be_left_out_and_an_adapter_given(tune, base, monkeypatch, tmp_path, capsys):
     tune("--max_iters=4")
     out = tmp_path / "out"
