@@ -21,8 +21,14 @@ from techniques import gguf_config, gguf_names
 from techniques.gguf_blocks import TYPES, dequantize, quantize
 from techniques.gguf_header import ALIGNMENT, Entry, header_bytes, open_file
 
-WRITTEN = {"float32": 0, "float16": 1, "bfloat16": 30, "q8_0": 8}  # --dtype: the type of matrices, see TYPES
-FILE_TYPES = {"float32": 0, "float16": 1, "bfloat16": 32, "q8_0": 7}  # llama.h's numbers for whole files
+WRITTEN = {
+    "float32": 0,
+    "float16": 1,
+    "bfloat16": 30,
+    "q8_0": 8,
+    "q4_1": 3,
+}  # --dtype: of matrices, see TYPES
+FILE_TYPES = {"float32": 0, "float16": 1, "bfloat16": 32, "q8_0": 7, "q4_1": 3}  # llama.h's, for whole files
 
 
 class Tensors(Mapping):
@@ -82,8 +88,9 @@ def write(
 
     config: Hugging Face's keys. tensors: (Hugging Face's name, shape, tensor or a function that makes it);
     each is made, written and dropped. tokenizer: metadata, as read() gives it. dtype: a name in WRITTEN.
-    As with llama.cpp's own converter, norms, biases and learned positions stay float32, and a matrix whose
-    rows are no whole blocks is float16 in place of q8_0. ValueError for what a GGUF file cannot express.
+    As with llama.cpp's own tools, norms, biases and learned positions stay float32, embedding and head get 8
+    bits where others get 4, and a matrix whose rows are no whole blocks becomes float16. ValueError for what
+    a GGUF file cannot express.
     """
     require(dtype in WRITTEN, f"GGUF is not written with dtype={dtype}; choose one of {', '.join(WRITTEN)}")
     sources, entries, start = {}, {}, 0
@@ -91,7 +98,10 @@ def write(
         stored = tuple(shape[::-1] if gguf_names.is_transposed(name) else shape)
         new = gguf_names.to_gguf(name, config)
         kind = WRITTEN[dtype] if len(shape) == 2 and new != "position_embd.weight" else 0
-        kind = 1 if kind == 8 and stored[-1] % 32 else kind
+        if dtype == "q4_1" and new in ("token_embd.weight", "output.weight"):
+            kind = WRITTEN["q8_0"]
+        if stored[-1] % TYPES[kind][1] != 0:
+            kind = WRITTEN["float16"]
         _, block, size = TYPES[kind]
         sources[new] = name, source
         entries[new] = Entry(kind, stored, start, math.prod(stored) // block * size)

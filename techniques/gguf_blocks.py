@@ -67,28 +67,42 @@ def from_blocks(data: np.ndarray, kind: str) -> tuple[np.ndarray, bool]:
 
 
 def quantize(t: Tensor, kind: str, name: str) -> np.ndarray:
-    """A tensor -> its bytes as F32, F16, BF16 or Q8_0. ValueError, with the name, for what does not fit."""
+    """A tensor -> its bytes as F32, F16, BF16, Q8_0 or Q4_1. ValueError, with the name, if it cannot be."""
     if kind in PLAIN:
         plain = t.to(PLAIN[kind]).contiguous()
         fits = bool(plain.isfinite().all())
         content = plain.view(-1).view(torch.uint8).numpy()
     else:
-        content, fits = to_blocks(t.float().contiguous().view(-1, 32).numpy())
+        blocks = t.float().contiguous().view(-1, 32).numpy()
+        with np.errstate(over="ignore", invalid="ignore"):  # fits tells
+            scales, codes = to_q8_0(blocks) if kind == "Q8_0" else to_q4_1(blocks)
+            scales = scales.astype("<f2")
+        fits = bool(np.isfinite(scales).all())
+        content = np.concatenate((scales.view(np.uint8), codes), axis=1).ravel()
     require(fits, f"{name} holds NaN, infinity, or numbers too large for {kind}; try --dtype=float32")
     return content
 
 
-def to_blocks(blocks: np.ndarray) -> tuple[np.ndarray, bool]:
-    """float32 (n,32) -> Q8_0 blocks as bytes (n*34), and whether all scales are finite.
-
-    The scale is the largest of the 32 / 127, so that codes go from -127 to 127.
-    """
-    scales = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)  # (n,1)
-    inverse = np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales != 0)
-    scaled = np.nan_to_num(blocks * inverse)
+def to_q8_0(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float32 (n,32) -> scales (n,1) and codes (n,32): the largest of a block becomes 127 or -127."""
+    scales = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
+    scaled = np.nan_to_num(blocks * inverse_of(scales))
     whole = np.floor(np.abs(scaled))
     codes = np.sign(scaled) * (whole + (np.abs(scaled) - whole >= 0.5))  # halves away from 0, as in C
-    with np.errstate(over="ignore"):
-        halves = scales.astype("<f2")
-    content = np.concatenate((halves.view(np.uint8), codes.astype(np.int8).view(np.uint8)), axis=1)
-    return content.ravel(), bool(np.isfinite(halves).all())
+    return scales, codes.astype(np.int8).view(np.uint8)
+
+
+def to_q4_1(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float32 (n,32) -> scales d, m (n,2) and bytes (n,16): a block goes from 0 to 15.
+
+    So what was Q4_1 before becomes the same bytes again.
+    """
+    low = blocks.min(axis=1, keepdims=True)
+    scales = (blocks.max(axis=1, keepdims=True) - low) / np.float32(15)
+    codes = np.nan_to_num((blocks - low) * inverse_of(scales) + np.float32(0.5)).clip(0, 15).astype(np.uint8)
+    return np.concatenate((scales, low), axis=1), codes[:, :16] | (codes[:, 16:] << 4)
+
+
+def inverse_of(scales: np.ndarray) -> np.ndarray:
+    """1 / scales, and 0 where a scale is 0."""
+    return np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales != 0)

@@ -129,6 +129,10 @@ def test_what_a_type_cannot_hold_is_refused():
         ("BF16", torch.nan),
         ("Q8_0", 1e9),
         ("Q8_0", torch.nan),
+        ("Q4_1", 2e6),
+        ("Q4_1", -1e5),
+        ("Q4_1", torch.nan),
+        ("Q4_1", torch.inf),
     ):
         t = torch.zeros(2, 32)
         t[1, 3] = value
@@ -165,7 +169,7 @@ def test_numbers_are_those_of_the_package_gguf_bit_for_bit(tmp_path):
         ours = gguf_blocks.dequantize(content, stored.name, entry.shape, stored.name)
         theirs = torch.from_numpy(package.quants.dequantize(stored.data, kind).copy()).view(96, 64)
         assert torch.equal(ours.float(), theirs.float()), stored.name
-        if stored.name in ("F32", "F16", "BF16", "Q8_0"):
+        if stored.name != "Q4_0":
             assert np.array_equal(gguf_blocks.quantize(t, stored.name, "t"), content), stored.name
 
 
@@ -184,7 +188,13 @@ def test_a_model_comes_back_as_it_was_written(family, tmp_path):
 def test_16_and_8_bits_for_matrices_float32_for_the_rest(tmp_path):
     config = {**MODELS["llama"], "intermediate_size": 72}  # no multiple of 32
     weights = weights_of(config)
-    near = {"float32": 0, "float16": 2**-11, "bfloat16": 2**-8, "q8_0": 2**-7}  # of the largest of a row
+    near = {
+        "float32": 0,
+        "float16": 2**-11,
+        "bfloat16": 2**-8,
+        "q8_0": 2**-7,
+        "q4_1": 2**-3,
+    }  # of the largest number
     for dtype, error in near.items():
         write(tmp_path / "m.gguf", config, weights, dtype)
         tensors = gguf.read(tmp_path / "m.gguf")[1]
@@ -193,7 +203,8 @@ def test_16_and_8_bits_for_matrices_float32_for_the_rest(tmp_path):
                 error if t.dim() == 2 else 0
             ) * t.abs().max(), name
         down = tensors.entries["model.layers.0.mlp.down_proj.weight"]
-        assert down.kind == {"q8_0": TYPES["F16"]}.get(dtype, gguf.WRITTEN[dtype])
+        assert down.kind == {"q8_0": TYPES["F16"], "q4_1": TYPES["F16"]}.get(dtype, gguf.WRITTEN[dtype])
+        assert (tensors.entries["model.embed_tokens.weight"].kind == TYPES["Q8_0"]) == dtype.startswith("q")
         assert tensors["model.embed_tokens.weight"].dtype == getattr(torch, dtype, torch.float32)
 
 
