@@ -24,6 +24,13 @@ class Product(torch.autograd.Function):
         return dy @ ctx.layer.dequantize().to(dy.dtype), None
 
 
+def kernel(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
+    """x (rows,in) times a matrix in kernel_order(), both in bfloat16 -> (rows,out)."""
+    if codes.dtype == torch.int8:
+        return torch._weight_int8pack_mm(x, codes, scales)
+    return torch.ops.aten._weight_int4pack_mm_for_cpu(x, codes, GROUP, scales)
+
+
 class QuantLinear(nn.Module):
     """A packed linear layer, (..., in) -> (..., out): buffers, no parameters. x gets its gradient."""
 
@@ -38,7 +45,7 @@ class QuantLinear(nn.Module):
         self.names = list(tensors)
         rest = self.in_features % 16 if kind == "int8" else self.in_features % 32 or self.out_features % 16
         self.has_kernel = kind != "nf4" and not rest  # for others torch's would read beyond the end
-        self.read_by_kernel = None, 0, None, None  # codes, their version, and both in the kernel's order
+        self.ready = {}  # what kernels read, made when it is first needed
 
     def dequantize(self) -> Tensor:
         """The float32 weight (out, in) that this layer multiplies by."""
@@ -59,30 +66,28 @@ class QuantLinear(nn.Module):
 
     def few_rows(self, x: Tensor) -> Tensor:
         """The product by torch's kernel. It wants bfloat16: with float32 it takes 5 to 9 times as long."""
-        codes, scales = self.kernel_order()
         rows = x.reshape(-1, self.in_features).bfloat16()
-        if self.kind == "int8":
-            y = torch._weight_int8pack_mm(rows, codes, scales)
-        else:
-            y = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, codes, GROUP, scales)
-        y = y.view(*x.shape[:-1], self.out_features).to(x.dtype)
+        y = kernel(rows, *self.kernel_order()).view(*x.shape[:-1], self.out_features).to(x.dtype)
         return y if self.bias is None else y + self.bias_like(y)
 
-    def kernel_order(self) -> tuple[Tensor, Tensor]:
+    def kernel_order(self) -> list[Tensor]:
         """Codes and scales as the kernel reads them; int4's order depends on the processor: a second copy."""
-        codes, version, *ready = self.read_by_kernel
-        if codes is self.codes and version == codes._version:
-            return ready
-        if self.kind == "int8":
-            ready = self.codes, self.scales.bfloat16()
-        else:
-            numbers = (unpack("int4", self.codes, self.in_features) + 8).int()  # 0 to 15
-            ready = [torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers, 1)]
-            ready.append(
-                torch.stack((self.scales.T, self.zeros.T), dim=-1).bfloat16().contiguous()
-            )  # (groups,out,2)
-        self.read_by_kernel = self.codes, self.codes._version, *ready
-        return ready
+        if "own" not in self.ready:
+            made = [self.codes, self.scales.bfloat16()]
+            if self.kind == "int4":
+                numbers = (unpack("int4", self.codes, self.in_features) + 8).int()  # 0 to 15
+                made[0] = torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers, 1)
+                made[1] = torch.stack((self.scales.T, self.zeros.T), dim=-1).bfloat16()  # (groups,out,2)
+            self.ready["own"] = made
+        return self.ready["own"]
+
+    def _apply(self, function, recurse: bool = True) -> nn.Module:
+        self.ready = {}  # to another device or dtype
+        return super()._apply(function, recurse)
+
+    def _load_from_state_dict(self, *arguments) -> None:
+        self.ready = {}
+        super()._load_from_state_dict(*arguments)
 
     def plain(self) -> nn.Module:
         """An ordinary layer with the dequantized weights."""

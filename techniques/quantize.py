@@ -21,6 +21,7 @@ from runtime import checkpoint
 from runtime.folder import run_folder
 from runtime.trust import read_meta
 from techniques import gptq
+from techniques.one_token import OneToken
 from techniques.packed_layers import QuantEmbedding, QuantLinear
 from text.dataset import require_same_content
 from text.prepare import folder_of
@@ -75,6 +76,7 @@ def packed(model, kind: str, tensors: dict | None = None):
                 model.head = model.wte if tied else QuantLinear("int8", layer.weight)
             else:
                 model.set_submodule(name, QuantLinear(kind, layer.weight, layer.bias, ready))
+    model.next_logits = OneToken(model)
     return model.train(model.training)
 
 
