@@ -17,17 +17,25 @@ BF16_PEAK = {
 }  # fmt: skip
 
 
+def parameters_of(model) -> int:
+    """How many numbers a model consists of; a packed weight is one, although it is no parameter of torch."""
+    packed = [layer for layer in model.modules() if hasattr(layer, "dequantize")]
+    weights = sum(layer.in_features * layer.out_features for layer in packed)
+    biases = sum(layer.bias.numel() for layer in packed if layer.bias is not None)
+    return sum(p.numel() for p in model.parameters()) + weights + biases
+
+
 def flops_per_token(model) -> int:
-    """Operations per token of training: 6 for each weight of a matrix (2 forward, 4 backward), and
-    12 n_layer n_embd T for attention (Chowdhery et al. 2022, PaLM, appendix B).
+    """Operations per token of training: 6 for each weight of a matrix (2 forward, 4 backward; 2 of these are
+    for its own gradient, which a frozen one has not), and 12 n_layer n_embd T for attention (Chowdhery et al.
+    2022, PaLM, appendix B).
     """
     config = model.config
-    weights = sum(p.numel() for p in model.parameters())
-    packed = [layer for layer in model.modules() if hasattr(layer, "dequantize")]  # these have no parameters
-    weights += sum(layer.in_features * layer.out_features for layer in packed)
-    if not config.tie_weights:
-        weights -= config.vocab_size * config.n_embd  # the embedding only looks up its rows
-    return 6 * weights + 12 * config.n_layer * config.n_embd * config.block_size
+    weights, trained = parameters_of(model), sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if not config.tie_weights:  # the embedding only looks up its rows
+        weights -= config.vocab_size * config.n_embd
+        trained -= sum(p.numel() for p in model.wte.parameters() if p.requires_grad)
+    return 4 * weights + 2 * trained + 12 * config.n_layer * config.n_embd * config.block_size
 
 
 def flops_utilisation(model, tokens_per_second: float, device: torch.device) -> float:

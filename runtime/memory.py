@@ -9,8 +9,10 @@ P parameters on W ranks, each a GPU with its own process. What a rank holds, in 
               whole blocks    micro-steps add up
 
 The optimizer state is 8 P with AdamW; with Muon 4 bytes a parameter of the matrices in the blocks, and 8 for
-all others. Activations come on top and grow with the batch. `bench.py --only=sharding` compares the first
-three with real runs (lab/plan_check.py).
+all others. Frozen parameters have neither gradients nor optimizer state. Packed weights have their packed
+bytes (techniques/packing.py), on each rank: fsdp shards parameters only. Activations come on top and grow
+with the batch. `bench.py --only=sharding` compares the first three with real runs, --only=tuning all four,
+with LoRA and QLoRA (lab/plan_check.py).
 """
 
 import contextlib
@@ -19,11 +21,13 @@ import dataclasses
 import math
 
 import torch
+from torch import nn
 
 import optim
+import techniques
 from config import is_out_of_memory
 from machine import distributed
-from model import GPT, GPTConfig
+from model import GPT, Block, GPTConfig
 
 
 def shape_of(settings: dict, vocab_size: int, base: dict | None = None) -> GPTConfig:
@@ -37,9 +41,12 @@ def shape_of(settings: dict, vocab_size: int, base: dict | None = None) -> GPTCo
 
 
 def on_meta(settings: dict, vocab_size: int) -> GPT:
-    """The model that train.py's settings describe, on the meta device: it has shapes and no memory."""
+    """The model that train.py's settings describe, techniques included, on the meta device: it has shapes and
+    no memory."""
     with torch.device("meta"):
-        return GPT(shape_of(settings, vocab_size))
+        model = techniques.change("change_model", GPT(shape_of(settings, vocab_size)), settings)
+    optim.freeze_parameters(model, settings["freeze"])
+    return model
 
 
 def shard_numel(p: torch.Tensor, W: int) -> int:
@@ -77,10 +84,19 @@ def optimizer_bytes(model: GPT, settings: dict, W: int) -> int:
 
 def kept(model: GPT, settings: dict, W: int) -> dict[str, int]:
     """Bytes per rank of weights, gradients (at the end of the backward pass) and optimizer state."""
-    P = sum(p.numel() for p in model.parameters())
-    if settings["strategy"] == "fsdp":
-        P = sum(shard_numel(p, W) for p in model.parameters())
-    return {"weights": 4 * P, "gradients": 4 * P, "optimizer": optimizer_bytes(model, settings, W)}
+    sharded = settings["strategy"] == "fsdp"
+    held = {p: p.element_size() * (shard_numel(p, W) if sharded else p.numel()) for p in model.parameters()}
+    packed = sum(buffer.nbytes for buffer in model.buffers())
+    return {
+        "weights": sum(held.values()) + packed,
+        "gradients": sum(n_bytes for p, n_bytes in held.items() if p.requires_grad),
+        "optimizer": optimizer_bytes(model, settings, W),
+    }
+
+
+def trained(module: nn.Module) -> int:
+    """How many of a module's numbers are trained."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def accumulated(model: GPT, settings: dict, W: int) -> int:
@@ -88,61 +104,73 @@ def accumulated(model: GPT, settings: dict, W: int) -> int:
 
     fsdp sums and shards them in the last micro-step only, because each time costs a reduce-scatter.
     """
-    return 4 * sum(p.numel() for p in model.parameters()) * (settings["gradient_accumulation_steps"] > 1)
+    return 4 * trained(model) * (settings["gradient_accumulation_steps"] > 1)
 
 
-def block_activations(config: GPTConfig, dtype: str) -> int:
+def block_activations(block: Block, dtype: str) -> int:
     """Bytes that a block keeps per token for the backward pass.
 
-    It keeps the residual stream before both norms (float32; RMSNorm also keeps its output); the norms'
-    outputs, of which autocast makes a copy for each matrix that reads them; q, k, v and attention's output,
-    but no T x T scores (Dao et al., 2022); the inputs of qk_norm (float32); and the MLP before and after its
-    activation. That is 40 C for GPT-2 in 16 bits. Korthikanti et al., 2022, count 34 C, with a residual
-    stream of 16 bits.
+    It keeps the residual stream before both norms (float32; RMSNorm also keeps its output, if its weights are
+    trained); q, k, v and attention's output, but no T x T scores (Dao et al., 2022); the inputs of qk_norm
+    (float32); and the MLP before and after its activation. A linear layer keeps its input only if something
+    in it is trained: W, or LoRA's A, whose output of rank numbers is not counted. For those that read a
+    norm's output, autocast makes a copy for each. That is 40 C for GPT-2 in 16 bits, and with LoRA on q, k, v
+    and o 30 C. Korthikanti et al., 2022, count 34 C, with a residual stream of 16 bits.
     """
-    n = 4 if dtype == "float32" else 2
+    n, config = 4 if dtype == "float32" else 2, block.attn.config
     C, q, kv = config.n_embd, config.n_head * config.head_size, config.n_kv_head * config.head_size
     swiglu = config.activation == "swiglu"
-    stream = 4 * C * (4 if config.norm == "rmsnorm" else 2)
-    read = C * (2 if n == 4 else 4 + swiglu)
-    block = stream + n * (read + 2 * q + 2 * kv + config.n_ff * (4 if swiglu else 2))
-    return block + 4 * (q + kv) * (config.qk_norm > 0)
+    inside = [block.mlp.up, block.mlp.gate] if swiglu else [block.mlp.up]
+    readers = [block.attn.q, block.attn.k, block.attn.v], inside
+    copies = [sum(trained(layer) > 0 for layer in layers) for layers in readers]
+    if n == 4:
+        copies = [min(1, number) for number in copies]  # all of them keep the norm's output itself
+    outputs = config.norm == "rmsnorm" and trained(block.attn_norm) > 0
+    stream = 4 * C * (4 if outputs else 2)
+    hidden = config.n_ff * ((3 if swiglu else 1) + (trained(block.mlp.down) > 0))
+    return stream + n * (sum(copies) * C + 2 * q + 2 * kv + hidden) + 4 * (q + kv) * (config.qk_norm > 0)
 
 
-def activations(config: GPTConfig, settings: dict) -> int:
+def activations(model: GPT, settings: dict) -> int:
     """Bytes that the forward pass of a micro-step keeps for the backward pass, logits included.
 
     With gradient_checkpointing every block keeps only its input, and the one that is recomputed all it needs.
     """
-    n, C = 4 if settings["dtype"] == "float32" else 2, config.n_embd
-    block = block_activations(config, settings["dtype"])
+    n, config = 4 if settings["dtype"] == "float32" else 2, model.config
+    C, block = config.n_embd, block_activations(model.blocks[0], settings["dtype"])
     blocks = 4 * C * config.n_layer + block if config.gradient_checkpointing else block * config.n_layer
     tokens = settings["batch_size"] * config.block_size
     logits = 4 * tokens * config.vocab_size
     if too_many_logits(tokens, config.vocab_size, settings["logits_mb"]):
         logits = 2**26  # bytes of a chunk
-    return tokens * (blocks + (4 + n) * C) + 3 * logits  # with their log-softmax and their gradient
+    outside = 4 * C + n * C * (trained(model.head) > 0)  # the inputs of the last norm and of the head
+    return tokens * (blocks + outside) + 3 * logits  # with their log-softmax and their gradient
 
 
 def working(model: GPT, settings: dict, W: int) -> tuple[int, int]:
     """Temporary bytes beside activations: (in forward and backward, in the optimizer's step). Estimates.
 
     Forward and backward: the weights in 16 bits; with fsdp the gathered weights and gradients of what is
-    outside the blocks, of this block and of the next; the gradients of one block's activations. A step of
-    Muon: all matrices of one shape at once, twice in float32 (gathered, stacked), twice in the precision of
-    Newton-Schulz, and its two small products; only zero1 divides it among the ranks.
+    outside the blocks, of this block and of the next; the gradients of one block's activations; the largest
+    packed matrix, unpacked, and its levels before they are scaled. A step of Muon: all matrices of one shape
+    at once, twice in float32 (gathered, stacked), twice in the precision of Newton-Schulz, and its two small
+    products; only zero1 divides it among the ranks.
     """
     n, alone = 4 if settings["dtype"] == "float32" else 2, settings["gradient_accumulation_steps"] == 1
-    P, block = (sum(p.numel() for p in m.parameters()) for m in (model, model.blocks[0]))
-    outside = P - len(model.blocks) * block
+    block = model.blocks[0]
+    P, size = (sum(p.numel() for p in m.parameters()) for m in (model, block))
     compute = 2 * P * (n == 2)
     if settings["strategy"] == "fsdp":  # where micro-steps add up, accumulated() has the gradients
-        compute = 2 * (n + 4) * block + (4 + 4 * alone + 2 * (n == 2)) * outside
+        outside = P - len(model.blocks) * size
+        learning = trained(model) - len(model.blocks) * trained(block)
+        compute = 2 * (n * size + 4 * trained(block)) + (4 + 2 * (n == 2)) * outside + 4 * alone * learning
     tokens = settings["batch_size"] * model.config.block_size
-    compute += tokens * block_activations(model.config, settings["dtype"])
+    compute += tokens * block_activations(block, settings["dtype"])
+    packed = [layer for layer in model.modules() if hasattr(layer, "dequantize")]
+    compute += 8 * max((layer.in_features * layer.out_features for layer in packed), default=0)
     shapes = {(): 0}
     for p in model.blocks.parameters():
-        if settings["optimizer"] == "muon" and p.ndim == 2:
+        if settings["optimizer"] == "muon" and p.ndim == 2 and p.requires_grad:
             shapes[p.shape] = shapes.get(p.shape, 0) + (8 + 2 * n) * p.numel() + 2 * n * min(p.shape) ** 2
     return compute, max(shapes.values()) // (W if settings["strategy"] == "zero1" else 1)
 
@@ -153,7 +181,7 @@ def needed(model: GPT, settings: dict, W: int) -> dict[str, float]:
     compute, step = working(model, settings, W)
     computing = (
         max(found["gradients"], accumulated(model, settings, W)),
-        compute + activations(model.config, settings),
+        compute + activations(model, settings),
     )
     stepping = found["gradients"], step
     found["gradients"], found["working"] = max(computing, stepping, key=sum)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from config import at_end, given, typed
-from machine.speed import flops_utilisation
+from machine.speed import flops_utilisation, parameters_of
 from optim import state_names
 from runtime import branch, guard, samples
 from runtime.curve import HARMLESS, bands_for, check_bands, evaluations, judge, read_rows
@@ -106,17 +106,18 @@ class Report:
             if windows.n_dropped:
                 longer = counted(windows.n_dropped, f"{split} example")
                 self.say(f"{longer} longer than a window: left out")
-        parameters = sum(p.numel() for p in self.model.parameters())
+        parameters = parameters_of(self.model)
+        weights = sum(t.nbytes for t in [*self.model.parameters(), *self.model.buffers()])
         trained = [(p, group) for group in optimizer.param_groups for p in group["params"]]
         learned = sum(p.numel() for p, _ in trained)
         moments = 4 * sum(len(state_names(group)) * p.numel() for p, group in trained)
         ratio = train.n_tokens / parameters
         share = f", {learned:,} of them trained ({learned / parameters:.1%})" if learned < parameters else ""
         self.say(f"model: {parameters:,} parameters{share}, {ratio:.2f} training tokens per parameter")
-        if train.n_tokens < parameters:
+        if train.n_tokens < learned:
             self.say("WARNING: fewer training tokens than parameters: the model can learn the text by heart")
         self.say(
-            f"memory: {4 * parameters:,} bytes of weights, {4 * learned:,} of gradients, {moments:,} of "
+            f"memory: {weights:,} bytes of weights, {4 * learned:,} of gradients, {moments:,} of "
             f"optimizer state{self.sharded}, and activations"
         )
 
@@ -245,7 +246,7 @@ class Report:
             best_val_loss=progress.best_val_loss,
             best_step=progress.best_step,
             training_time=progress.seconds,
-            parameters=sum(p.numel() for p in self.model.parameters()),
+            parameters=parameters_of(self.model),
         )
         if self.write:
             guard.write_atomic(self.folder / "result.json", json.dumps(result, indent=2) + "\n")

@@ -7,13 +7,22 @@
     longer, rope       rope_theta grows by (new / old)^(hs / (hs - 2)): the longest wave then turns as far at
                        the new end as it did at the old one, and the shortest stays (NTK-aware scaling:
                        bloc97, 2023). With --rope_theta= that one is used.
-    longer, learned    Old positions stay, new ones are copies of them: POSITIONS.
+    longer, learned    The curve through the old positions is drawn out: linear interpolation. Measured below.
     shorter            Learned positions are cut. Nothing else changes.
 
 Nothing here is for a resumed run, which stays as it is.
+
+A GPT-2 of 4 layers, 128 wide, on Python source by characters, 64 -> 128 positions. Val loss where the base
+could read (base: 2.113) and beyond that, at update 0 | after 100 updates:
+
+    drawn out                              2.153  2.139 | 2.124  2.105
+    the old kept, the last one repeated    2.113  2.788 | 2.128  2.254
+    the old kept, all repeated             2.113  2.852 | 2.145  2.346
+    the old kept, new ones at random       2.113  2.855 | 2.148  2.348
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from config import given
@@ -88,9 +97,10 @@ def lengthen(saved: dict, shape: GPTConfig, config: dict) -> str:
     new, old, hs = config["block_size"], shape.block_size, shape.head_size
     line = f"block_size={new} is longer than the base's {old}: "
     if shape.position == "learned":
-        wpe = saved["model"]["wpe.weight"]
-        saved["model"]["wpe.weight"] = wpe[torch.arange(new) % old]
-        return line + f"positions from {old} on begin as copies of those from 0 on"
+        rows = saved["model"]["wpe.weight"].T[None]  # (1,C,old)
+        drawn_out = F.interpolate(rows, size=new, mode="linear", align_corners=True)  # (1,C,new)
+        saved["model"]["wpe.weight"] = drawn_out[0].T.contiguous()
+        return line + "its learned positions are drawn out to that length"
     theta = config["rope_theta"]
     if "rope_theta" not in given:
         power = hs / (hs - 2) if hs > 2 else 0  # one pair of channels turns by 1 a token with any base

@@ -133,7 +133,7 @@ def test_activations_are_what_autograd_saves(arch, dtype):
         model.blocks[0](x, rope)
     found = sum(t.untyped_storage().nbytes() for t in saved.values())
     rest = 2048 * (4 + (4 if dtype == "float32" else 2)) * 128 + 3 * 4 * 2048 * 10  # final norm, logits
-    assert memory.activations(model.config, settings) - rest == pytest.approx(found, rel=0.05)
+    assert memory.activations(model, settings) - rest == pytest.approx(found, rel=0.05)
 
 
 # ---- against real runs

@@ -133,14 +133,17 @@ def test_a_shorter_context_is_the_base(arch):
     assert torch.equal(model(x), base(x)) and model.config.block_size == 16
 
 
-def test_learned_positions_stay_and_new_ones_are_copies():
+def test_learned_positions_are_drawn_out():
     base, saved = base_of("gpt2")
-    model, said = fitted(saved, block_size=80)
-    assert said.endswith("longer than the base's 32: positions from 32 on begin as copies of those from 0 on")
-    old = base.wpe.weight
-    assert torch.equal(model.wpe.weight, torch.cat((old, old, old[:16])))
-    x = torch.randint(9, (4, 32))
-    assert torch.equal(model(x), base(x)) and model(torch.randint(9, (1, 80))).isfinite().all()
+    model, said = fitted(saved, block_size=94)
+    assert (
+        said
+        == "block_size=94 is longer than the base's 32: its learned positions are drawn out to that length"
+    )
+    old, new = base.wpe.weight, model.wpe.weight
+    torch.testing.assert_close(new[::3], old)  # 93 steps of a third: every third row is an old one
+    torch.testing.assert_close(new[1::3], (2 * old[:-1] + old[1:]) / 3)
+    assert model(torch.randint(9, (1, 94))).isfinite().all()
 
 
 @pytest.mark.parametrize(("heads", "power"), [(2, 16 / 14), (4, 8 / 6), (16, 0)])
@@ -281,3 +284,33 @@ def test_layer_lr_decay_reaches_a_and_b():
     scales = {name: group["lr_scale"] for group in groups for name, _ in group["params"]}
     assert {name[:8]: scale for name, scale in scales.items()} == {"blocks.0": 0.25, "blocks.1": 0.5}
     assert len(scales) == 2 * 4 * 2
+
+
+# ---- what a run says of it
+@pytest.mark.parametrize(
+    ("flags", "learned", "weights"),
+    [
+        (("--technique=lora", "--lora_rank=2"), 2 * 4 * 2 * 64, 4),
+        (("--freeze=blocks,wte",), None, 4),
+        pytest.param(
+            ("--technique=lora", "--quantize=nf4", "--lora_rank=2"), 2 * 4 * 2 * 64, 1, marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_a_run_says_how_much_it_trains_and_holds(train, tmp_path, capsys, flags, learned, weights):
+    """Bytes of weights are those of the file: packed ones count as they are."""
+    base = "--arch=llama", "--n_kv_head=2"
+    model = train("--eval_interval=1", "--max_iters=1", *base, *flags)["raw_model"]
+    said = capsys.readouterr().out
+    V, C = 56, 32
+    N = 2 * V * C + 2 * (4 * C * C + 3 * C * 88) + 5 * C
+    assert len(model.wte.weight if weights == 4 else model.wte.codes) == V
+    learned = learned or V * C + C
+    N += learned * ("--technique=lora" in flags)
+    assert f"model: {N:,} parameters, {learned:,} of them trained ({learned / N:.1%})" in said
+    held = re.search(r"memory: ([\d,]+) bytes of weights, ([\d,]+) of gradients, ([\d,]+) of opt", said)
+    n_bytes = [int(text.replace(",", "")) for text in held.groups()]
+    tensors = {t.data_ptr(): t.nbytes for t in model.state_dict().values()}
+    assert n_bytes == [sum(tensors.values()), 4 * learned, 8 * learned]
+    if weights == 1:
+        assert n_bytes[0] < 4 * N / 3
