@@ -27,7 +27,7 @@ from model import GPTConfig
 from runtime import checkpoint
 from runtime.guard import write_atomic
 from runtime.trust import explain_disk_errors, made_by_nanogpt
-from techniques import download, families, gguf, nanogpt, safetensors_files, weights
+from techniques import download, families, gguf, nanogpt, safetensors_files, vocabulary, weights
 from tokenizer import Tokenizer, from_json
 
 # -----------------------------------------------------------------------------
@@ -63,8 +63,6 @@ def read_run(path: str | Path, vocab: str = "", block_size: int = 0) -> dict:
         shape, tensors, family, tokenizer = open_folder(path)
     elif path.suffix == ".gguf":
         config, tensors = gguf.read(path)
-        from techniques import vocabulary
-
         shape, family = families.shape_of(config), config["model_type"]
         tokenizer = vocabulary.read_gguf(config["tokenizer"])
     else:
@@ -108,8 +106,6 @@ def open_folder(folder: Path) -> tuple[GPTConfig, safetensors_files.Tensors, str
     require(not ours, f"{folder} is a run of tinylm already; train.py takes it with --init_from={folder}")
     shape = families.shape_of(config)
     tensors = safetensors_files.read_folder(folder)
-    from techniques import vocabulary
-
     return shape, tensors, config["model_type"], vocabulary.read_folder(folder)
 
 
@@ -171,8 +167,6 @@ def export_run(config: dict) -> list[str]:
     described = {name: value for name, value in described.items() if name[3:] != "_token_id" or value >= 0}
     tensors = weights.tensors_of(model.state_dict(), model.config, family)
     folder = Path(config["to"]).expanduser()
-    from techniques import vocabulary
-
     with explain_disk_errors(folder):
         if kind == "gguf":
             target = folder if folder.suffix == ".gguf" else folder / "model.gguf"
@@ -185,7 +179,12 @@ def export_run(config: dict) -> list[str]:
                 folder / "config.json", json.dumps({**described, "torch_dtype": width}, indent=2) + "\n"
             )
             safetensors_files.write(target, tensors, width)
-    return [f"saved {target}, a {family} model in {width}"]
+    lines = [f"saved {target}, a {family} model in {width}"]
+    if kind == "gguf" and model.config.window:
+        lines.append(f"NOTE: llama.cpp does not heed the window of {model.config.window} tokens")
+    if kind == "gguf" and model.config.activation == "gelu_erf":
+        lines.append("NOTE: llama.cpp computes GELU by tanh, not erf: the logits differ by about 0.001")
+    return lines
 
 
 def fetch(name: str, config: dict) -> list[str]:

@@ -275,7 +275,7 @@ def test_a_checkpoint_of_nanogpt_is_called_that(train, run_script, tmp_path, scr
     folder = tmp_path / "theirs"
     folder.mkdir()
     nanogpt(folder / "ckpt.pt", **more)
-    message = "theirs/ckpt.pt is a checkpoint of nanoGPT; to make a run of it: python -m techniques.pretrained"
+    message = "theirs/ckpt.pt is a checkpoint of nanoGPT; to make a run of it: python -m techniques.pre"
     with pytest.raises(ValueError, match=message):
         if script == "train.py":
             train(f"--init_from={folder}")

@@ -1,5 +1,6 @@
 """Other people's models, in and out: logits against transformers', there and back again, files that lie."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -11,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from model import GPT, GPTConfig
-from techniques import families, nanogpt, safetensors_files, weights
+from techniques import families, nanogpt, pretrained, safetensors_files, vocabulary, weights
+from tokenizer import END, BPETokenizer, from_json
 
 SIZES = dict(vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
 SIZES |= dict(num_key_value_heads=2, max_position_embeddings=64)
@@ -536,3 +538,160 @@ def test_nanogpts_checkpoint_gives_its_logits(bias, prefix, tmp_path):
     assert not notes and tokenizer.decode(idx.tolist()) == "bad cab!"
     assert [*map(ord, CHARACTERS)] == sorted(map(ord, CHARACTERS))  # nanoGPT's ids: the places in this order
     assert tokenizer.encode(CHARACTERS).tolist() == [*range(len(CHARACTERS))]
+
+
+@pytest.mark.parametrize(
+    "vocab, message",
+    [
+        ("", "the model has 13 tokens, and its characters are not in the checkpoint; give the text"),
+        ("input.txt", "has 12 different characters, the model 13; give the text that it was trained on"),
+        (
+            "meta.pkl",
+            "meta.pkl is no text file; give the text that it was trained on: --vocab=input.txt (meta",
+        ),
+        ("nowhere", "nowhere is no text file"),
+        ("bytes", "is no UTF-8 text"),
+    ],
+)
+def test_the_characters_of_nanogpt_come_from_a_text_only(vocab, message, tmp_path):
+    write_nanogpt(tmp_path / "ckpt.pt")
+    (tmp_path / "input.txt").write_text(CHARACTERS[1:], encoding="utf-8")
+    (tmp_path / "meta.pkl").write_bytes(b"\x80\x04N.")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        nanogpt.read(tmp_path / "ckpt.pt", str(tmp_path / vocab) if vocab else "")
+
+
+# ------------------------------------------------------------------------------------------ the command
+
+PRETRAINED = "techniques/pretrained.py"
+TEXT = "the cat sat on the mat, and the rat ate the hat: 12 mats! "
+
+
+@functools.cache
+def byte_pairs() -> BPETokenizer:
+    return BPETokenizer.train([TEXT], 270, (END,))
+
+
+def foreign_folder(folder, name: str):
+    """A Hugging Face folder with a tokenizer of 263 tokens (no pair is left) for a model of 272 rows."""
+    model = random_model(dataclasses.replace(SHAPES[name], vocab_size=272))
+    write_folder(folder, model.config, model.state_dict())
+    vocabulary.write_folder(byte_pairs(), folder)
+    return model
+
+
+def round_trip(name: str, run_script, tmp_path) -> None:
+    """Folder -> run -> folder and .gguf -> run: the same weights, shape and tokens everywhere."""
+    model = foreign_folder(tmp_path / "in", name)
+    run_script(PRETRAINED, "import", f"--from={tmp_path / 'in'}")
+    for format, target in (("hf", tmp_path / "hf"), ("gguf", tmp_path / "model.gguf")):
+        run_script(PRETRAINED, "export", f"--to={target}", f"--format={format}", "--dtype=float32")
+        again = pretrained.read_run(target)
+        shape = GPTConfig(**again["model_config"])
+        if format == "gguf":  # llama.cpp has no GELU but GPT-2's, and a window in Mistral only
+            shape = dataclasses.replace(shape, activation=model.config.activation, window=model.config.window)
+        assert shape == model.config
+        assert same_weights(again["model"], dict(model.state_dict()))
+        tokenizer = from_json(again["tokenizer"])
+        assert tokenizer.encode(TEXT).tolist() == byte_pairs().encode(TEXT).tolist()
+        assert tokenizer.vocab_size == 272 and tokenizer.end_id == byte_pairs().end_id
+
+
+def test_in_and_out_again(run_script, tmp_path):
+    round_trip("qwen3", run_script, tmp_path)
+
+
+@pytest.mark.slow
+@shapes
+def test_all_families_in_and_out_again(name, run_script, tmp_path, capsys):
+    round_trip(name, run_script, tmp_path)
+    run_script("sample.py", "--max_new_tokens=5", "--start=the cat")
+    assert "the cat" in capsys.readouterr().out
+
+
+def test_an_imported_run_is_an_ordinary_one(run_script, tmp_path, capsys):
+    model = foreign_folder(tmp_path / "in", "mistral")
+    run_script(PRETRAINED, "import", f"--from={tmp_path / 'in'}", "--block_size=8")
+    out = capsys.readouterr().out
+    n = sum(p.numel() for p in model.parameters())
+    assert f"{n:,} parameters, 2 layers, 32 wide, 272 tokens, context 8\n" in out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "best.pt",
+        "config.json",
+        "tokenizer.json",
+    ]
+    run_script("sample.py", "--max_new_tokens=3", "--temperature=0", "--start=the cat")
+    (tmp_path / "mine.txt").write_text(TEXT * 9, encoding="utf-8")
+    run_script("evaluate.py", f"--input={tmp_path / 'mine.txt'}")
+    out = capsys.readouterr().out
+    assert "step 0, val loss inf" in out and "the cat" in out and "bits per byte" in out
+    with pytest.raises(
+        ValueError, match=r"out holds \['best.pt'\], which would be overwritten; choose another"
+    ):
+        run_script(PRETRAINED, "import", f"--from={tmp_path / 'in'}")
+
+
+def test_nanogpts_folder_is_imported(run_script, tmp_path, capsys):
+    folder = tmp_path / "nanogpt"
+    folder.mkdir()
+    write_nanogpt(folder / "ckpt.pt", prefix="_orig_mod.")
+    (tmp_path / "input.txt").write_text(CHARACTERS, encoding="utf-8")
+    run_script(PRETRAINED, "import", f"--from={folder}", f"--vocab={tmp_path / 'input.txt'}")
+    run_script("sample.py", "--max_new_tokens=3", "--start=bad")
+    assert "bad" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command, message",
+    [
+        ("", "expected import --from=PATH, export --to=FOLDER, or download NAME --to=FOLDER"),
+        ("imprt --from=x", "expected import --from=PATH"),
+        ("import x --from=x", "expected import --from=PATH"),
+        ("download --to=x", "expected import --from=PATH"),
+        ("import", "what to import is missing; name it: --from=PATH"),
+        (
+            "import --from={tmp}/nowhere",
+            "nowhere does not exist; expected a Hugging Face folder, a .gguf file or",
+        ),
+        ("import --from={tmp}", "has no config.json; expected a model as on huggingface.co"),
+        (
+            "import --from={tmp}/text.txt",
+            "is none of what can be imported: a Hugging Face folder, a .gguf file and",
+        ),
+        ("import --from={tmp}/cut.pt", "is none of what can be imported"),
+        ("import --from={tmp}/in --block_size=17", "block_size=17 is not in 1 to 16, the model's"),
+        ("download NAME", "where to put NAME is missing; name a folder: --to=FOLDER"),
+        ("export", "where to export to is missing; name a folder: --to=FOLDER"),
+        ("export --to=x --format=onnx", "format=onnx is unknown; expected hf or gguf"),
+        (
+            "export --to=x --dtype=q8_0",
+            "dtype=q8_0 is not written as hf; choose one of float32, float16, bfloat16",
+        ),
+    ],
+)
+def test_a_wrong_command_is_one_line(command, message, run_script, tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    write_nanogpt(tmp_path / "whole.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:1000])
+    (tmp_path / "whole.pt").unlink()
+    if "/in" in command:
+        foreign_folder(tmp_path / "in", "llama")
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        run_script(PRETRAINED, *command.format(tmp=tmp_path).split())
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_what_no_other_program_has_is_not_exported(train, run_script, tmp_path):
+    train("--max_iters=1")
+    with pytest.raises(ValueError, match="arch=modern with token_shift=1, .*; train with --arch=llama"):
+        run_script(PRETRAINED, "export", f"--to={tmp_path / 'hf'}", "--file=ckpt.pt")
+    assert not (tmp_path / "hf").exists()
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(run_script, tmp_path):
+    model = random_model(SHAPES["llama"])
+    write_folder(tmp_path / "in", model.config, model.state_dict())
+    vocabulary.write_folder(byte_pairs(), tmp_path / "in")
+    with pytest.raises(ValueError, match="in: the tokenizer has 263 tokens, the model only 60 rows for them"):
+        run_script(PRETRAINED, "import", f"--from={tmp_path / 'in'}")
