@@ -86,6 +86,6 @@ def write_plain(folder: Path, model, saved: dict, out_dir: str) -> None:
     settings = {name: value for name, value in saved["config"].items() if name not in own}
     others = [name for name in settings.get("technique", "").split(",") if name not in ("lora", "quantize")]
     settings |= {"technique": ",".join(others), "out_dir": out_dir}
-    rest = {name: value for name, value in saved.items() if name != "optimizer"}
+    rest = {name: value for name, value in saved.items() if name not in ("optimizer", "param_groups")}
     checkpoint.save(folder / "best.pt", {**rest, "model": model.state_dict(), "config": settings})
     write_atomic(folder / "config.json", json.dumps(settings, indent=2) + "\n")

@@ -13,8 +13,8 @@ for bit. s = alpha / rank, so that another rank needs no other learning rate. Tw
              train the length itself. Its change M is 0 at first, so update 0 is exact on every device. As in
              their section 4.3, no gradient goes through the length of W + s B A.
 
-A run's checkpoints hold everything, as always. lora.pt, written with best.pt, holds A and B (and M) alone:
-adapters.py. Merging writes W + s B A into a plain run; it reads out_dir/file, or that with an adapter.
+A run's checkpoints hold everything, as always. lora.pt (see adapters.py) holds A and B (and M) alone; it is
+written with best.pt, but not with shards. Merging writes W + s B A into a plain run without techniques.
 """
 
 import math
