@@ -85,9 +85,14 @@ class QuantLinear(nn.Module):
         self.ready = {}  # to another device or dtype
         return super()._apply(function, recurse)
 
-    def _load_from_state_dict(self, *arguments) -> None:
+    def _load_from_state_dict(self, saved: dict, prefix: str, *rest) -> None:
         self.ready = {}
-        super()._load_from_state_dict(*arguments)
+        for name in self.names:  # with assign=True, torch takes any dtype
+            found, own = saved.get(prefix + name), getattr(self, name)
+            if found is not None and found.is_floating_point() != own.is_floating_point():
+                kinds = (str(t.dtype).removeprefix("torch.") for t in (found, own))
+                rest[-1].append("{}{} is {}; expected {}".format(prefix, name, *kinds))
+        super()._load_from_state_dict(saved, prefix, *rest)
 
     def plain(self) -> nn.Module:
         """An ordinary layer with the dequantized weights."""

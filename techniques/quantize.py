@@ -47,6 +47,7 @@ def change_model(model, config: dict):
     ValueError for an unknown kind, for weights that are not finite, and for training without LoRA.
     """
     kind, meta = config["quantize"], model.norm.weight.is_meta
+    require(kind != "", "technique=quantize needs --quantize=int8, int4 or nf4")
     require(kind in KINDS, f"quantize={kind!r:.60} is unknown; expected one of {', '.join(KINDS)}")
     # On the meta device a finished run is read. Whatever is packed here is to be trained, or to be evaluated.
     alone = config.get("technique", "") == "quantize" and not (meta or config.get("eval_only"))
@@ -110,7 +111,8 @@ def val_loss(model, saved: dict) -> float | None:
 def pack_run(config: dict) -> list[str]:
     """Write the packed run; returns lines about size and loss. ValueError for one that cannot be packed."""
     kind = config["quantize"] or {8: "int8", 4: "int4"}.get(config["bits"], "")
-    require(kind in KINDS, f"bits={config['bits']} makes no sense; expected 8 or 4, or --quantize=nf4")
+    require(kind != "", f"bits={config['bits']} makes no sense; expected 8 or 4, or --quantize=nf4")
+    require(kind in KINDS, f"quantize={kind!r:.60} is unknown; expected one of {', '.join(KINDS)}")
     require(config["method"] in ("plain", "gptq"), f"method={config['method']} is unknown; plain or gptq")
     require(config["method"] == "plain" or kind == "int4", "method=gptq is for int4: add --bits=4")
     source = run_folder(config["out_dir"])
