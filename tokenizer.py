@@ -36,19 +36,19 @@ import numpy as np
 
 import techniques
 from config import ROOT
-from config._special import pattern_of, place_ids, uses
+from config._special import parse, pattern_of, place_ids, uses
 
 END = "<|endoftext|>"  # the special token that ends a document, named as in GPT-2
 # GPT-2's pattern cuts a text into words: English endings; letters, digits or signs, each after at most one
-# blank; white space, whose last blank goes to the next word. "++": no backtracking.
+# blank; white space, whose last blank goes to the next word. "++" does not backtrack.
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+FOREIGN = ("tokenizer_config.json", "merges.txt", "tokenizer.model")  # what only Hugging Face's folders have
 PROBE = "".join(map(chr, range(256))) + "it's  12 \u00e9\u4e2d\U0001f600 \n\n  " + "a" * 64
 
 
 class Tokenizer:
-    """A table from id to bytes, which all kinds share. encode reads the names of special tokens as plain text
-    unless allow_special=True, because a prompt may quote "<|endoftext|>". config/_special.py tells about
-    special_tokens (names, whose ids come last, or {name: id}) and the fields."""
+    """A table from id to bytes. encode reads names of special tokens as plain text unless allow_special=True,
+    because a prompt may quote them. config/_special.py tells about special_tokens and the fields."""
 
     FIELDS = {"end": END, "begin": "", "chat": None}  # what the JSON may leave out
 
@@ -84,9 +84,8 @@ class Tokenizer:
 
     def to_json(self) -> str:
         """JSON for people, too: bytes that are not UTF-8 are written as \\xe4, a backslash as two."""
-        last = self.ids == list(range(len(self.ids)))
-        special_tokens = list(self.special_tokens) if last else self.special_tokens
-        state = {"type": self.kind, "pattern": self.pattern, "special_tokens": special_tokens}
+        special = list(self.special_tokens) if self.ids == [*range(len(self.ids))] else self.special_tokens
+        state = {"type": self.kind, "pattern": self.pattern, "special_tokens": special}
         state |= {key: value for key, value in self.fields.items() if value != self.FIELDS[key]}
         state["tokens"] = [t.replace(b"\\", rb"\\").decode("utf-8", "backslashreplace") for t in self.tokens]
         return json.dumps(state, ensure_ascii=False, indent=1) + "\n"
@@ -127,10 +126,12 @@ class CharTokenizer(Tokenizer):
 class BPETokenizer(Tokenizer):
     """Byte-level byte pairs. tokens: the 256 single bytes in any order, then the merges, oldest first."""
 
+    KIND = "bpe"
+
     def __init__(self, tokens: list[bytes], special_tokens=(), pattern: str = GPT2_PATTERN, **fields):
         tiktoken, regex = open_tiktoken()
-        super().__init__("bpe", tokens, special_tokens, pattern, **fields)
-        if len(tokens) < 256 or any(len(token) != 1 for token in tokens[:256]):
+        super().__init__(self.KIND, tokens, special_tokens, pattern, **fields)
+        if self.KIND == "bpe" and (len(tokens) < 256 or any(len(token) != 1 for token in tokens[:256])):
             raise ValueError("the first 256 tokens must be the 256 bytes, so that any text can be encoded")
         self.split = regex.compile(pattern).findall  # "it's  2" -> ["it", "'s", " ", " 2"]
         words = self.split(PROBE, timeout=1)  # PROBE: characters of many kinds
@@ -147,8 +148,7 @@ class BPETokenizer(Tokenizer):
         smallest = 256 + len(special_tokens)
         if vocab_size < smallest:
             raise ValueError(f"vocab_size={vocab_size} is too small: expected {smallest} or more")
-        split = cls(tokens).split
-        words = Counter()
+        words, split = Counter(), cls(tokens).split
         due = time.monotonic() + 2
         for n, chunk in enumerate(chunks, 1):
             words.update(split(chunk))
@@ -177,12 +177,11 @@ class BPETokenizer(Tokenizer):
     def encode_slowly(self, text: str) -> list[int]:
         """encode, written out to be read (all text is plain): in each word, join the two neighbours whose
         joined bytes are the oldest token, leftmost first, until none are a token. This equals all merges in
-        the order of training: text that no token straddles is cut the same way wherever it stands. When Z was
-        made of P and Q, all such text that spells Z was cut P|Q, and became Z at once. So no other pair
-        spells Z later, and a merge never leaves neighbours behind that spell an older token."""
+        order: text that no token straddles is cut the same way wherever it stands. When Z was made of P and
+        Q, all such text that spells Z was cut P|Q and became Z at once; no other pair spells Z later."""
         ids, none = [], self.vocab_size
         for word in self.split(text):
-            parts = [bytes([byte]) for byte in word.encode("utf-8")]
+            parts = [bytes([byte]) for byte in word.encode("utf-8") if bytes([byte]) in self._rank]
             while len(parts) > 1:
                 joined = [left + right for left, right in itertools.pairwise(parts)]
                 rank, i = min((self._rank.get(token, none), i) for i, token in enumerate(joined))
@@ -198,10 +197,9 @@ def find_merges(words: dict[str, int], n: int) -> list[tuple[int, int]]:
     256 + k. Next is the pair that occurs most often in words (word -> its count), and of several the smallest
     pair of ids. Overlaps count: "aaa" has (a, a) twice.
 
-    Counting all pairs again after each merge would take minutes. Here all words stand in one array; a merge
-    visits the places of its pair and corrects the counts of the neighbours there. A pair goes on the heap
-    once, after the merge that made the younger of its tokens; from then on its count can only fall. An entry
-    that is popped with too high a count goes back with the true one."""
+    Counting all pairs after each merge would take minutes. Here all words stand in one array; a merge visits
+    the places of its pair and corrects the counts there. A pair goes on the heap once, after the merge that
+    made the younger of its tokens. Then its count can only fall: one popped too high goes back corrected."""
     ids = array("i", [-1])  # the token that begins here; -1: inside a token or between words
     weight = array("q", [0])  # how often the word here occurs
     for word, count in words.items():
@@ -258,19 +256,11 @@ def _progress(due: float, text: str) -> float:
 def from_json(text: str) -> Tokenizer:
     """The tokenizer that to_json has written. ValueError for any other text."""
     try:
-        state = json.loads(text)
-        kind = state.pop("type", None)
-        if kind not in ("char", "bpe", "bytelevel", "sentencepiece"):  # the last two: other people's models
-            raise ValueError(f"type {kind!r} is unknown: expected 'char' or 'bpe'")
-        tokens, special, pattern = [state.pop(key) for key in ("tokens", "special_tokens", "pattern")]
-        lists = type(tokens) is list and type(special) in (list, dict)
-        if not lists or not all(type(string) is str for string in [*tokens, *special, pattern]):
-            raise ValueError("tokens and special_tokens must be lists of strings, pattern a string")
-        tokens = [t.encode("utf-8").decode("unicode_escape").encode("latin-1") for t in tokens]
+        kind, tokens, special, pattern, fields = parse(text)
         if kind == "char":
-            return CharTokenizer(b"".join(tokens).decode("utf-8"), special, **state)
+            return CharTokenizer(b"".join(tokens).decode("utf-8"), special, **fields)
         made = BPETokenizer if kind == "bpe" else techniques.load(kind)[0].TOKENIZER
-        return made(tokens, special, pattern, **state)
+        return made(tokens, special, pattern, **fields)
     except Exception as error:  # broken JSON, a missing key, another type, a bad pattern
         raise ValueError(f"this is no tokenizer of tinylm: {type(error).__name__}: {error}") from None
 
@@ -290,9 +280,11 @@ def load(path: str | Path) -> Tokenizer:
 
 
 def load_any(spec: str | Path) -> Tokenizer:
-    """spec: a dataset's name, or the path of a tokenizer.json, of a dataset's folder or of a run's folder."""
+    """spec: a dataset's name, or the path of a tokenizer.json, .gguf or folder of a dataset, run or model."""
     for place in (Path(spec), ROOT / spec, ROOT / "datasets" / spec):
         path = place / "tokenizer.json" if place.is_dir() else place
+        if place.suffix == ".gguf" or any((place / name).is_file() for name in FOREIGN):
+            return techniques.load("vocabulary")[0].read(place)
         if path.is_file():
             return load(path)
     raise ValueError(f"no tokenizer '{spec}': expected char, bpe, gpt2, or a tokenizer.json or its folder")

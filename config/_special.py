@@ -1,4 +1,4 @@
-"""A vocabulary's special tokens: which ids they have, and what they are for. Fields of a tokenizer's JSON:
+"""A tokenizer's JSON, and its special tokens: which ids they have, and what they are for. Optional fields are
 
 "end": name            of the token that ends a document
 "begin": name          of the token before a document; "": none
@@ -11,10 +11,29 @@
     "trim": true       messages lose the blanks around them
 """
 
+import json
 import re
 
+KINDS = ("char", "bpe", "bytelevel", "sentencepiece")  # the last two: other people's models, in techniques/
 CHAT = {"default_system": str, "system_in_user": bool, "trim": bool}
 CHAT |= dict.fromkeys(("system", "user", "assistant", "tool"), list)
+
+
+def parse(text: str) -> tuple[str, list[bytes], list | dict, str, dict]:
+    """Read the JSON of Tokenizer.to_json: (kind, tokens, special tokens, pattern, the optional fields).
+
+    ValueError or another Exception for any other text.
+    """
+    fields = json.loads(text)
+    kind = fields.pop("type", None)
+    if kind not in KINDS:
+        raise ValueError(f"type {kind!r} is unknown: expected 'char' or 'bpe'")
+    tokens, special, pattern = [fields.pop(key) for key in ("tokens", "special_tokens", "pattern")]
+    lists = type(tokens) is list and type(special) in (list, dict)
+    if not lists or not all(type(string) is str for string in [*tokens, *special, pattern]):
+        raise ValueError("tokens and special_tokens must be lists of strings, pattern a string")
+    tokens = [token.encode("utf-8").decode("unicode_escape").encode("latin-1") for token in tokens]
+    return kind, tokens, special, pattern, fields
 
 
 def place_ids(tokens: list[bytes], special_tokens) -> tuple[dict[str, int], list[int]]:

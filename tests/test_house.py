@@ -687,11 +687,17 @@ MISTAKES = [
      "test_model.test_cached_equals_uncached", CACHED),
     ("tokens see the future", "model.py", "mask, causal = None, True", "mask, causal = None, False",
      "test_model.test_causal", {"arch": "modern"}),
-    ("the pattern is not loaded", "tokenizer.py", "(tokens, special, pattern, **state)",
-     "(tokens, special, **state)", "test_tokenizer.test_another_pattern_is_kept", {}),
+    ("the pattern is not loaded", "tokenizer.py", "(tokens, special, pattern, **fields)",
+     "(tokens, special, **fields)", "test_tokenizer.test_another_pattern_is_kept", {}),
     ("luck decides ties", "tokenizer.py", "sorted((-count, pair) for pair, count in counts.items())",
      "[(-count, pair) for pair, count in counts.items()]",
      "test_tokenizer.test_ties_go_to_the_smallest_pair_of_ids", {}),
+    ("LoRA is scaled by alpha", "techniques/lora.py",
+     'alpha / (math.sqrt(rank) if variant == "rslora" else rank)', "alpha",
+     "test_lora.test_a_layer_computes_what_the_papers_write", {"variant": "", "bias": False}),
+    ("adapters on a frozen base lose their gradient", "model.py",
+     "checkpoint(block, x, rope, use_reentrant=False)", "checkpoint(block, x, rope, use_reentrant=True)",
+     "test_lora.test_gradient_checkpointing_keeps_the_gradients_of_adapters", {"variant": ""}),
     ("characters are broken in the stream", "sample.py", "decoder.decode(tokenizer.decode_bytes([token]))",
      "tokenizer.decode([token])", "test_sample.test_streamed_text_is_the_whole_text_for_any_bytes", {}),
 ]  # fmt: skip
@@ -731,6 +737,8 @@ SLOW = {  # their guards train several times, or for long
     "a resumed run reads the first batches again",
     "eval_only writes",
     "the wrapper is saved",
+    "LoRA is scaled by alpha",
+    "adapters on a frozen base lose their gradient",
 }
 
 
