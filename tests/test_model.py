@@ -19,7 +19,7 @@ import torch.nn.functional as F
 import generate as generate_module
 import model as model_module
 from generate import Cache, token_probs
-from model import ARCHS, GPT, Attention, GPTConfig, rope_tables, rotate, written_out_attention
+from model import ARCHS, GPT, Attention, GPTConfig, rope_tables, rotate, stretched, written_out_attention
 
 B, T, H, C, V = 3, 7, 4, 24, 11
 archs = pytest.mark.parametrize("arch", ARCHS)
@@ -111,7 +111,10 @@ def test_switches_can_be_set_alone():
         (dict(arch="gpt3"), "unknown arch='gpt3'; choose one of modern, gpt2, llama"),
         (dict(norm="batchnorm"), "unknown norm='batchnorm'; choose one of 'layernorm', 'rmsnorm'"),
         (dict(position="alibi"), "unknown position='alibi'; choose one of 'learned', 'rope'"),
-        (dict(activation="elu"), "unknown activation='elu'; choose one of 'gelu_erf', 'gelu', 'relu2', 'swiglu'"),
+        (
+            dict(activation="elu"),
+            "unknown activation='elu'; choose one of 'gelu_erf', 'gelu', 'relu2', 'swiglu'",
+        ),
         (dict(qk_norm=3), "unknown qk_norm=3; choose one of 0, 1, 2"),
         (dict(n_layer=0), "n_layer=0 must be at least 1"),
         (dict(n_head=0), "n_head=0 must be at least 1"),
@@ -119,6 +122,15 @@ def test_switches_can_be_set_alone():
         (dict(vocab_size=0), "vocab_size=0 must be at least 1"),
         (dict(dropout=1.0), "dropout=1.0 must be at least 0 and below 1"),
         (dict(dropout=math.nan), "dropout=nan must be at least 0 and below 1"),
+        (dict(head_size=7), "head_size=7 is odd, rope needs pairs; 8 works"),
+        (dict(head_size=-1), "head_size=-1 must be at least 1, or 0 for n_embd / n_head"),
+        (dict(norm_eps=0.0), "norm_eps=0.0 must be above 0 and below 1; 1e-5 is usual"),
+        (dict(qkv_bias=2), "unknown qkv_bias=2; choose one of -1, 0, 1"),
+        (dict(window=-1), "window=-1 must be at least 1, or 0 for all earlier tokens"),
+        (
+            dict(rope_scaling="llama3 8 4 1 8"),
+            "rope_scaling='llama3 8 4 1 8': LOW must be below HIGH; 1 and 4 are usual",
+        ),
         (dict(rope_theta=0.0), "rope_theta=0.0 must be above 0; 10000.0 is usual"),
         (dict(logit_cap=-3.0), "logit_cap=-3.0 must be above 0, or 0 to switch it off"),
     ],
@@ -223,17 +235,26 @@ def test_logit_cap():
 # ------------------------------------------------------------------------------------------ attention
 
 
+FOREIGN = [  # what only other people's models have
+    dict(window=3), dict(head_size=10), dict(norm_eps=0.1, qk_norm=1), dict(qkv_bias=1),
+    dict(bias=True, qkv_bias=0), dict(qk_norm=2, bias=True),
+]  # fmt: skip
+
+
 def attention_twin(attn: Attention, x: torch.Tensor) -> torch.Tensor:
     """The definition, one query at a time: lists and loops; rope as a multiplication of complex numbers."""
     config = attn.config
     rows, length, width = x.shape
-    hs = width // config.n_head
+    hs = config.head_size
     shared = config.n_head // config.n_kv_head  # query heads per key/value head
 
-    def prepare(vector: torch.Tensor, position: int) -> torch.Tensor:
+    def prepare(vector: torch.Tensor, position: int, norm: torch.nn.Module | None) -> torch.Tensor:
         if config.qk_norm:
             vector = vector - vector.mean() if config.norm == "layernorm" else vector
-            vector = vector / (vector.pow(2).sum() / hs + 1e-5).sqrt()
+            vector = vector / (vector.pow(2).sum() / hs + config.norm_eps).sqrt()
+        if config.qk_norm == 2:
+            vector = vector * norm.weight
+            vector = vector + norm.bias if config.bias and config.norm == "layernorm" else vector
         if config.position == "rope":
             turns = [cmath.exp(1j * position * config.rope_theta ** (-2 * i / hs)) for i in range(hs // 2)]
             turned = torch.complex(vector[: hs // 2], vector[hs // 2 :]) * torch.tensor(turns)
@@ -247,11 +268,13 @@ def attention_twin(attn: Attention, x: torch.Tensor) -> torch.Tensor:
             for h in range(config.n_head):
                 mine = slice(h * hs, (h + 1) * hs)
                 theirs = slice(h // shared * hs, (h // shared + 1) * hs)
-                query = prepare(attn.q(x[b, t])[mine], t)
-                keys = [prepare(attn.k(x[b, s])[theirs], s) for s in range(t + 1)]
+                seen = range(max(0, t + 1 - config.window) if config.window else 0, t + 1)
+                query = prepare(attn.q(x[b, t])[mine], t, getattr(attn, "q_norm", None))
+                keys = [prepare(attn.k(x[b, s])[theirs], s, getattr(attn, "k_norm", None)) for s in seen]
                 scores = torch.stack([torch.dot(query, key) / math.sqrt(hs) for key in keys])
                 weights = scores.exp() / scores.exp().sum()
-                heads.append(sum(weights[s] * attn.v(x[b, s])[theirs] for s in range(t + 1)))
+                values = [attn.v(x[b, s])[theirs] for s in seen]
+                heads.append(sum(weight * value for weight, value in zip(weights, values, strict=True)))
             out.append(attn.o(torch.cat(heads)))
     return torch.stack(out).view(rows, length, width)
 
@@ -263,8 +286,23 @@ def attention_twin(attn: Attention, x: torch.Tensor) -> torch.Tensor:
 )
 def test_attention_equals_the_written_out_form(position, qk_norm, norm, n_kv_head):
     sizes = dict(position=position, qk_norm=qk_norm, norm=norm, n_kv_head=n_kv_head, bias=True)
-    attn = tiny("gpt2", **sizes).blocks[0].attn
-    rope = rope_tables(torch.arange(T)[None], C // H, 10000.0) if position == "rope" else None
+    check_attention(tiny("gpt2", **sizes).blocks[0].attn)
+
+
+@pytest.mark.parametrize(
+    "switch", [*FOREIGN, dict(window=1), dict(window=T), dict(window=3, qk_norm=2)], ids=str
+)
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+def test_attention_of_other_peoples_shapes_equals_the_written_out_form(arch, switch):
+    check_attention(tiny(arch, n_kv_head=2, position="rope", **switch).blocks[0].attn)
+
+
+def check_attention(attn: Attention) -> None:
+    """Output and gradients equal attention_twin's."""
+    config = attn.config
+    rope = None
+    if config.position == "rope":
+        rope = rope_tables(torch.arange(T)[None], config.head_size, config.rope_theta)
     x = torch.randn(B, T, C, requires_grad=True)
     upstream = torch.randn(B, T, C)
     inputs = (x, *attn.parameters())
@@ -286,6 +324,31 @@ def test_grouped_heads_are_shared_heads():
             state[name] = heads.repeat_interleave(2, dim=0).view(C, C)  # (K,hs,C) -> (H,hs,C) -> (C,C)
     plain.load_state_dict(state)
     torch.testing.assert_close(grouped(ids(B, T)), plain(ids(B, T)))
+
+
+@pytest.mark.parametrize(
+    "wrong", ["yarn 4", "linear", "linear x", "linear 0", "linear nan", "linear 2 3", "llama3 8 1 4", "2"]
+)
+def test_a_rope_scaling_that_is_none_says_the_forms(wrong):
+    with pytest.raises(ValueError, match="in one of 'linear FACTOR', 'llama3 FACTOR LOW HIGH ORIGINAL'$"):
+        GPTConfig(rope_scaling=wrong)
+
+
+def test_llama3_divides_the_slow_frequencies_only():
+    """A frequency f, in radians per token, turns 64 f / 2 pi times in 64 tokens; if 4 times, it stays."""
+    theta, size, expected = 100.0, 12, []
+    for i in range(size // 2):
+        frequency = theta ** (-2 * i / size)
+        turns = 64 * frequency / (2 * math.pi)
+        share = min(1, max(0, (turns - 1) / (4 - 1)))
+        expected.append(frequency * share + frequency / 8 * (1 - share))
+    frequencies = torch.tensor([theta ** (-2 * i / size) for i in range(size // 2)])
+    found = stretched(frequencies, "llama3 8 1 4 64")
+    torch.testing.assert_close(found, torch.tensor(expected))
+    assert found[0] == frequencies[0] and found[-1] == frequencies[-1] / 8
+    assert torch.equal(stretched(frequencies, "linear 4"), frequencies / 4)
+    cos, sin = rope_tables(torch.tensor([[8]]), size, theta, "linear 4")
+    assert torch.equal(cos, rope_tables(torch.tensor([[2]]), size, theta)[0])
 
 
 def test_rope_is_relative():
@@ -446,6 +509,32 @@ def test_cached_logits_equal_uncached_logits(arch, monkeypatch):
 def test_cached_equals_uncached_for_single_switches(switch):
     model = tiny("modern", **switch)
     assert model.generate([[3, 1]], 26) == [uncached(model, [3, 1], 26)]
+
+
+@pytest.mark.parametrize("window", [1, 3, 7, 8])
+@pytest.mark.parametrize("static", [False, True])
+def test_a_sliding_window_slides_in_the_cache(window, static, monkeypatch):
+    """Token for token, with padding, before and after the context is full; in a static cache, too."""
+    model = tiny("llama", window=window, n_kv_head=2)
+    if static:
+        monkeypatch.setattr(generate_module, "Cache", lambda size, static: Cache(size, static=True))
+    prompts = [ids(length, seed=length).tolist() for length in (1, 6, 3, 11)]
+    expected = [uncached(model, prompt, 20, seed=7 + i) for i, prompt in enumerate(prompts)]
+    assert model.generate(prompts, 20, seed=7) == expected
+    assert model.generate(prompts[1:2], 20, seed=8) == expected[1:2]
+
+
+def test_a_token_sees_its_window_and_no_more():
+    """In one layer; with two, what a token has seen is seen through it."""
+    model, idx = tiny("llama", window=3, n_layer=1), ids(1, T)
+    for dtype in (torch.float32, torch.bfloat16):  # both kernels
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype == torch.bfloat16):
+            logits = model(idx)
+            for t in range(T):
+                changed = idx.clone()
+                changed[:, t] = (idx[:, t] + 1) % V
+                moved = (model(changed) - logits).abs().amax(dim=-1)[0] > 1e-4  # (T)
+                assert moved.tolist() == [t <= query < t + 3 for query in range(T)]
 
 
 @archs
@@ -658,6 +747,14 @@ def test_cpu_autocast_keeps_norms_and_logits_in_float32(arch):
     assert [len(row) for row in sampled] == [14, 13]
     (logits**2).mean().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("window", [1, 3, T])
+def test_written_out_attention_has_the_same_window(window):
+    q, k, v = torch.randn(3, B, H, T, 6)
+    mask = torch.tensor([[0 <= i - j < window for j in range(T)] for i in range(T)])
+    expected = F.scaled_dot_product_attention(q, k, v, mask)
+    torch.testing.assert_close(written_out_attention(q, k, v, 0.0, window), expected)
 
 
 @pytest.mark.parametrize("dropout, n_kv_head", [(0.0, H), (0.0, 2), (0.3, H)])
