@@ -249,9 +249,9 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 
 # ---- gradients
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_gradient_checkpointing_keeps_the_gradients_of_adapters(idx, variant):
+def test_gradient_checkpointing_keeps_the_gradients_of_adapters(variant):
     """The input of each block needs no gradient, since all before it is frozen (peft issue 1142)."""
-    found = []
+    found, idx = [], torch.arange(32).view(2, 16)
     for recompute in (False, True):
         model = taught(adapted(base_of(gradient_checkpointing=recompute), dropout=0.2, variant=variant))
         torch.manual_seed(4)
