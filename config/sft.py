@@ -2,10 +2,10 @@
 init_from = "out-sums"
 out_dir = "out-sft"
 dataset = "sums_easy"
-batch_size = 20
-max_iters = 1500
-eval_interval = 500
-eval_iters = 0
+batch_size = 12
+max_iters = 1200
+eval_interval = 400
+eval_iters = 20
 learning_rate = 3e-3
 muon_lr = 0.02
 min_lr = 0.0

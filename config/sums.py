@@ -3,10 +3,10 @@
 out_dir = "out-sums"
 dataset = "sums_text"
 norm = "layernorm"  # a single kernel on a CPU; RMSNorm takes several
-n_layer, n_head, n_embd, block_size = 4, 2, 128, 160  # the longest problem with its answer has 146 tokens
-batch_size = 20  # 20 x 160 = 3,200 tokens per update
-max_iters = 850
-eval_interval = 425
+n_layer, n_head, n_embd, block_size = 4, 2, 128, 256  # rows of config/sft.py fill such a window to 90 %
+batch_size = 12  # 12 x 256 = 3,072 tokens per update
+max_iters = 800
+eval_interval = 400
 muon_lr, muon_momentum = 0.03, 0.9
 beta1, beta2 = 0.8, 0.95
 min_lr = 0.0

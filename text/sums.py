@@ -7,8 +7,8 @@
                Anna has 17 lamps now.
 
 Difficulty, 1 to 5, is the number of steps. From difficulty 3 on problems multiply, from 4 on they divide. A
-model of the stories knows the words and the sums, and has the tokens of the rows; it has met no question
-that waits for an answer, and no answer.
+model of the stories knows the words and the sums, and has the tokens of the rows. It has met no question that
+waits for an answer, no answer, and, of sums_easy, no problem: stories tell of other people's things.
 """
 
 import json
@@ -21,10 +21,17 @@ STORIES = {"+": "finds {} more", "-": "gives {} away", "*": "swaps each for {}",
 SIZE = 4_000_000  # characters, unless a size is given: 20,000 rows of any difficulty
 
 
-def problems(rng: random.Random, hardest: int) -> Iterator[tuple[str, str, list[str], list[str], int]]:
-    """Yield (name, thing, story, steps, answer) without end: story has a sentence more than steps."""
+def problems(
+    rng: random.Random, hardest: int, parity: int | None = None
+) -> Iterator[tuple[str, str, list[str], list[str], int]]:
+    """Yield (name, thing, story, steps, answer) without end: story has a sentence more than steps.
+
+    parity: 0 or 1 for one half of all pairs of name and thing; None for all.
+    """
     while True:
         name, thing = rng.choice(NAMES), rng.choice(RULES["Thing.p"])[1][0]
+        if parity not in (None, len(name + thing) % 2):
+            continue
         difficulty = rng.randint(1, hardest)
         now = rng.randint(2, 20 * difficulty)
         story, steps = [f"{name} has {now} {thing}."], []
@@ -41,8 +48,8 @@ def problems(rng: random.Random, hardest: int) -> Iterator[tuple[str, str, list[
 
 def rows(seed: int, size: int, hardest: int = 5) -> Iterator[str]:
     """JSONL rows {"prompt", "response"} until they have `size` characters; 0: SIZE."""
-    characters = 0
-    for name, thing, story, steps, answer in problems(random.Random(seed), hardest):
+    characters, parity = 0, None if hardest == 5 else 0
+    for name, thing, story, steps, answer in problems(random.Random(seed), hardest, parity):
         prompt = " ".join([*story, f"How many {thing} does {name} have now?"])
         line = json.dumps({"prompt": prompt, "response": "\n".join([*steps, f"answer: {answer}"])}) + "\n"
         yield line
@@ -52,9 +59,9 @@ def rows(seed: int, size: int, hardest: int = 5) -> Iterator[str]:
 
 
 def stories(seed: int, size: int, hardest: int = 2) -> Iterator[str]:
-    """Documents until they have `size` characters; 0: SIZE. Other problems than those of rows(seed)."""
+    """Documents until they have `size` characters; 0: SIZE. No problem is one of rows(hardest=2)."""
     characters = 0
-    for name, thing, story, steps, answer in problems(random.Random(f"stories {seed}"), hardest):
+    for name, thing, story, steps, answer in problems(random.Random(f"stories {seed}"), hardest, 1):
         told = [f"{sentence[:-1]}: {step}." for sentence, step in zip(story[1:], steps, strict=True)]
         document = f"How many {thing}?\n{' '.join([story[0], *told])}\n{name} has {answer} {thing} now.\n"
         yield document
