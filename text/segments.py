@@ -12,6 +12,7 @@ with its special tokens, and what people say in them is always plain text: nobod
 import functools
 import re
 
+from config._special import pattern_of
 from tokenizer import END, Tokenizer
 
 _END = re.escape(END)
@@ -115,7 +116,7 @@ def by_lines(messages: list) -> Segments:
 
 
 def by_template(messages: list, tokenizer: Tokenizer) -> Segments:
-    """A conversation in the tokenizer's chat template (see config/_chat.py).
+    """A conversation in the tokenizer's chat template (see config/_special.py).
 
     Learned are the assistant's words and the special token behind them, which ends the turn. Plain text of
     the template and what others say are one segment, so that they are cut into the tokens that the model has
@@ -168,8 +169,7 @@ def opening_of(tokenizer: Tokenizer) -> tuple[Segments, str]:
 @functools.lru_cache(maxsize=64)
 def cut_names(tokenizer: Tokenizer, text: str) -> Segments:
     """A text of the template, cut into special tokens and what stands between them."""
-    names = sorted(tokenizer.special_tokens, key=len, reverse=True)
-    parts = re.split(f"({'|'.join(map(re.escape, names))})", text)
+    parts = re.split(f"({pattern_of(tokenizer.special_tokens)})", text)
     return [(part, SPECIAL * (i % 2)) for i, part in enumerate(parts) if part]
 
 
