@@ -135,6 +135,7 @@ SETTINGS = {
         "skip_bad": ("--skip_bad", "error", BAD_ROWS),
         "threads": ("--threads=2", "calls"),
         "shard_mb": ("--shard_mb=0.0005", "files"),
+        "show": ("--show=2", "lines"),
     },
     "sample.py": {
         "out_dir": ("--out_dir={tmp}/nowhere", "error"),
@@ -151,6 +152,8 @@ SETTINGS = {
         "unknown": ("--unknown=skip", "error", "--start=\u20aca"),
         "stream": ("--stream=False", "calls"),
         "interactive": ("--interactive", "lines"),
+        "chat": ("--chat", "error"),  # the run's tokenizer has no end token; conversations: test_chat.py
+        "system": ("--system=To", "error"),
         "device": ("--device=cuda:99", "error"),
         "dtype": ("--dtype=bfloat16", "calls"),
     },
@@ -158,7 +161,9 @@ SETTINGS = {
         "out_dir": ("--out_dir={tmp}/nowhere", "error"),
         "file": ("--file=ckpt.pt", "lines"),
         "adapter": ("--adapter={run}", "error"),
+        "task": ("--task=exact_match", "error"),  # a text holds no replies; rows: test_chat.py
         "split": ("--split=train", "lines"),
+        "dataset": ("--dataset=rows_of_settings", "error"),  # it has another tokenizer
         "input": ("--input={other}", "lines"),
         "format": ("--format=jsonl", "error", "--input={other}"),
         "batch_size": ("--batch_size=1", "calls"),
@@ -400,6 +405,7 @@ ADVISED = ("train.py", "data.py", "evaluate.py", "sample.py")  # bench.py's runs
 EXCEPTIONS = {  # (function, flag): why a script that cannot have the flag does not print it
     ("as_text", "start"): "it looks for the flag in what was typed",
     ("as_text", "stop"): "likewise",
+    ("as_text", "system"): "likewise",
     ("one_line_errors", "out_dir"): "only if the script has it",
     ("advice_instead_of", "file"): "only if the script has it",
     ("open_text", "format"): "only if the script has it",
