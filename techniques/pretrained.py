@@ -28,7 +28,7 @@ from runtime import checkpoint
 from runtime.guard import write_atomic
 from runtime.trust import explain_disk_errors, made_by_nanogpt
 from techniques import download, families, gguf, nanogpt, safetensors_files, vocabulary, weights
-from tokenizer import Tokenizer, from_json
+from tokenizer import Tokenizer
 
 # -----------------------------------------------------------------------------
 source = ""  # import: a folder, a .gguf file or nanoGPT's ckpt.pt; typed as --from=PATH
@@ -85,7 +85,7 @@ def read_run(path: str | Path, vocab: str = "", block_size: int = 0) -> dict:
         shape = dataclasses.replace(shape, block_size=block_size)
         if "wpe.weight" in state:
             state["wpe.weight"] = state["wpe.weight"][:block_size].clone()
-    tokenizer = padded(tokenizer, rows)
+    tokenizer = vocabulary.padded(tokenizer, rows)
     model_config, settings = dataclasses.asdict(shape), defaults_of("train.py")
     settings |= {name: value for name, value in model_config.items() if name in settings}
     settings |= {"dataset": path.name, "start": ""}
@@ -107,16 +107,6 @@ def open_folder(folder: Path) -> tuple[GPTConfig, safetensors_files.Tensors, str
     shape = families.shape_of(config)
     tensors = safetensors_files.read_folder(folder)
     return shape, tensors, config["model_type"], vocabulary.read_folder(folder)
-
-
-def padded(tokenizer: Tokenizer, rows: int) -> Tokenizer:
-    """The same tokenizer with reserved tokens, <|unused_0|> and so on, for the rows that a model has more."""
-    n = tokenizer.vocab_size
-    if n == rows:
-        return tokenizer
-    state = json.loads(tokenizer.to_json())
-    state["special_tokens"] = tokenizer.special_tokens | {f"<|unused_{i}|>": n + i for i in range(rows - n)}
-    return from_json(json.dumps(state))
 
 
 def sha256_of(path: Path) -> str:

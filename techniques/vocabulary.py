@@ -17,11 +17,11 @@ from config import require
 from techniques import split_patterns
 from techniques.bytelevel import FORMS
 from techniques.sentencepiece import BYTES
-from techniques.vocabulary_kinds import byte_level, characters, finish, sentencepiece
+from techniques.vocabulary_kinds import LARGEST, byte_level, characters, finish, sentencepiece
 from techniques.vocabulary_out import gguf_metadata, write_folder
-from tokenizer import END, Tokenizer
+from tokenizer import END, Tokenizer, from_json
 
-__all__ = ["gguf_metadata", "read", "read_folder", "read_gguf", "write_folder"]
+__all__ = ["gguf_metadata", "padded", "read", "read_folder", "read_gguf", "write_folder"]
 TYPES = {1: "", 2: "special", 3: "special", 4: "added", 5: "special", 6: ""}  # GGUF's token_type
 ADVICE = (
     "for other files, open the folder in transformers and save it: AutoTokenizer.from_pretrained(FOLDER)"
@@ -30,12 +30,25 @@ ADVICE = (
 
 
 def read(path: str | Path) -> Tokenizer:
-    """The tokenizer of a folder of Hugging Face or of a .gguf file."""
-    if Path(path).suffix != ".gguf":
+    """The tokenizer of a folder of Hugging Face or of a .gguf file, padded() to the size of its model."""
+    path = Path(path)
+    if path.suffix != ".gguf":
         return read_folder(path)
     from techniques.gguf_header import open_file  # it needs torch
 
-    return read_gguf(open_file(Path(path))[0])
+    metadata, entries, _ = open_file(path)
+    rows = entries["token_embd.weight"].shape[0] if "token_embd.weight" in entries else 0
+    return padded(read_gguf(metadata), rows)
+
+
+def padded(tokenizer: Tokenizer, rows: int) -> Tokenizer:
+    """The tokenizer with reserved tokens, <|unused_0|> and so on, for the rows that its model has more."""
+    n = tokenizer.vocab_size
+    if type(rows) is not int or not n < rows <= LARGEST:
+        return tokenizer
+    state = json.loads(tokenizer.to_json())
+    state["special_tokens"] = tokenizer.special_tokens | {f"<|unused_{i}|>": n + i for i in range(rows - n)}
+    return from_json(json.dumps(state))
 
 
 def read_folder(folder: str | Path) -> Tokenizer:
@@ -50,7 +63,8 @@ def read_folder(folder: str | Path) -> Tokenizer:
         template = folder / "chat_template.jinja"
         if template.is_file():
             settings["chat_template"] = template.read_text(encoding="utf-8")
-        return from_hugging_face(state, settings)
+        rows = json_of(folder / "config.json").get("vocab_size")
+        return padded(from_hugging_face(state, settings), rows)
     except Exception as error:  # of many types: a stranger's file may hold anything anywhere
         raise ValueError(f"no tokenizer can be read from {folder}: {told(error)}") from None
 

@@ -595,6 +595,7 @@ def round_trip(name: str, run_script, tmp_path) -> None:
         assert same_weights(again["model"], dict(model.state_dict()))
         tokenizer = from_json(again["tokenizer"])
         assert tokenizer.encode(TEXT).tolist() == byte_pairs().encode(TEXT).tolist()
+        assert vocabulary.read(target).hash == tokenizer.hash  # so data.py --tokenizer=FOLDER fits
         assert tokenizer.vocab_size == 272 and tokenizer.end_id == byte_pairs().end_id
 
 
