@@ -67,23 +67,23 @@ def write(tokenizer: Tokenizer, prefix: bool = False) -> str:
     before, after = chat["assistant"]
     last = after[: after.index(name) + len(name)] if ends else after
     content = 'message["content"]' + (" | trim" if chat.get("trim") else "")
-    held = "{% set ns.held = %s %}" if chat.get("system_in_user") else "{{ %s }}"
+    start, stop = ("{% set ns.held = ", " %}") if chat.get("system_in_user") else ("{{ ", " }}")
     parts = ['{% set ns = namespace(held="") %}', "{{ " + quote(tokenizer.fields["begin"]) + " }}"]
     if chat.get("default_system") and "system" in chat:
         default = chat["default_system"].strip() if chat.get("trim") else chat["default_system"]
         text = quote(chat["system"][0] + default + chat["system"][1])
-        parts.append('{% if messages[0]["role"] != "system" %}' + held % text + "{% endif %}")
+        parts.append('{% if messages[0]["role"] != "system" %}' + start + text + stop + "{% endif %}")
     parts.append("{% for message in messages %}{% set content = " + content + " %}")
     for role in ("system", "user", "tool"):
         if role in chat:
             inner = " + ns.held + content + " if role == "user" else " + content + "
             text = quote(chat[role][0]) + inner + quote(chat[role][1])
             parts.append('{% if message["role"] == ' + quote(role) + " %}")
-            parts.append((held if role == "system" else "{{ %s }}") % text)
+            parts.append(start + text + stop if role == "system" else "{{ " + text + " }}")
             parts.append('{% set ns.held = "" %}' * (role == "user") + "{% endif %}")
     said = quote(before + " " * prefix) + " + content + "
     parts.append('{% if message["role"] == "assistant" %}{% if loop.last %}')
     parts.append("{{ " + said + quote(last) + " }}{% else %}{{ " + said + quote(after) + " }}")
     parts.append("{% endif %}{% endif %}{% endfor %}")
-    parts.append("{% if add_generation_prompt %}{{ " + quote(before) + " }}{% endif %}")
+    parts.append("{% if add_generation_prompt %}{{ " + quote(before.rstrip(" ")) + " }}{% endif %}")
     return "".join(parts)

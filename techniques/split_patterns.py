@@ -45,24 +45,35 @@ PRE = {  # GGUF's tokenizer.ggml.pre: how digits are cut first, and the publishe
 }  # fmt: skip
 
 
+def alternatives(pattern: str) -> list[str]:
+    """A pattern, cut at each | that stands in no brackets."""
+    return re.split(r"\|(?![^(]*\))", pattern)
+
+
+BEFORE_DIGITS = r"\s+(?![^\s\p{N}])"  # \s+(?!\S) in a text between digits, which ends where one begins
+OURS = {part for pattern in ALTERNATIVES.values() for part in alternatives(pattern)} | {BEFORE_DIGITS, r"\s"}
+
+
 def ours(digits: str, published: str) -> str:
     """One pattern that cuts a text at the same places. ValueError if it has an alternative that is not known.
 
     digits: \\p{N}, \\p{N}+ or \\p{N}{1,3} if a first step makes words of the digits, and the published
     pattern cuts what is between them; "" if there is no such step.
     """
+    if all(part in OURS for part in alternatives(published)):
+        return published
     if published.startswith(ENDINGS):
         published = published.replace(ENDINGS, SHORT, 1)
     cut = []
-    for part in re.split(r"\|(?![^(]*\))", published):  # at each | that stands in no brackets
+    for part in alternatives(published):
         known = "expected one like those of GPT-2, SmolLM2, Llama 3 or Qwen2"
         require(part in ALTERNATIVES, f"its pattern, which cuts words, has {part[:40]!r}; {known}")
-        if digits and part in (r" ?\p{N}+", r"\p{N}", r"\p{N}{1,3}"):
+        if digits and part in (r" ?\p{N}+", *DIGIT_STEPS):
             part = digits
         after_blanks = cut and cut[-1].startswith(r"\s++$") and part == r"\s+"
         cut.append(r"\s" if after_blanks else ALTERNATIVES[part])
-    if digits:  # a text between digits ends where one begins
-        cut = [part.replace(r"(?!\S)", r"(?![^\s\p{N}])") for part in cut]
+    if digits:
+        cut = [part.replace(r"\s+(?!\S)", BEFORE_DIGITS) for part in cut]
     return "|".join(cut)
 
 
