@@ -613,6 +613,37 @@ def test_llama_cpp_cuts_out_each_digit_too():
             assert ours.encode(text).tolist() == expected, repr(text)
 
 
+@pytest.mark.needs("llama_cpp")
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.parametrize("name", ["gpt-2", "smollm", "llama-bpe", "qwen2", "always", ""])
+def test_llama_cpp_opens_what_we_write(name, tmp_path):
+    """A GGUF file with a vocabulary alone: byte-level and SentencePiece's, with and without prefix."""
+    import llama_cpp
+
+    from techniques.gguf_header import header_bytes
+
+    if name in split_patterns.PRE:
+        tokens, pattern = (
+            BPETokenizer.train([MIXED], 700).tokens,
+            split_patterns.ours(*split_patterns.PRE[name]),
+        )
+        ours = BPETokenizer(tokens, (END, "<|im_start|>", "<|im_end|>"), pattern, chat=CHATML)
+    else:
+        settings = {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True}
+        ours = vocabulary.read_folder(write(tmp_path, llama_like(name)[1], settings))
+    numbers = {"context_length": 64, "embedding_length": 16, "block_count": 1, "feed_forward_length": 16}
+    numbers |= {"attention.head_count": 1, "attention.layer_norm_rms_epsilon": 1e-5}
+    keys = {"general.architecture": "llama"} | {f"llama.{key}": value for key, value in numbers.items()}
+    (tmp_path / "v.gguf").write_bytes(header_bytes(keys | vocabulary.gguf_metadata(ours), {}))
+    theirs = llama_cpp.Llama(model_path=str(tmp_path / "v.gguf"), vocab_only=True, verbose=False)
+    assert theirs.token_eos() == max(ours.stop_ids)
+    for text in [*EDGES, CODE[:5000], *random_strings(300, seed=10)]:
+        if "\0" not in text:
+            expected = theirs.tokenize(text.encode("utf-8"), add_bos=False, special=False)
+            assert ours.encode(text).tolist() == expected, repr(text)
+
+
 # --- hostile files ---
 
 
