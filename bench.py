@@ -6,35 +6,21 @@
     python bench.py --quick             tiny sizes: does everything run? (the numbers mean nothing)
 
 time_to_loss, equal_time, laptop and precision train whole configs to the end. gpu needs CUDA. throughput,
-generation, bytepairs, preparing, memory, growth and ablation take about 3 minutes each on a CPU, sharding
-half a minute. plan measures nothing: it computes what a run on many GPUs needs. Each item prints its target
-first. A ratio is ours / theirs, measured in turns (see lab/measure.py).
+generation, bytepairs, preparing, memory, growth and ablation take about 3 minutes each on a CPU, sharding and
+footprint half a minute. plan measures nothing: it computes what a run on many GPUs needs. Each item prints
+its target first. A ratio is ours / theirs, measured in turns (see lab/measure.py).
 """
 
 from collections.abc import Callable, Iterator
 
-from config import at_least, end_script, override, require  # isort: skip
+from config import at_least, end_script, override, require, technique_settings  # isort: skip
 import numpy as np
 import torch
 
 import data
 from lab import measure, measure_text, plan_check, scaling
-from lab.measure import (
-    CPU,
-    SMALLER,
-    NotMeasured,
-    Row,
-    Run,
-    alternate,
-    compared,
-    measured,
-    seconds_of,
-    settings_of,
-    sized,
-    time_and_loss,
-    trained,
-)
-from lab.plan import Cluster, table
+from lab.measure import CPU, NotMeasured, Row, Run, alternate, compared, measured, settings_of, sized
+from lab.plan import Cluster, shaped, table
 from machine import hardware
 from runtime.folder import run_folder
 from text import prepare
@@ -52,6 +38,7 @@ quick = False  # tiny sizes, to see that everything runs
 # The run that --only=plan computes. The defaults are config/base.py: GPT-2 (124M).
 gpus = 8  # in all; one process each
 gpus_per_node = 8  # in one machine
+shape = ""  # '' the next five | 7b | 13b | 70b: Llama 2's, with 32,000 tokens
 arch = "gpt2"  # modern | gpt2 | llama
 n_layer = 12  # blocks
 n_head = 12  # attention heads
@@ -63,6 +50,7 @@ dtype = "bfloat16"  # float32 | bfloat16 | float16
 batch_size = 12  # windows per micro-step on each GPU
 gradient_accumulation_steps = 5  # micro-steps per update
 gradient_checkpointing = False  # recompute the blocks in the backward pass
+technique = ""  # lora | quantize,lora; each has settings of its own, as in train.py
 memory_gb = 80.0  # memory of one GPU
 peak_tflops = 989.0  # TFLOP/s of one GPU by its data sheet; 989 is an H100 in bfloat16
 mfu = 0.4  # share of peak_tflops that training reaches
@@ -87,7 +75,7 @@ def of_shakespeare(target: str) -> str:
 def time_to_loss() -> Iterator[Row]:
     """config/fast.py must reach config/classic.py's final val loss in at most 1/10 of its time."""
     files = "config/fast.py", "config/classic.py"
-    fast, classic = alternate(*(time_and_loss(file, "--device=cpu") for file in files), turns=rounds)
+    fast, classic = alternate(*(measure.time_and_loss(file, "--device=cpu") for file in files), turns=rounds)
     yield compared("training time, fast / classic", fast[:, 0], classic[:, 0], "s", "<= 0.1")
     yield compared("final val loss, fast / classic", fast[:, 1], classic[:, 1], "nats", "<= 1")
 
@@ -95,14 +83,14 @@ def time_to_loss() -> Iterator[Row]:
 def equal_time() -> Iterator[Row]:
     """config/shakespeare_char.py must reach val loss 1.54 in at most the time of config/classic.py."""
     files = "config/shakespeare_char.py", "config/classic.py"
-    ours, classic = alternate(*(time_and_loss(file, "--device=cpu") for file in files), turns=rounds)
+    ours, classic = alternate(*(measure.time_and_loss(file, "--device=cpu") for file in files), turns=rounds)
     yield compared("training time, shakespeare_char / classic", ours[:, 0], classic[:, 0], "s", "<= 1")
     yield measured("final val loss of shakespeare_char", ours[:, 1], "nats", of_shakespeare("<= 1.54"))
 
 
 def laptop() -> Iterator[Row]:
     """config/shakespeare_long.py must reach val loss 1.4697 within 6 minutes and 1.42 within 10; one run."""
-    result, rows = trained("config/shakespeare_long.py", 0, "--device=cpu")
+    result, rows = measure.trained("config/shakespeare_long.py", 0, "--device=cpu")
     reached = [row["seconds"] for row in rows if row.get("val_loss", np.inf) <= 1.4697]
     first = min(reached, default=np.inf)  # inf: never
     yield measured("training time to val loss 1.4697", [first], "s", of_shakespeare("<= 360"))
@@ -124,7 +112,7 @@ def throughput() -> Iterator[Row]:
     def tokens_per_second(update: Callable) -> Callable:
         update(0)  # not counted: it allocates the optimizer state
         steps = range(sized(40, 4))
-        return lambda turn: len(steps) * B * T / seconds_of(lambda: [update(step) for step in steps])
+        return lambda turn: len(steps) * B * T / measure.seconds_of(lambda: [update(step) for step in steps])
 
     plain = measure.plain_loop(settings, windows, Run(settings, V).model)
     updates = ours("auto"), plain, ours("bfloat16"), ours("float32")
@@ -138,7 +126,7 @@ def throughput() -> Iterator[Row]:
 def precision() -> Iterator[Row]:
     """config/tiny.py with dtype=auto must end at most 0.01 above its final val loss with float32."""
     dtypes = "--dtype=auto", "--dtype=float32"
-    sides = [time_and_loss("config/tiny.py", "--device=cpu", dtype) for dtype in dtypes]
+    sides = [measure.time_and_loss("config/tiny.py", "--device=cpu", dtype) for dtype in dtypes]
     auto, fp32 = alternate(*sides, turns=rounds)[:, :, 1]
     yield measured("final val loss, auto minus float32", auto - fp32, "nats", "<= 0.01")
 
@@ -184,7 +172,7 @@ def memory() -> Iterator[Row]:
     """config/shakespeare_char.py must peak below 900 MB; an update with 50,304 tokens is reported."""
 
     def run_peak(turn: int) -> float:
-        _, rows = trained("config/shakespeare_char.py", turn, "--device=cpu", "--max_iters=40")
+        _, rows = measure.trained("config/shakespeare_char.py", turn, "--device=cpu", "--max_iters=40")
         return max(row.get("memory_mb", 0) for row in rows)
 
     yield measured("40 updates of shakespeare_char", *alternate(run_peak, turns=rounds), "MB", "< 900")
@@ -212,13 +200,20 @@ def sharding() -> Iterator[Row]:
     yield from plan_check.rows(sized((1, 2, 4), (2,)), "muon", micro_steps=2)
 
 
+def footprint() -> Iterator[Row]:
+    """Bytes of full fine-tuning, LoRA and QLoRA on SmolLM2's shape (135M) must equal the formulas."""
+    yield from plan_check.footprints(sized(plan_check.SMOLLM2, plan_check.SMALL_SMOLLM2))
+
+
 def plan() -> Iterator[str]:
     """Memory of each GPU, bytes sent and time of an update with each strategy, computed (lab/plan.py)."""
-    shape = dict(arch=arch, n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=block_size)
+    sizes = dict(arch=arch, n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=block_size)
     batch = dict(batch_size=batch_size, gradient_accumulation_steps=gradient_accumulation_steps)
     way = dict(optimizer=optimizer, dtype=dtype, gradient_checkpointing=gradient_checkpointing)
+    own = [name for each in filter(None, technique.split(",")) for name in technique_settings()[each]]
+    way |= {name: globals()[name] for name in ("technique", *own)}
     cluster = Cluster(gpus, gpus_per_node, memory_gb, peak_tflops, mfu, bandwidth, bandwidth_between)
-    yield from table(settings_of(**shape, **batch, **way), vocab_size, cluster)
+    yield from table(*shaped(settings_of(**sizes, **batch, **way), vocab_size, shape), cluster)
 
 
 def gpu() -> Iterator[Row]:
@@ -241,11 +236,11 @@ def gpu() -> Iterator[Row]:
     yield compared("tokens/s, CUDA graph / without", *alternate(*sides, turns=blocks), "tokens/s")
 
     def time_to_best(turn: int) -> tuple[float, float]:
-        result, rows = trained("config/classic_gpu.py", turn, "--device=cuda")
+        result, rows = measure.trained("config/classic_gpu.py", turn, "--device=cuda")
         at = [row["seconds"] for row in rows if "val_loss" in row and row["step"] == result["best_step"]]
         return at[0], result["best_val_loss"]
 
-    ours = time_and_loss("config/shakespeare_char.py", "--device=cuda")
+    ours = measure.time_and_loss("config/shakespeare_char.py", "--device=cuda")
     ours, classic = alternate(ours, time_to_best, turns=rounds)
     what = "training time, shakespeare_char / classic to its best"
     yield compared(what, ours[:, 0], classic[:, 0], "s", "<= 0.333")
@@ -256,7 +251,7 @@ ITEMS = {
     item.__name__: item
     for item in (
         time_to_loss, equal_time, laptop, throughput, precision, generation, bytepairs, preparing, memory,
-        growth, gpu, ablation, sharding, plan,
+        growth, gpu, ablation, sharding, footprint, plan,
     )
 }  # fmt: skip
 
@@ -284,7 +279,7 @@ if __name__ == "__main__":
         names = (only or "growth").replace(" ", "").split(",")
     for name in names:
         require(name in ITEMS, f"only={only} names no item {name!r}; expected one of {', '.join(ITEMS)}")
-    SMALLER.update(QUICK if quick else {})
+    measure.SMALLER.update(QUICK if quick else {})
     print("\n".join(measure.describe_machine()))
     for name in names:
         print(f"\n{name}: {ITEMS[name].__doc__.splitlines()[0]}")

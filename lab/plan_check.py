@@ -1,9 +1,10 @@
 """Are plan.py's formulas right? Trains a small model on 1, 2 and 4 processes and counts the bytes.
 
+    python bench.py --only=footprint    one process: full fine-tuning, LoRA, QLoRA
     python bench.py --only=sharding
 
-starts this module under torchrun, on CPUs with gloo. The model makes three updates. In the third, each rank
-counts the bytes of its weights, gradients and optimizer state, and of the tensors that it passes to
+The second starts this module under torchrun, on CPUs with gloo. The model makes three updates. In the third,
+each rank counts the bytes of its weights, gradients and optimizer state, and of the tensors that it passes to
 torch.distributed. On GPUs, NCCL gets the same tensors, so the counts hold there, too.
 """
 
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import optim
+import techniques
 from config import ROOT, start_script
 from lab import plan
 from lab.measure import NotMeasured, Row, settings_of, show
@@ -63,7 +65,7 @@ def three_updates(settings: dict, device: torch.device) -> dict:
     """Make three updates as train.py does; returns the bytes this rank holds and exchanges in the third."""
     torch.manual_seed(0)
     W, micro_steps = dist.get_world_size(), settings["gradient_accumulation_steps"]
-    model = GPT(memory.shape_of(settings, V))
+    model = techniques.change("change_model", GPT(memory.shape_of(settings, V)), settings)
     model = distributed.place(model, device, settings["strategy"], settings["dtype"], "")
     optimizer = optim.build_optimizer(model, settings, device.type)
     wrapped = distributed.wrap(model, W, settings["strategy"])
@@ -92,8 +94,8 @@ def three_updates(settings: dict, device: torch.device) -> dict:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
     states = optim.named_state(optimizer).values()  # the 0-d step counts are left out below
-    found["weights"] = local_bytes(model.parameters())
-    found["gradients"] = local_bytes(p.grad for p in model.parameters())
+    found["weights"] = local_bytes([*model.parameters(), *model.buffers()])
+    found["gradients"] = local_bytes(p.grad for p in model.parameters() if p.requires_grad)
     found["optimizer"] = local_bytes(t for state in states for t in state.values() if t.ndim)
     return found | exchanged.n_bytes
 
@@ -106,9 +108,9 @@ def local_bytes(tensors) -> int:
 def accumulated(model: torch.nn.Module) -> int:
     """Bytes of gradients that this rank holds between two micro-steps; fully_shard keeps them in fields."""
     if not hasattr(model, "set_requires_gradient_sync"):
-        return local_bytes(p.grad for p in model.parameters())
+        return local_bytes(p.grad for p in model.parameters() if p.requires_grad)
     groups = [m._get_fsdp_state()._fsdp_param_group for m in (model, *model.blocks)]
-    params = [p for group in groups for p in group.fsdp_params]
+    params = [p for group in groups for p in group.fsdp_params if p.sharded_param.requires_grad]
     kept = [p.unsharded_accumulated_grad for p in params]
     return local_bytes(p._unsharded_param.grad if t is None else t for p, t in zip(params, kept, strict=True))
 
@@ -157,6 +159,64 @@ def rows(worlds: tuple, optimizer: str, micro_steps: int) -> Iterator[Row]:
                 ratio, spread = show(max(ours) / expected), f"{min(ours):,}..{max(ours):,}"
                 absolute = f"{max(ours):,} / {expected:,} bytes"
                 yield Row(f"{W} x {case['strategy']}: {what}", ratio, absolute, "= 1", spread)
+
+
+# ---- fine-tuning, on one process
+SMOLLM2 = dict(  # 134,515,008 parameters; its shape: config.json of HuggingFaceTB/SmolLM2-135M
+    arch="llama", n_layer=30, n_head=9, n_kv_head=3, n_embd=576, n_ff=1536, tie_weights=1, vocab_size=49152,
+    block_size=256, batch_size=1,
+)  # fmt: skip
+SMALL_SMOLLM2 = {**SMOLLM2, "n_layer": 2, "vocab_size": 512, "block_size": 64}
+KEPT = "activations, without logits"
+
+
+def one_update(settings: dict, vocab_size: int) -> dict[str, int]:
+    """Bytes of weights, gradients, optimizer state, and of what a forward pass keeps for the backward pass.
+
+    In float32, so that autocast makes no copies of weights. Counted are tensors, each storage once.
+    """
+    torch.manual_seed(0)
+    model = techniques.change("change_model", GPT(memory.shape_of(settings, vocab_size)), settings)
+    optimizer = optim.build_optimizer(model, settings, "cpu")
+    own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    kept = {}  # address: storage. They stay alive, else an address could come twice
+
+    def note(t: torch.Tensor) -> torch.Tensor:
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in own and t.shape[-1:] != (vocab_size,):
+            kept[storage.data_ptr()] = storage
+        return t
+
+    x = torch.randint(vocab_size, (settings["batch_size"], settings["block_size"]))
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        logits = model(x)
+    F.cross_entropy(logits.flatten(0, 1), x.flatten()).backward()
+    optimizer.step()
+    states = optim.named_state(optimizer).values()
+    return {
+        "weights": local_bytes([*model.parameters(), *model.buffers()]),
+        "gradients": local_bytes(p.grad for p in model.parameters() if p.grad is not None),
+        "optimizer": local_bytes(t for state in states for t in state.values() if t.ndim),
+        KEPT: sum(storage.nbytes() for storage in kept.values()),
+    }
+
+
+def footprints(shape: dict) -> Iterator[Row]:
+    """Measured / formula of each way to fine-tune, and how many bytes each saves but for activations."""
+    whole = 0
+    for way, changes in plan.WAYS.items():
+        settings = settings_of(optimizer="adamw", dtype="float32", logits_mb=0, **{**shape, **changes})
+        settings["lora_rank"], vocab_size = 16, settings.pop("vocab_size")
+        model = memory.on_meta(settings, vocab_size)
+        expected = {**memory.kept(model, settings, 1), KEPT: memory.hidden_activations(model, settings)}
+        found = one_update(settings, vocab_size)
+        for what, n_bytes in found.items():
+            absolute = f"{n_bytes:,} / {expected[what]:,} bytes"
+            yield Row(f"{way}: {what}", show(n_bytes / expected[what]), absolute, "= 1", "")
+        total = sum(n_bytes for what, n_bytes in found.items() if what != KEPT)
+        whole = whole or total
+        saved = f"{total:,} bytes, {1 - total / whole:.1%} saved"
+        yield Row(f"{way}: but for activations", show(total / whole), saved, "reported", "")
 
 
 if __name__ == "__main__":

@@ -192,11 +192,12 @@ def wrap(model: torch.nn.Module, world_size: int, strategy: str) -> torch.nn.Mod
     """Wrap in DistributedDataParallel: after backward, every rank holds the gradients' mean over all ranks.
 
     Gradients live in the buckets that are sent. A separate copy would take 4 bytes more per parameter. fsdp
-    needs no wrapper: it averages gradients itself, each rank those of its shard.
+    needs no wrapper: it averages gradients itself, each rank those of its shard. Buffers are packed weights,
+    which never change: to send them in each forward pass, as is torch's default, would cost 3.6 GB for 7B.
     """
     if world_size == 1 or strategy == "fsdp":
         return model
-    return DistributedDataParallel(model, gradient_as_bucket_view=True)
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
 
 
 def sync_gradients(model: torch.nn.Module, last: bool) -> None:

@@ -25,17 +25,24 @@ def parameters_of(model) -> int:
     return sum(p.numel() for p in model.parameters()) + weights + biases
 
 
-def flops_per_token(model) -> int:
-    """Operations per token of training: 6 for each weight of a matrix (2 forward, 4 backward; 2 of these are
-    for its own gradient, which a frozen one has not), and 12 n_layer n_embd T for attention (Chowdhery et al.
-    2022, PaLM, appendix B).
+def flops_forward(model) -> int:
+    """Operations per token of the forward pass: 2 for each weight of a matrix, and 4 n_layer n_embd T for
+    attention (Chowdhery et al. 2022, PaLM, appendix B).
     """
-    config = model.config
-    weights, trained = parameters_of(model), sum(p.numel() for p in model.parameters() if p.requires_grad)
-    if not config.tie_weights:  # the embedding only looks up its rows
-        weights -= config.vocab_size * config.n_embd
-        trained -= sum(p.numel() for p in model.wte.parameters() if p.requires_grad)
-    return 4 * weights + 2 * trained + 12 * config.n_layer * config.n_embd * config.block_size
+    config, weights = model.config, parameters_of(model)
+    if not config.tie_weights:
+        weights -= config.vocab_size * config.n_embd  # the embedding only looks up its rows
+    return 2 * weights + 4 * config.n_layer * config.n_embd * config.block_size
+
+
+def flops_per_token(model) -> int:
+    """Operations per token of training: the forward pass three times, as each product has two gradients. A
+    frozen weight has none: 2 less.
+    """
+    frozen = parameters_of(model) - sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if not model.config.tie_weights and not any(p.requires_grad for p in model.wte.parameters()):
+        frozen -= model.config.vocab_size * model.config.n_embd
+    return 3 * flops_forward(model) - 2 * frozen
 
 
 def flops_utilisation(model, tokens_per_second: float, device: torch.device) -> float:

@@ -11,8 +11,8 @@ P parameters on W ranks, each a GPU with its own process. What a rank holds, in 
 The optimizer state is 8 P with AdamW; with Muon 4 bytes a parameter of the matrices in the blocks, and 8 for
 all others. Frozen parameters have neither gradients nor optimizer state. Packed weights have their packed
 bytes (techniques/packing.py), on each rank: fsdp shards parameters only. Activations come on top and grow
-with the batch. `bench.py --only=sharding` compares the first three with real runs, --only=tuning all four,
-with LoRA and QLoRA (lab/plan_check.py).
+with the batch. `bench.py --only=sharding` compares the first three with real runs, --only=footprint all
+four, with LoRA and QLoRA (lab/plan_check.py).
 """
 
 import contextlib
@@ -99,6 +99,12 @@ def trained(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
+def under_muon(model: GPT, settings: dict) -> list[nn.Parameter]:
+    """The matrices that Muon updates; none with another optimizer."""
+    groups = [group for group in optim.parameter_groups(model, settings) if group["kind"] == "muon"]
+    return [p for group in groups for _, p in group["params"]]
+
+
 def accumulated(model: GPT, settings: dict, W: int) -> int:
     """Bytes of gradients on a rank before the last of several micro-steps: of all parameters, even with fsdp.
 
@@ -131,20 +137,26 @@ def block_activations(block: Block, dtype: str) -> int:
     return stream + n * (sum(copies) * C + 2 * q + 2 * kv + hidden) + 4 * (q + kv) * (config.qk_norm > 0)
 
 
-def activations(model: GPT, settings: dict) -> int:
-    """Bytes that the forward pass of a micro-step keeps for the backward pass, logits included.
+def hidden_activations(model: GPT, settings: dict) -> int:
+    """Bytes that the forward pass of a micro-step keeps for the backward pass, without logits.
 
     With gradient_checkpointing every block keeps only its input, and the one that is recomputed all it needs.
     """
     n, config = 4 if settings["dtype"] == "float32" else 2, model.config
     C, block = config.n_embd, block_activations(model.blocks[0], settings["dtype"])
     blocks = 4 * C * config.n_layer + block if config.gradient_checkpointing else block * config.n_layer
-    tokens = settings["batch_size"] * config.block_size
-    logits = 4 * tokens * config.vocab_size
-    if too_many_logits(tokens, config.vocab_size, settings["logits_mb"]):
+    norm = 4 * C * (2 if config.norm == "rmsnorm" and trained(model.norm) else 1)  # the last one
+    outside = norm + n * C * (trained(model.head) > 0)  # and the head's input
+    return settings["batch_size"] * config.block_size * (blocks + outside)
+
+
+def activations(model: GPT, settings: dict) -> int:
+    """The same with the logits, their log-softmax and their gradient."""
+    tokens, vocab_size = settings["batch_size"] * model.config.block_size, model.config.vocab_size
+    logits = 4 * tokens * vocab_size
+    if too_many_logits(tokens, vocab_size, settings["logits_mb"]):
         logits = 2**26  # bytes of a chunk
-    outside = 4 * C + n * C * (trained(model.head) > 0)  # the inputs of the last norm and of the head
-    return tokens * (blocks + outside) + 3 * logits  # with their log-softmax and their gradient
+    return hidden_activations(model, settings) + 3 * logits
 
 
 def working(model: GPT, settings: dict, W: int) -> tuple[int, int]:
@@ -169,9 +181,8 @@ def working(model: GPT, settings: dict, W: int) -> tuple[int, int]:
     packed = [layer for layer in model.modules() if hasattr(layer, "dequantize")]
     compute += 8 * max((layer.in_features * layer.out_features for layer in packed), default=0)
     shapes = {(): 0}
-    for p in model.blocks.parameters():
-        if settings["optimizer"] == "muon" and p.ndim == 2 and p.requires_grad:
-            shapes[p.shape] = shapes.get(p.shape, 0) + (8 + 2 * n) * p.numel() + 2 * n * min(p.shape) ** 2
+    for p in under_muon(model, settings):
+        shapes[p.shape] = shapes.get(p.shape, 0) + (8 + 2 * n) * p.numel() + 2 * n * min(p.shape) ** 2
     return compute, max(shapes.values()) // (W if settings["strategy"] == "zero1" else 1)
 
 

@@ -27,7 +27,6 @@ def tiny(datasets, monkeypatch):
     """As with --quick, but on the small text of the tests and one turn."""
     monkeypatch.setattr(prepare, "DATASETS", datasets)
     monkeypatch.setattr(measure, "SMALLER", {**bench.QUICK, "dataset": str(datasets / "small")})
-    monkeypatch.setattr(bench, "SMALLER", measure.SMALLER)
     for name in ("rounds", "blocks", "seeds"):
         monkeypatch.setattr(bench, name, 1)
     monkeypatch.setattr(bench, "ablation_seconds", 0.05)
@@ -249,7 +248,7 @@ def test_an_update_reports_its_process_memory(tiny, monkeypatch):
 @pytest.mark.slow
 def test_memory_compares_an_update_in_chunks_with_a_whole_one(tiny, monkeypatch):
     assert 50 < measure.update_peak(settings_of(logits_mb=0), 99)(0) < 50_000  # in a process of its own
-    monkeypatch.setattr(bench, "trained", lambda *arguments: ({}, [dict(memory_mb=700.0), dict(loss=1.0)]))
+    monkeypatch.setattr(measure, "trained", lambda *arguments: ({}, [dict(memory_mb=700.0), dict(loss=1.0)]))
     monkeypatch.setattr(measure, "update_peak", lambda found, V: lambda turn: 8 - 2 * found["logits_mb"])
     peak, ratio = bench.memory()
     assert peak.absolute == "700.0 MB"
@@ -260,7 +259,7 @@ def test_quality_items_compare_the_runs_they_name(monkeypatch):
     runs = {  # seconds, val loss
         "config/fast.py": (9, 1.8), "config/classic.py": (100, 1.9), "config/shakespeare_char.py": (95, 1.53),
     }  # fmt: skip
-    monkeypatch.setattr(bench, "time_and_loss", lambda file, *flags: lambda turn: runs[file])
+    monkeypatch.setattr(measure, "time_and_loss", lambda file, *flags: lambda turn: runs[file])
     monkeypatch.setattr(prepare, "ensure", lambda name: {})
     first, second = bench.time_to_loss()
     assert (first.ratio, first.absolute) == ("0.09000", "9.000 / 100.0 s")
@@ -279,7 +278,7 @@ def test_laptop_finds_when_the_loss_was_reached(monkeypatch, losses, reached):
     rows = [dict(step=i, seconds=100.0 * i, val_loss=loss) for i, loss in enumerate(losses)]
     rows.insert(1, dict(step=1, seconds=50.0, loss=1.0))
     result = dict(training_time=321.0, final_val_loss=losses[-1])
-    monkeypatch.setattr(bench, "trained", lambda *arguments: (result, rows))
+    monkeypatch.setattr(measure, "trained", lambda *arguments: (result, rows))
     monkeypatch.setattr(prepare, "ensure", lambda name: {})
     assert [row.absolute for row in bench.laptop()] == [reached, "321.0 s", f"{losses[-1]:.3f} nats"]
 

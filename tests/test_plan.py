@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import bench
+import techniques
 from lab import plan, plan_check
 from lab.measure import CPU, settings_of
-from machine import distributed, hardware
+from machine import distributed, hardware, speed
 from model import GPT, rope_tables
 from runtime import memory
 from techniques import allreduce
@@ -99,41 +100,137 @@ def test_time_is_the_larger_or_the_sum():
     model, settings = tiny("zero1")
     compute = (6 * 476 + 12 * 2 * 4 * 8) * 2 * 3 * 8 / 0.5e12  # 6 N and attention, 48 tokens
     hidden, shown = 2 * 3 / 4 * 4 * 476, 3 / 4 * 4 * 476  # bytes: gradients, then weights
-    for per_node, speed in ((4, 1e7), (2, 1e10)):  # the slower: network, computing
+    for per_node, rate in ((4, 1e7), (2, 1e10)):  # the slower: network, computing
         cluster = plan.Cluster(
             4, per_node, 80.0, peak_tflops=1.0, mfu=0.5, bandwidth=0.01, bandwidth_between=10
         )
         found = plan.step_seconds(model, settings, cluster)
         assert found["compute"] == pytest.approx(compute)
-        assert found["network"] == pytest.approx((hidden + shown) / speed)
-        assert found["best"] == pytest.approx(max(compute, hidden / speed) + shown / speed)
-        assert found["worst"] == pytest.approx(compute + (hidden + shown) / speed)
+        assert found["network"] == pytest.approx((hidden + shown) / rate)
+        assert found["best"] == pytest.approx(max(compute, hidden / rate) + shown / rate)
+        assert found["worst"] == pytest.approx(compute + (hidden + shown) / rate)
+
+
+def saved_by_block(model: GPT, dtype: str) -> int:
+    """Bytes that autograd keeps of one block. 1,024 tokens: then bfloat16 has no T x T scores on a CPU."""
+    own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    saved = {}  # storage: bytes. The tensors stay alive, else a storage could come twice
+
+    def note(t):
+        if (
+            t.untyped_storage().data_ptr() not in own and t.ndim and t.size(0) in (2, 2048)
+        ):  # no weight's copy
+            saved.setdefault(t.untyped_storage().data_ptr(), t)
+        return t
+
+    x = torch.randn(2, 1024, model.config.n_embd, requires_grad=True)
+    head_size = model.config.head_size
+    rope = rope_tables(torch.arange(1024)[None], head_size, 1e4) if model.config.position == "rope" else None
+    autocast, _ = hardware.choose_precision(dtype, CPU)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t), autocast:
+        model.blocks[0](x, rope)
+    return sum(t.untyped_storage().nbytes() for t in saved.values())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("arch", ["gpt2", "modern", "llama"])
 def test_activations_are_what_autograd_saves(arch, dtype):
-    """Of one block, 1,024 tokens a window: there also bfloat16 has no T x T scores on a CPU."""
     settings = settings_of(
         arch=arch, dtype=dtype, n_layer=1, n_head=2, n_embd=128, block_size=1024, batch_size=2, logits_mb=0
     )
     model = GPT(memory.shape_of(settings, 10))
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    saved = {}  # storage: bytes. The tensors stay alive, else a storage could come twice
-
-    def note(t):
-        if t.untyped_storage().data_ptr() not in weights and t.size(0) in (2, 2048):  # no weight's copy
-            saved.setdefault(t.untyped_storage().data_ptr(), t)
-        return t
-
-    x = torch.randn(2, 1024, 128, requires_grad=True)
-    rope = rope_tables(torch.arange(1024)[None], 64, 1e4) if model.config.position == "rope" else None
-    autocast, _ = hardware.choose_precision(dtype, CPU)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t), autocast:
-        model.blocks[0](x, rope)
-    found = sum(t.untyped_storage().nbytes() for t in saved.values())
-    rest = 2048 * (4 + (4 if dtype == "float32" else 2)) * 128 + 3 * 4 * 2048 * 10  # final norm, logits
+    found = saved_by_block(model, dtype)
+    norm = 4 if arch == "gpt2" else 8  # the last one: RMSNorm also keeps what it multiplies by its weights
+    rest = 2048 * (norm + (4 if dtype == "float32" else 2)) * 128 + 3 * 4 * 2048 * 10  # head, logits
     assert memory.activations(model, settings) - rest == pytest.approx(found, rel=0.05)
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("targets", ["q,v", "mlp.down,o", "*"])
+def test_frozen_layers_keep_less(arch, dtype, targets):
+    """A frozen layer keeps no input. With A beside it, it does; A's output (8 numbers) is not counted."""
+    settings = settings_of(
+        arch=arch, dtype=dtype, n_layer=1, n_head=2, n_embd=256, block_size=1024, batch_size=2,
+        technique="lora", lora_targets=targets,
+    )  # fmt: skip
+    model = techniques.change("change_model", GPT(memory.shape_of(settings, 10)), settings)
+    found = saved_by_block(model, dtype)
+    rank = 2 * 1024 * 8 * sum(hasattr(m, "A") for m in model.modules()) * (4 if dtype == "float32" else 2)
+    of_block = memory.block_activations(model.blocks[0], dtype)
+    assert 2048 * of_block == pytest.approx(found - rank, rel=0.05)
+
+
+# ---- techniques
+@pytest.mark.parametrize(
+    ("changes", "weights", "trained"),
+    [
+        # q, k, v and o of two blocks, each 2 x (4 + 4) numbers
+        (dict(technique="lora", lora_rank=2), 4 * (476 + 128), 128),
+        (dict(technique="lora", lora_rank=2, freeze="blocks.0"), 4 * (476 + 128), 64),
+        # int8: a byte a weight and 4 a row of 20 + 16 + 4 rows a block and 10; norms and positions stay
+        (dict(technique="quantize,lora", quantize="int8", lora_rank=2),
+         2 * (192 + 4 * 36) + 40 + 40 + 4 * (32 + 4 + 2 * 8 + 128), 128),
+        (dict(freeze="*.attn,wte"), 4 * 476, 476 - 40 - 128),
+        (dict(freeze="blocks.[01].mlp"), 4 * 476, 476 - 256),
+    ],
+)  # fmt: skip
+def test_what_is_frozen_has_no_gradient_and_no_state(changes, weights, trained):
+    model, settings = tiny("ddp", **changes)
+    expected = {"weights": weights, "gradients": 4 * trained, "optimizer": 8 * trained}
+    assert memory.kept(model, settings, 4) == expected
+    assert memory.needed(model, settings, 4)["gradients"] == 4 * trained
+    gradients, broadcast = plan.exchanged(model, {**settings, "strategy": "zero1"}, 4)
+    assert gradients.n_bytes == broadcast.n_bytes == 4 * trained
+
+
+def test_packed_weights_are_not_sharded():
+    model, settings = tiny("fsdp", technique="quantize,lora", quantize="nf4", lora_rank=2)
+    packed = sum(buffer.nbytes for buffer in model.buffers())
+    sharded = memory.kept(model, settings, 4)["weights"] - packed
+    assert packed > 0 and sharded < 4 * sum(p.numel() for p in model.parameters()) / 2
+
+
+def test_the_shapes_are_llama_2s():
+    for shape, n in (("7b", 6_738_415_616), ("13b", 13_015_864_320), ("70b", 68_976_648_192)):
+        settings, vocab_size = plan.shaped(settings_of(), 65, shape)
+        assert speed.parameters_of(memory.on_meta(settings, vocab_size)) == n
+    with pytest.raises(ValueError, match="^shape=8b is unknown; expected one of 7b, 13b, 70b$"):
+        plan.shaped(settings_of(), 65, "8b")
+
+
+def test_a_frozen_weight_takes_two_thirds_of_the_work():
+    model, _ = tiny("ddp", technique="lora", lora_rank=2)
+    attention = 12 * 2 * 4 * 8
+    assert speed.flops_per_token(model) == 4 * 476 + 6 * 128 + attention
+    untied, _ = tiny("ddp", technique="lora", lora_rank=2, tie_weights=0)
+    assert speed.flops_per_token(untied) == 4 * 476 + 6 * 128 + attention
+    packed, _ = tiny("ddp", technique="quantize,lora", quantize="nf4", lora_rank=2)
+    assert speed.parameters_of(packed) == speed.parameters_of(model)
+    assert speed.flops_per_token(packed) == speed.flops_per_token(model)
+
+
+def test_bytes_of_an_update_are_those_of_the_formula():
+    """The shape of SmolLM2, two layers of it: LoRA, int8 and nf4 byte by byte, activations to 3 %."""
+    shape = {**plan_check.SMALL_SMOLLM2, "vocab_size": 128}
+    rows = list(plan_check.footprints(shape))
+    assert len(rows) == 5 * len(plan.WAYS)
+    for row in rows:
+        if plan_check.KEPT in row.what:
+            assert float(row.ratio) == pytest.approx(1, abs=0.03), row
+        elif "but for" not in row.what:
+            assert row.ratio == "1.000", row
+
+
+@pytest.mark.slow
+def test_where_the_shares_of_the_guides_come_from():
+    """Weights, gradients and AdamW's state of 7B: LoRA leaves 4 of 16 bytes a parameter, nf4 half a byte."""
+    kept = {}
+    for way, changes in plan.WAYS.items():
+        settings, vocab_size = plan.shaped(settings_of(optimizer="adamw", **changes), 65, "7b")
+        kept[way] = sum(memory.kept(memory.on_meta(settings, vocab_size), settings, 1).values())
+    saved = {way: round(100 * (1 - n_bytes / kept["whole"]), 1) for way, n_bytes in kept.items()}
+    assert saved == {"whole": 0.0, "LoRA": 74.9, "LoRA on int8": 93.6, "QLoRA (nf4)": 96.5}
 
 
 # ---- against real runs
@@ -144,6 +241,11 @@ CASES = [
     for micro_steps in (1, 2)
 ]
 CASES += [dict(strategy="fsdp", optimizer="adamw", dtype="bfloat16", gradient_accumulation_steps=2)]
+ADAPTED = [
+    dict(strategy=strategy, optimizer="adamw", gradient_accumulation_steps=2, **changes)
+    for strategy in distributed.STRATEGIES
+    for changes in list(plan.WAYS.values())[1:]
+]
 
 
 @pytest.mark.parametrize("W", [pytest.param(W, marks=pytest.mark.slow) for W in (1, 2, 4)])
@@ -163,6 +265,15 @@ def test_processes_hold_and_send_what_the_formulas_say(W):
         cut = 1 if case["strategy"] == "ddp" else W
         once = 4 * 12 * 64 * 64 if case["optimizer"] == "muon" else 0  # numbers with one average, not two
         assert largest["optimizer"] == pytest.approx((8 * P - 4 * once) / cut, rel=0.05), case
+
+
+@pytest.mark.slow
+def test_lora_and_qlora_hold_and_send_what_the_formulas_say():
+    """Packed weights are not sent: torch's DDP would send them before each forward pass."""
+    for case, ranks in zip(ADAPTED, plan_check.start(ADAPTED, 2), strict=True):
+        expected = plan_check.by_formula(settings_of(**{**plan_check.SMALL, **case}), 2)
+        largest = {what: max(rank.get(what, 0) for rank in ranks) for what in {**expected, **ranks[0]}}
+        assert largest == expected, case
 
 
 def test_the_sharding_item_shows_measured_beside_formula(monkeypatch):
@@ -185,6 +296,25 @@ def test_the_plan_is_a_table_of_three_strategies(run_script, capsys):
     rows = {line[0]: line for line in lines if line[0] in distributed.STRATEGIES}
     assert list(rows) == list(distributed.STRATEGIES)
     assert ["TOO BIG" in rows[name] for name in rows] == [True, True, False]
+
+
+def test_a_shape_with_qlora_is_planned(run_script, capsys):
+    flags = "--shape=7b --n_layer=2 --technique=lora --quantize=nf4 --lora_rank=16 --gpus=1 --memory_gb=24"
+    run_script("bench.py", "--only=plan", *flags.split(), "--block_size=2048", "--batch_size=1")
+    shown = capsys.readouterr().out
+    assert "667,963,392 parameters, 1,048,576 of them trained, 1 GPUs" in shown
+    (row,) = [line.split() for line in shown.splitlines() if line.strip().startswith("ddp")]
+    assert row[1:4] == ["0.48", "0.00", "0.01"] and row[6] == "fits"
+
+
+def test_the_table_of_models(monkeypatch):
+    monkeypatch.setattr(plan, "SHAPES", {"small": dict(n_layer=2, n_head=8, n_embd=4096, n_ff=11008)})
+    lines = list(plan.models(settings_of(optimizer="adamw", dtype="bfloat16", block_size=8, lora_rank=16)))
+    table = {line[5:18].strip(): line[18:].split() for line in lines[3:-1]}
+    assert list(table) == list(plan.WAYS)
+    assert all(len(numbers) == 8 and float(numbers[7]) <= float(numbers[6]) for numbers in table.values())
+    totals = [float(numbers[0]) for numbers in table.values()]
+    assert totals[1] >= totals[0] > totals[2] > totals[3] > 0
 
 
 def test_what_cannot_be_planned_is_one_line(run_script):

@@ -183,6 +183,7 @@ SETTINGS = {
         "quick": ("--quick", "calls"),
         "gpus": ("--gpus=16", "lines"),
         "gpus_per_node": ("--gpus_per_node=4", "lines"),
+        "shape": ("--shape=7b", "lines"),
         "arch": ("--arch=llama", "lines"),
         "n_layer": ("--n_layer=6", "lines"),
         "n_head": ("--n_head=7", "error"),  # the plan's sums do not depend on it, the shape does
@@ -194,6 +195,7 @@ SETTINGS = {
         "batch_size": ("--batch_size=6", "lines"),
         "gradient_accumulation_steps": ("--gradient_accumulation_steps=2", "lines"),
         "gradient_checkpointing": ("--gradient_checkpointing", "lines"),
+        "technique": ("--technique=lora", "lines"),
         "memory_gb": ("--memory_gb=1", "lines"),
         "peak_tflops": ("--peak_tflops=100", "lines"),
         "mfu": ("--mfu=0.1", "lines"),

@@ -37,7 +37,7 @@ def fitted(saved: dict, tokenizer=OLD, **changes) -> tuple[GPT, str]:
     config = {**defaults_of("train.py"), **saved["model_config"], **changes}
     lines = transfer.fit(saved, config, tokenizer, "out-base")
     model = GPT(memory.shape_of(config, tokenizer.vocab_size, saved["model_config"])).eval()
-    origin.put_weights(saved, model, tokenizer, "out-base")
+    model = origin.put_weights(saved, model, config, tokenizer, "out-base")
     return model, " ".join(lines)
 
 
@@ -193,9 +193,10 @@ def larger(datasets, tmp_path) -> str:
 def test_more_tokens_and_a_longer_context_in_runs(train, larger, tmp_path, capsys, flags):
     train("--max_iters=2", "--arch=llama", f"--out_dir={tmp_path / 'base'}")
     out = f"--out_dir={tmp_path / 'new'}"
-    train(larger, f"--init_from={tmp_path / 'base'}", out, "--max_iters=2", "--block_size=64", *flags)
+    flags = (larger, out, "--block_size=64", *flags)
+    train(f"--init_from={tmp_path / 'base'}", "--max_iters=2", *flags)
     assert "3 tokens more" in (said := capsys.readouterr().out) and "NTK-aware" in said
-    config = train(larger, "--init_from=resume", out, "--max_iters=3", *flags)["raw_model"].config
+    config = train("--init_from=resume", "--max_iters=3", *flags)["raw_model"].config
     assert config.rope_theta == pytest.approx(10000 * 2 ** (16 / 14)) and config.block_size == 64
     assert "going on at step 2" in capsys.readouterr().out
     model, tokenizer, _ = checkpoint.load_model(tmp_path / "new" / "best.pt", CPU)
@@ -212,7 +213,8 @@ def test_fine_tuning_moves_low_layers_less(train, tmp_path):
     sgd = "--optimizer=sgd", "--decay_lr=False", "--learning_rate=0.1", "--grad_clip=0", "--weight_decay=0"
     for decay in ("1.0", "0.5"):
         out = f"--out_dir={tmp_path / decay}"
-        train(f"--init_from={tmp_path / 'base'}", out, "--max_iters=1", f"--layer_lr_decay={decay}", *sgd)
+        flags = "--n_layer=3", "--max_iters=1", f"--layer_lr_decay={decay}", *sgd
+        train(f"--init_from={tmp_path / 'base'}", out, *flags)
         new = checkpoint.load(tmp_path / decay / "ckpt.pt")["model"]
         moved[decay] = {name: (new[name] - old[name]).norm() for name in old if new[name].ndim == 2}
     factors = {"wte": 0.125, "blocks.0": 0.125, "blocks.1": 0.25, "blocks.2": 0.5, "head": 1.0}
