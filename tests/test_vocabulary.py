@@ -9,7 +9,6 @@ import time
 import unicodedata
 from pathlib import Path
 
-import jinja2.sandbox
 import pytest
 
 import tokenizer
@@ -420,6 +419,8 @@ def published(name: str) -> str:
 
 def rendered(template: str, messages: list, names: dict, prompt: bool) -> str:
     """The template run as transformers runs it."""
+    import jinja2.sandbox  # torch requires it
+
     env = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     return env.from_string(template).render(messages=messages, add_generation_prompt=prompt, **names)
 
