@@ -518,7 +518,7 @@ def test_transformers_opens_what_we_write(name, tmp_path, monkeypatch):
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     assert len(theirs) == ours.vocab_size
     assert theirs.convert_tokens_to_ids(theirs.eos_token) in ours.stop_ids
-    assert json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"] in (
+    assert json.loads((tmp_path / "generation_config.json").read_text(encoding="utf-8"))["eos_token_id"] in (
         ours.stop_ids[0], [*reversed(ours.stop_ids)], ours.stop_ids
     )  # fmt: skip
     begin = [ours.begin_id] * (ours.begin_id >= 0)
