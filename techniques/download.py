@@ -145,7 +145,9 @@ def transfer(url: str, part: Path, size: int) -> None:
         total = done + int(length) if re.fullmatch("[0-9]{1,18}", length) else size
         require(size in (0, total), f"{url} has {total:,} bytes; expected {size:,}. Try again later")
         shown = 0.0
-        with open(part, "ab" if done else "wb") as file:
+        if done == 0:
+            part.unlink(missing_ok=True)
+        with open(part, "ab") as file:
             while True:
                 with network(url):
                     block = reply.read(BLOCK)

@@ -52,7 +52,12 @@ def config_of(metadata: dict, entries: dict[str, Entry], path: Path) -> dict:
     known = isinstance(arch, str) and arch in ARCHITECTURES.values()
     require(known, f"{path} has the architecture {arch!r}; read are llama (and Mistral), qwen2, qwen3, gpt2")
     own = {key.removeprefix(f"{arch}."): metadata[key] for key in metadata if key.startswith(f"{arch}.")}
-    require("token_embd.weight" in entries, f"{path} holds a vocabulary and no model; get the whole model")
+    parts = metadata.get("split.count") or 1
+    join = "join them: llama-gguf-split --merge FIRST.gguf WHOLE.gguf"
+    require(parts == 1, f"{path} is one of {str(parts)[:9]} files of a model; {join}")
+    require(
+        "token_embd.weight" in entries, f"{path} has no embedding: a vocabulary, or an adapter; get a model"
+    )
     config = {"model_type": arch, "vocab_size": entries["token_embd.weight"].shape[0]}
     config["tie_word_embeddings"] = "output.weight" not in entries
     keys = GPT2_KEYS if arch == "gpt2" else KEYS

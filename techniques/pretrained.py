@@ -38,7 +38,7 @@ vocab = ""  # import of nanoGPT by characters: the text that it was trained on, 
 file = "best.pt"  # export: which checkpoint of the run
 to = ""  # export and download: the folder to write
 format = "hf"  # export: hf | gguf
-dtype = ""  # export: float32 | float16 | bfloat16, and for gguf q8_0; "" = float32, and for gguf float16
+dtype = ""  # export: float32 | float16 | bfloat16, for gguf also q8_0 | q4_1; "" = float32, gguf: float16
 # -----------------------------------------------------------------------------
 
 FORMATS = {"hf": "float32", "gguf": "float16"}  # with the dtype that is usual there

@@ -383,7 +383,7 @@ HOSTILE = {
     "no architecture": (head() + PAD, "architecture None"),
     "another architecture": (arch("mamba"), "architecture 'mamba'"),
     "a list for it": (arch(["llama"]), r"architecture \['llama'\]"),
-    "a vocabulary alone": (arch("llama"), "a vocabulary and no"),
+    "a vocabulary alone": (arch("llama"), "has no embedding"),
 }  # fmt: skip
 
 
@@ -400,6 +400,7 @@ def test_a_hostile_file_is_one_line_and_nothing_is_allocated(case, tmp_path):
 
 
 ODD = {  # what the metadata of a complete model may say instead
+    "one of three files": ({"split.count": 3}, "is one of 3 files of a model; join them: llama-gguf-split"),
     "a mixture of experts": ({"llama.expert_count": 8}, "mixture of experts"),
     "yarn": ({"llama.rope.scaling.type": "yarn"}, "rope scaling of type yarn"),
     "half of a head": ({"llama.rope.dimension_count": 8}, "of which 8 are rotated"),
@@ -458,7 +459,7 @@ def test_every_flipped_bit_of_a_header_is_one_line_or_the_same_model(tmp_path):
     write(tmp_path / "m.gguf", config, weights, "q8_0")
     content = (tmp_path / "m.gguf").read_bytes()
     rng, refused = np.random.default_rng(4), 0
-    for at in rng.integers(4, 3500, 150):
+    for at in rng.integers(4, 3500, 60):
         changed = bytearray(content)
         changed[at] ^= 1 << rng.integers(8)
         (tmp_path / "m.gguf").write_bytes(changed)
@@ -468,4 +469,4 @@ def test_every_flipped_bit_of_a_header_is_one_line_or_the_same_model(tmp_path):
         except ValueError as error:
             assert "\n" not in str(error)
             refused += 1
-    assert refused > 30
+    assert refused > 12
