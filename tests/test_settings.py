@@ -125,6 +125,7 @@ SETTINGS = {
         "name": ("--name=other", "files"),
         "tokenizer": ("--tokenizer=bpe --vocab_size=270", "files"),
         "vocab_size": ("--vocab_size=270", "files", "--tokenizer=bpe --vocab_size=260"),
+        "add_tokens": ("--add_tokens=<|a|>", "files", "--tokenizer=bpe --vocab_size=260"),
         "format": ("--format=lines", "files"),
         "val_ratio": ("--val_ratio=0.3", "files"),
         "test_ratio": ("--test_ratio=0.2", "files"),

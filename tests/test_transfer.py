@@ -90,6 +90,29 @@ def test_which_tokenizers_contain_the_base():
     assert not transfer.contains(BPETokenizer(single, ["<e>", "<f>"], pattern=r"\S+|\s+"), b)
 
 
+def test_a_tokenizer_gets_tokens_that_it_finds_in_every_text():
+    old = BPETokenizer.train(["low lower lowest, the user said"] * 9, 270, ["<|endoftext|>"])
+    new = transfer.extended(old, "<|user|>,<tool>")
+    assert transfer.contains(new, old) and not transfer.contains(old, new)
+    assert new.vocab_size == old.vocab_size + 2 and new.end_id == old.end_id
+    text = "a <|user|>lower <tool> <|endoftext|>é"
+    parts = [new.encode("a "), [270], new.encode("lower "), [271], new.encode(" <|endoftext|>é")]
+    assert (
+        new.encode(text).tolist() == [int(i) for part in parts for i in part]
+        and new.decode(new.encode(text)) == text
+    )
+    plain = "the lowest user <|endoftext|> said"
+    assert new.encode(plain).tolist() == old.encode(plain).tolist()
+    again = transfer.extended(new, "<x>")
+    assert again.encode("<|user|><x>").tolist() == [270, 272] and transfer.contains(again, new)
+    assert transfer.extended(old, "") is old
+    for names in ("<|endoftext|>", "<a>,<a>", "a b", " <a>"):
+        with pytest.raises(ValueError, match="is a token already, or has a blank"):
+            transfer.extended(old, names)
+    with pytest.raises(ValueError, match="is for byte pairs"):
+        transfer.extended(OLD, "<a>")
+
+
 def test_a_smaller_or_another_vocabulary_is_refused_as_before():
     for other in (CharTokenizer("abcdefg", ["<|endoftext|>"]), CharTokenizer("abcdefghi", ["<|endoftext|>"])):
         with pytest.raises(ValueError, match="out-base has the tokenizer .* the dataset has .* prepare the"):
@@ -206,6 +229,23 @@ def test_more_tokens_and_a_longer_context_in_runs(train, larger, tmp_path, capsy
 
 
 @pytest.mark.slow
+def test_a_run_learns_tokens_that_were_added(train, datasets, tmp_path):
+    """From a base with byte pairs to a run that writes a new token."""
+    (tmp_path / "plain.txt").write_text("the cat sat. the dog ran. " * 400, encoding="utf-8")
+    (tmp_path / "talk.txt").write_text("<|user|>cat<|tool|>sat. " * 400, encoding="utf-8")
+    prepare.prepare("plain", str(tmp_path / "plain.txt"), "bpe", vocab_size=280)
+    train("--dataset=plain", f"--out_dir={tmp_path / 'base'}")
+    more = dict(tokenizer=str(tmp_path / "base"), add_tokens="<|user|>,<|tool|>")
+    prepare.prepare("talk", str(tmp_path / "talk.txt"), **more)
+    flags = "--max_iters=100", "--learning_rate=1e-2", "--optimizer=adamw"
+    train("--dataset=talk", f"--init_from={tmp_path / 'base'}", f"--out_dir={tmp_path / 'talk'}", *flags)
+    model, tokenizer, saved = checkpoint.load_model(tmp_path / "talk" / "best.pt", CPU)
+    assert saved["val_loss"] < 0.5
+    written = model.generate(torch.tensor([tokenizer.encode("<|user|>").tolist()]), 20, temperature=0.0)
+    assert tokenizer.special_tokens["<|tool|>"] in written[0]
+
+
+@pytest.mark.slow
 def test_fine_tuning_moves_low_layers_less(train, tmp_path):
     """One update of SGD from the same base: each matrix moves as far as without decay, times its factor."""
     train("--max_iters=2", "--n_layer=3", f"--out_dir={tmp_path / 'base'}")
@@ -216,7 +256,7 @@ def test_fine_tuning_moves_low_layers_less(train, tmp_path):
         flags = "--n_layer=3", "--max_iters=1", f"--layer_lr_decay={decay}", *sgd
         train(f"--init_from={tmp_path / 'base'}", out, *flags)
         new = checkpoint.load(tmp_path / decay / "ckpt.pt")["model"]
-        moved[decay] = {name: (new[name] - old[name]).norm() for name in old if new[name].ndim == 2}
+        moved[decay] = {name: (new[name] - old[name]).norm().item() for name in old if new[name].ndim == 2}
     factors = {"wte": 0.125, "blocks.0": 0.125, "blocks.1": 0.25, "blocks.2": 0.5, "head": 1.0}
     for name, distance in moved["0.5"].items():
         (factor,) = [f for prefix, f in factors.items() if name.startswith(prefix + ".")]

@@ -19,6 +19,7 @@ from config import ROOT, at_least, require, typed
 from config._nanogpt import DATASETS as OF_NANOGPT
 from machine.distributed import all_gather, barrier
 from runtime import guard
+from runtime.transfer import extended
 from runtime.trust import read_meta
 from text.corpora import open_text, stand_in_notice, two_meanings
 from text.dataset import OLD, OLD_MASK, is_old, publish, require_same_content, restore
@@ -43,7 +44,8 @@ def prepare(
     name: str, source: str, tokenizer: str = "char", vocab_size: int = 0, format: str = "",
     val_ratio: float = 0.1, test_ratio: float = 0.0, val_input: str = "", seed: int = 1337,
     dedup: bool = False, clean: bool = False, skip_bad: bool = False, threads: int = 0,
-    shard_mb: float = 0.0, rank: int = 0, world_size: int = 1, automatic: dict | None = None,
+    shard_mb: float = 0.0, add_tokens: str = "", rank: int = 0, world_size: int = 1,
+    automatic: dict | None = None,
 ) -> dict:  # fmt: skip
     """Make datasets/NAME and return its meta.json as a dict. The settings of data.py explain the arguments.
 
@@ -100,6 +102,7 @@ def prepare(
         if rank == 0:
             at_end.enter_context(guard.alone(DATASETS / f".{name}.lock"))
             made = make_tokenizer(tokenizer, vocab_size, end, sources[0].parts(seed), alphabet)
+            made = extended(made, add_tokens)
             on_its_disk = folder if folder.is_symlink() else DATASETS
             temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=on_its_disk))
             at_end.callback(shutil.rmtree, temporary, ignore_errors=True)
