@@ -33,10 +33,11 @@ from text.show import show as print_rows
 from text.token_files import SPLITS, TokenFiles, encode, packed
 
 # -----------------------------------------------------------------------------
-input = ""  # a file (also .gz or .zip), a folder, or a built-in text: shakespeare | verse | python | sums
+input = ""  # a file (also .gz .zip), a folder, or built-in: shakespeare verse python sums sums_easy sums_text
 name = ""  # the dataset's name; its folder is datasets/NAME
 tokenizer = "char"  # char | bpe | gpt2 | PATH of a tokenizer.json, a dataset or a run
 vocab_size = 0  # bpe: how many tokens; 0 = 1024
+add_tokens = ""  # byte pairs: more tokens, for a model that learns them: '<|user|>,<|tool|>'
 format = ""  # '' jsonl for JSON rows, else text | text | lines: each a sample | jsonl: text, prompt, messages
 val_ratio = 0.1  # share for validation: the text after the training text, or samples drawn by seed
 test_ratio = 0.0  # share for testing: the text after that, or samples drawn by seed
