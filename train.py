@@ -153,13 +153,10 @@ train_set, val_set = fixed_windows(train_windows, val_windows, eval_iters)  # th
 stages.begin("building the model and its optimizer")
 if resume:
     prepare.require_same(saved, meta, dataset, out_dir)
-else:
-    changes += transfer.fit(saved, config, text_tokenizer, init_from)  # more tokens, another block_size
+changes += transfer.fit({} if resume else saved, config, text_tokenizer, init_from)  # another block_size ...
 raw_model = GPT(memory.shape_of(config, text_tokenizer.vocab_size, saved.get("model_config")))
-old_techniques, new_techniques = origin.techniques_of(saved, technique)
-raw_model = techniques.change("change_model", raw_model, config, old_techniques)  # now the weights fit
-origin.put_weights(saved, raw_model, text_tokenizer, out_dir if resume else init_from)
-raw_model = techniques.change("change_model", raw_model, config, new_techniques)
+raw_model = origin.put_weights(saved, raw_model, config, text_tokenizer, out_dir if resume else init_from)
+raw_model = techniques.change("change_model", raw_model, config, origin.new_techniques(saved, technique))
 raw_model = distributed.place(raw_model, torch_device, strategy, precision, offload)
 own_loss = techniques.hooks("loss", config)  # one at most
 in_chunks = memory.too_many_logits(batch_size * block_size, text_tokenizer.vocab_size, logits_mb)

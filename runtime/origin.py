@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from pathlib import Path
 
 import techniques
@@ -63,7 +64,10 @@ def base_of(init_from: str, folder: Path, eval_only: bool = False) -> tuple[dict
     if not resume and not eval_only:
         refuse_own_base(path, init_from, folder)
     if not resume and is_foreign(path):
-        return techniques.load("pretrained")[0].read_run(path), False
+        saved = techniques.load("pretrained")[0].read_run(path)
+        for note in saved["notes"] if os.environ.get("RANK", "0") == "0" else ():
+            print(note)
+        return saved, False
     saved = read(path, shards=True) if is_named else load(path, shards=resume)
     if resume and not {"optimizer", "shards"} & saved.keys():
         raise ValueError(f"{path} has no optimizer; start from its weights: --init_from={folder.name}")
@@ -120,19 +124,25 @@ def starting_point(progress: Progress, saved: dict, max_iters: int, init_from: s
     return lines
 
 
-def techniques_of(saved: dict, technique: str) -> tuple[str, str]:
-    """(those techniques that a checkpoint's weights already have, the others of this run), as names."""
-    theirs = saved.get("config", {}).get("technique", "").split(",")
-    ours = technique.split(",")
-    return ",".join(theirs), ",".join(name for name in ours if name not in theirs)
+def techniques_of(saved: dict) -> list[str]:
+    """The names of the techniques that have changed the model whose weights a checkpoint holds."""
+    return saved.get("config", {}).get("technique", "").split(",")
 
 
-def put_weights(saved: dict, model: GPT, tokenizer, where: str) -> None:
+def new_techniques(saved: dict, technique: str) -> str:
+    """Those of a run's techniques that its checkpoint's weights do not have yet."""
+    return ",".join(name for name in technique.split(",") if name not in techniques_of(saved))
+
+
+def put_weights(saved: dict, model: GPT, config: dict, tokenizer, where: str) -> GPT:
     """Copy the weights of a checkpoint, if there are any, into a model of the same shape and tokenizer.
 
+    Returns the model as the checkpoint's techniques have changed it: the weights are those of such a model.
     Shards are left to checkpoint.restore(). where: the run, for messages. ValueError if something differs.
     """
+    model = techniques.change("change_model", model, config, ",".join(techniques_of(saved)))
     if saved:
         check_same(saved, model.config, tokenizer, where)
     if "model" in saved:
         load_weights(model, saved["model"], where)
+    return model
