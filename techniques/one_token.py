@@ -16,6 +16,8 @@ from torch import Tensor
 from model import GPT, RMSNorm, rope_tables
 from techniques.packed_layers import QuantLinear, kernel
 
+NOTHING = torch.zeros(())
+
 
 class OneToken:
     """model.next_logits of a packed model."""
@@ -64,30 +66,30 @@ class OneToken:
         H, K, hs, eps = config.n_head, config.n_kv_head, config.head_size, config.norm_eps
         n, kind = caches[0].length, caches[0].kv.dtype
         rope = rope_tables(torch.tensor([[n]]), hs, config.rope_theta, config.rope_scaling)
-        cos, sin = (t.view(hs).to(kind) for t in rope)
+        cos, sin = (t.view(1, hs).expand(H + K, hs) for t in rope)
+        cos = torch.cat((cos, torch.ones(K, hs))).to(kind)  # (H+2K,hs); values are not turned
+        sin = torch.cat((sin, torch.zeros(K, hs))).to(kind)
         x = model.wte(token).float()  # (1,C)
         for cache, (qkv, o, gate_up, down, attn_norm, mlp_norm) in zip(caches, self.layers, strict=True):
             heads = kernel(normed(x, attn_norm, eps), *qkv).view(H + 2 * K, hs).to(kind)
-            turned = heads[: H + K]
-            turned = turned * cos + turned.roll(hs // 2, dims=-1) * sin  # model.rotate
-            keys, values = cache.kv.unbind()  # (1,K,block_size,hs) each
-            keys[0, :, n] = turned[H:]
-            values[0, :, n] = heads[H + K :]
+            turned = torch.addcmul(heads * cos, heads.roll(hs // 2, dims=-1), sin)  # as model.rotate
+            cache.kv[:, 0, :, n] = turned[H:].view(2, K, hs)
             cache.length = n + 1
+            keys, values = cache.kv[:, :, :, : n + 1].unbind()  # (1,K,n+1,hs) each
             q = turned[:H].view(1, H, 1, hs)
-            keys, values = keys[:, :, : n + 1], values[:, :, : n + 1]
             y = F.scaled_dot_product_attention(q, keys, values, enable_gqa=K < H)  # (1,H,1,hs)
             x = x + kernel(y.view(1, H * hs).bfloat16(), *o)
             gate, up = kernel(normed(x, mlp_norm, eps), *gate_up).chunk(2, dim=-1)
             x = x + kernel(F.silu(gate) * up, *down)
-        logits = kernel(normed(x, model.norm.weight, eps), *model.head.kernel_order()).float()
+        logits = kernel(normed(x, model.norm.weight.float(), eps), *model.head.kernel_order()).float()
         return config.logit_cap * torch.tanh(logits / config.logit_cap) if config.logit_cap else logits
 
 
 def normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMSNorm of x (1,C) float32, in bfloat16."""
     length = torch.linalg.vector_norm(x).item()
-    return (x * weight * (length * length / x.numel() + eps) ** -0.5).bfloat16()
+    scale = (length * length / x.numel() + eps) ** -0.5
+    return torch.addcmul(NOTHING, x, weight, value=scale).bfloat16()  # 2 us; x * weight * scale takes 5
 
 
 def joined(layers: list[QuantLinear]) -> list[Tensor]:
