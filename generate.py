@@ -16,13 +16,13 @@ from config import require
 class Cache:
     """The KV cache of one layer: a tensor of keys and values that is filled from the left.
 
-    static: attention reads all block_size columns, with a mask over those still empty, and the place to write
-    to is itself a tensor. So every step has the same shapes and addresses, and its kernels can be recorded
-    (below). On a CPU recording gains nothing, and reading fewer columns is faster.
+    columns: room for so many tokens. static: attention reads all columns, with a mask over those still empty,
+    and the place to write to is itself a tensor. So every step has the same shapes and addresses, and its
+    kernels can be recorded (below). On a CPU recording gains nothing, and reading fewer columns is faster.
     """
 
-    def __init__(self, block_size: int, static: bool = False):
-        self.block_size, self.static = block_size, static
+    def __init__(self, columns: int, static: bool = False):
+        self.columns, self.static = columns, static
         self.length = 0  # how many tokens
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,7 +30,7 @@ class Cache:
         B, K, T, hs = k.shape
         new = torch.stack((k, v))  # (2,B,K,T,hs)
         if self.length == 0:
-            self.kv = new.new_zeros(2, B, K, self.block_size, hs)
+            self.kv = new.new_zeros(2, B, K, self.columns, hs)
             self.position = torch.full((1,), T, device=k.device)  # of the next token
         if self.length and self.static:
             self.kv.index_copy_(3, self.position, new)
@@ -101,7 +101,7 @@ def reading(
     if pad is None and caches is None:
         return positions, None
     mask = None
-    keys = config.block_size if static else start + T
+    keys = caches[0].columns if static else start + T
     if pad is not None or static or 0 < config.window < keys:
         mask = visible(columns, keys, config.window)[None, None]  # (1,1,T,keys)
     if pad is not None:
@@ -166,7 +166,8 @@ def stream(
     if min(map(len, prompts)) < longest:  # how many columns at the left of each row are padding
         pad = torch.tensor([[longest - len(row)] for row in prompts], device=device)  # (B,1)
     generators = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
-    caches = [Cache(block_size, static=graph) for _ in model.blocks]
+    columns = min(block_size, longest + max_new_tokens)
+    caches = [Cache(columns, static=graph) for _ in model.blocks]
     running = [True] * len(prompts)
 
     def step(unread: Tensor) -> Tensor:

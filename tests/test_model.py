@@ -826,7 +826,7 @@ def test_a_static_cache_gives_the_same_text(arch, prompts, monkeypatch):
     expected = model.generate(prompts, 15)  # beyond the context, too
     with monkeypatch.context() as patch:
         cache = generate_module.Cache
-        patch.setattr(generate_module, "Cache", lambda block_size, static: cache(block_size, static=True))
+        patch.setattr(generate_module, "Cache", lambda columns, static: cache(columns, static=True))
         assert model.generate(prompts, 15) == expected
 
 
