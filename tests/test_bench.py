@@ -14,7 +14,7 @@ import bench
 import config
 import data
 from conftest import ROOT, TINY
-from lab import measure, scaling
+from lab import decode, measure, scaling
 from lab.measure import CPU, NotMeasured, Row, Run, settings_of
 from machine.speed import flops_per_token
 from runtime.trust import read_meta
@@ -235,6 +235,19 @@ def test_an_item_gives_rows_with_numbers_and_targets(tiny, monkeypatch, tmp_path
     assert len({row.what for row in rows}) == len(rows)
     plots = sorted(path.name for path in tmp_path.iterdir())
     assert plots == (["growth_cost.png", "growth_loss.png"] if name == "growth" else [])
+
+
+def test_decoding_compares_each_precision_with_llama_cpp(tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    alone = list(bench.rows_of(bench.decoding))
+    assert alone[-1].what == "not measured: pip install llama-cpp-python"
+    kinds = [row.what.removeprefix("tokens/s, ") for row in alone[:-1]]
+    assert [kind for kind in kinds if kind != "bfloat16"] == ["float32", "int8", "int4"]
+    assert all(float(row.absolute.split(" ")[0].replace(",", "")) > 0 for row in alone[:-1])
+    monkeypatch.setattr(decode, "llama_cpp_rate", lambda file, n: lambda turn: 1e-3)
+    rows = list(bench.rows_of(bench.decoding))
+    assert [row.what for row in rows] == [f"tokens/s, {kind} / llama.cpp" for kind in kinds]
+    assert [row.target for row in rows] == ["reported"] * (len(kinds) - 1) + [">= 0.6"]
 
 
 def test_an_update_reports_its_process_memory(tiny, monkeypatch):
