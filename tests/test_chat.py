@@ -18,7 +18,7 @@ from conftest import ROOT
 from model import GPT
 from test_data import decode, read_ids, read_mask, write_rows
 from test_sample import random_model, save_run
-from text import chat, corpora, prepare, segments
+from text import chat, corpora, prepare, segments, sums
 from tokenizer import END
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -349,3 +349,33 @@ def test_a_base_of_stories_has_the_tokens_of_the_questions_and_not_the_problems(
     assert all(line.count(" has ") for line in told if "finds" in line) and len(told) > 1000
     assert not told & {row["prompt"].split(" How many")[0] for row in rows}
     assert all(row["response"].count("\n") in (1, 2) for row in rows)
+
+
+@pytest.mark.slow
+def test_a_base_of_stories_learns_to_answer(run_script, tmp_path, monkeypatch, capsys, figure):
+    """config/sums.py and config/sft.py in short: one step, numbers below 10, a smaller model."""
+    monkeypatch.setattr(prepare, "DATASETS", tmp_path / "datasets")
+    easy = re.compile(r"\D*\d \D*\d (more|away)")  # numbers below 10
+    rows = filter(easy.match, sums.rows(1, 2_000_000, 1))
+    stories = filter(easy.match, sums.stories(1, 2_000_000, 1))
+    (tmp_path / "rows.jsonl").write_text("".join(rows), encoding="utf-8")
+    (tmp_path / "stories.txt").write_text(f"\n{END}\n".join(stories), encoding="utf-8")
+    prepare.prepare("stories", str(tmp_path / "stories.txt"))
+    how = {"val_ratio": 0.05, "tokenizer": str(prepare.DATASETS / "stories")}
+    prepare.prepare("rows", str(tmp_path / "rows.jsonl"), dedup=True, **how)
+    small = "--device=cpu --n_layer=2 --block_size=96 --batch_size=16 --eval_iters=2 --threads=1".split()
+
+    def exact(name: str) -> list[float]:
+        capsys.readouterr()
+        flags = (f"--out_dir={tmp_path / name}", "--device=cpu", "--dataset=rows", "--task=exact_match")
+        run_script("evaluate.py", *flags)
+        out = capsys.readouterr().out
+        return [float(n) for n in re.search(r"exact match ([\d.]+)%.*, ([\d.]+)% stopped", out).groups()]
+
+    base = (f"--out_dir={tmp_path / 'base'}", "--dataset=stories", "--max_iters=120", *small)
+    run_script("train.py", str(ROOT / "config/sums.py"), *base)
+    tuned = (f"--out_dir={tmp_path / 'tuned'}", "--dataset=rows", "--max_iters=160", *small)
+    run_script("train.py", str(ROOT / "config/sft.py"), f"--init_from={tmp_path / 'base'}", *tuned)
+    (before, _), (after, stopped) = exact("base"), exact("tuned")
+    figure(f"instruction tuning: exact match {before}% before, {after}% after; {stopped}% stop by themselves")
+    assert before < 10 and after > 90 and stopped == 100
