@@ -125,7 +125,7 @@ SETTINGS = {
         "name": ("--name=other", "files"),
         "tokenizer": ("--tokenizer=bpe --vocab_size=270", "files"),
         "vocab_size": ("--vocab_size=270", "files", "--tokenizer=bpe --vocab_size=260"),
-        "add_tokens": ("--add_tokens=<|a|>", "files", "--tokenizer=bpe --vocab_size=260"),
+        "add_tokens": ("--add_tokens=e", "files", "--tokenizer=bpe --vocab_size=260"),
         "format": ("--format=lines", "files"),
         "val_ratio": ("--val_ratio=0.3", "files"),
         "test_ratio": ("--test_ratio=0.2", "files"),
@@ -510,7 +510,7 @@ def unfit_advice(sources: dict, settings: dict) -> tuple[list[str], set]:
 
 
 def test_advice_names_settings_that_the_script_has():
-    sources = dict(files(ROOT, (*CORE, "techniques/*.py")))
+    sources = dict(files(ROOT, (*CORE, "techniques/**/*.py")))
     unfit, used = unfit_advice(sources, {script: config.defaults_of(script).keys() for script in ADVISED})
     assert unfit == []
     assert used == EXCEPTIONS.keys()  # no exception that is not needed any more

@@ -41,10 +41,9 @@ AUTOMATIC = {"tokenizer": "char", "val_ratio": 0.1, "seed": 1337}  # how train.p
 
 
 def prepare(
-    name: str, source: str, tokenizer: str = "char", vocab_size: int = 0, format: str = "",
-    val_ratio: float = 0.1, test_ratio: float = 0.0, val_input: str = "", seed: int = 1337,
-    dedup: bool = False, clean: bool = False, skip_bad: bool = False, threads: int = 0,
-    shard_mb: float = 0.0, add_tokens: str = "", rank: int = 0, world_size: int = 1,
+    name: str, source: str, tokenizer: str = "char", vocab_size: int = 0, format: str = "", val_ratio=0.1,
+    test_ratio=0.0, val_input: str = "", seed: int = 1337, dedup=False, clean=False, skip_bad=False,
+    threads: int = 0, shard_mb=0.0, add_tokens: str = "", rank: int = 0, world_size: int = 1,
     automatic: dict | None = None,
 ) -> dict:  # fmt: skip
     """Make datasets/NAME and return its meta.json as a dict. The settings of data.py explain the arguments.
@@ -67,11 +66,8 @@ def prepare(
     at_least(0, dict(seed=seed, threads=threads, shard_mb=shard_mb), "seed threads shard_mb")
     if world_size > 1 and not shard_mb:
         raise ValueError(f"{world_size} processes cannot write one file; set --shard_mb=100, or start one")
-    opened = [
-        open_text(path, seed + i, format, nul=clean, say=rank == 0)
-        for i, path in enumerate((source, val_input))
-        if path
-    ]
+    paths = [path for path in (source, val_input) if path]
+    opened = [open_text(path, seed + i, format, nul=clean, say=rank == 0) for i, path in enumerate(paths)]
     corpora, formats = zip(*opened, strict=True)
     format = formats[0]
     if format != formats[-1]:
@@ -123,8 +119,7 @@ def prepare(
             **corpora[0].info,
             **dict(name=name, source=source, val_input=val_input, sha256=hashes[0], seed=seed, format=format),
             "dropped": dict(sum((each.dropped for each in sources), Counter())),
-            "tokenizer": text_tokenizer.kind,
-            "tokenizer_hash": text_tokenizer.hash,
+            **dict(tokenizer=text_tokenizer.kind, tokenizer_hash=text_tokenizer.hash),
             "vocab_size": text_tokenizer.vocab_size,
             **encode(parts(), text_tokenizer, temporary, *how),
             **({"automatic": automatic} if automatic else {}),
