@@ -284,7 +284,7 @@ def load_any(spec: str | Path) -> Tokenizer:
     for place in (Path(spec), ROOT / spec, ROOT / "datasets" / spec):
         path = place / "tokenizer.json" if place.is_dir() else place
         if place.suffix == ".gguf" or any((place / name).is_file() for name in FOREIGN):
-            return techniques.load("vocabulary")[0].read(place)
+            return techniques.load("pretrained")[0].vocabulary.read(place)
         if path.is_file():
             return load(path)
     raise ValueError(f"no tokenizer '{spec}': expected char, bpe, gpt2, or a tokenizer.json or its folder")

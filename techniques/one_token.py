@@ -16,7 +16,7 @@ from torch import Tensor
 from model import GPT, RMSNorm, rope_tables
 from techniques.packed_layers import QuantLinear, kernel
 
-NOTHING = torch.zeros(())
+NOTHING = torch.zeros((), device="cpu")  # this file may be imported while a model is built on meta
 
 
 class OneToken:

@@ -27,7 +27,7 @@ from model import GPTConfig
 from runtime import checkpoint
 from runtime.guard import write_atomic
 from runtime.trust import explain_disk_errors, made_by_nanogpt
-from techniques import download, families, gguf, nanogpt, safetensors_files, vocabulary, weights
+from techniques.exchange import download, families, gguf, nanogpt, safetensors_files, vocabulary, weights
 from tokenizer import Tokenizer
 
 # -----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""techniques/download.py: from a server of this computer that cuts, lies, or knows no ranges."""
+"""techniques/exchange/download.py: from a server of this computer that cuts, lies, or knows no ranges."""
 
 import hashlib
 import http.server
@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from techniques import download
+from techniques.exchange import download
 
 CONTENT = bytes(range(256)) * 12_000  # 3 MB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -1,4 +1,4 @@
-"""techniques/gguf.py: every type and architecture, read and written, against twins and the package gguf."""
+"""techniques/exchange/gguf.py: every type and architecture, read and written, against twins and the package gguf."""
 
 import struct
 import tracemalloc
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import needs
-from techniques import gguf, gguf_blocks, gguf_config, gguf_header, gguf_names
+from techniques.exchange import gguf, gguf_blocks, gguf_config, gguf_header, gguf_names
 
 TYPES = {name: number for number, (name, _, _) in gguf_blocks.TYPES.items()}
 TOKENS = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": [f"t{i}" for i in range(40)]}

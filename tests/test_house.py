@@ -369,7 +369,7 @@ def parameters_read(source: str, function: str) -> set[str]:
 def docstrings(root: Path) -> list[str]:
     """Public functions and classes of more than five lines say what they do."""
     breaches = []
-    for name, source in files(root, (*CORE, "techniques/*.py")):
+    for name, source in files(root, (*CORE, "techniques/**/*.py")):
         for node in parse(source).body:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
                 if node.end_lineno - node.lineno >= 5 and not ast.get_docstring(node):

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from model import GPT, GPTConfig
-from techniques import families, nanogpt, pretrained, safetensors_files, vocabulary, weights
+from techniques import pretrained
+from techniques.exchange import families, nanogpt, safetensors_files, vocabulary, weights
 from tokenizer import END, BPETokenizer, from_json
 
 SIZES = dict(vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
@@ -444,7 +445,7 @@ def test_a_folder_in_bf16_is_not_twice_in_memory(tmp_path, shell, figure):
     total = sum(t.numel() for t in state.values())
     program = (
         "import json, re, sys; from pathlib import Path\n"
-        "from techniques import families, safetensors_files, weights\n"
+        "from techniques.exchange import families, safetensors_files, weights\n"
         "status = Path('/proc/self/status').read_text\n"
         "peak = lambda: 1024 * int(re.search(r'VmHWM:\\s+(\\d+)', status())[1])\n"
         "folder = Path(sys.argv[1]); config = json.loads((folder / 'config.json').read_text())\n"

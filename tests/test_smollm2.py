@@ -16,7 +16,7 @@ import torch
 
 from conftest import ROOT, needs
 from runtime import checkpoint
-from techniques import gguf, gguf_header
+from techniques.exchange import gguf, gguf_header
 
 pytestmark = pytest.mark.slow
 QUESTION = "What is the capital of France?"

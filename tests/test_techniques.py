@@ -100,14 +100,14 @@ def test_a_setting_switches_its_technique_on(own, train, tmp_path, capsys):
     log = tmp_path / "log.txt"
     ran = train(f"--gain_log={log}", "--max_iters=2", "--eval_interval=2")
     assert ran["config"]["technique"] == "gain"
-    assert log.read_text().split() == ["best.pt:0", "ckpt.pt:0", "1", "2", "best.pt:2", "ckpt.pt:2"]
+    assert log.read_text(encoding="utf-8").split() == ["best.pt:0", "ckpt.pt:0", "1", "2", "best.pt:2", "ckpt.pt:2"]
     model, _, saved = checkpoint.load_model(tmp_path / "out/best.pt", torch.device("cpu"))
     assert saved["config"]["gain_start"] == 1.0
     assert not torch.equal(model.head.gain, torch.ones(len(model.head.gain)))  # it was trained, and saved
     assert torch.equal(model.head.gain, ran["raw_model"].head.gain)
-    log.write_text("")
+    log.write_text("", encoding="utf-8")
     again = train("--init_from=resume", "--max_iters=3")
-    assert again["config"]["gain_log"] == str(log) and log.read_text().startswith("3 ")
+    assert again["config"]["gain_log"] == str(log) and log.read_text(encoding="utf-8").startswith("3 ")
     assert again["raw_model"].head.gain.requires_grad
     assert "gain_start" not in train("--out_dir=" + str(tmp_path / "plain"), "--max_iters=1")["config"]
 

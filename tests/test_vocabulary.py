@@ -1,4 +1,4 @@
-"""techniques/vocabulary.py: other people's tokenizers give the ids that they give there, and ours go back."""
+"""techniques/exchange/vocabulary.py: other people's tokenizers give the ids that they give there, and ours go back."""
 
 import argparse
 import importlib.util
@@ -13,9 +13,9 @@ import pytest
 
 import tokenizer
 from conftest import needs
-from techniques import chat_templates, split_patterns, vocabulary
+from techniques.exchange import chat_templates, split_patterns, vocabulary
+from techniques.exchange.vocabulary_out import to_hugging_face
 from techniques.sentencepiece import BLANK, BYTES, SentencePieceTokenizer
-from techniques.vocabulary_out import to_hugging_face
 from test_tokenizer import CHATML, LANGUAGES, random_strings
 from text.segments import begin as begin_with
 from text.segments import conversation, ids_of, segments_of
@@ -622,7 +622,7 @@ def test_llama_cpp_opens_what_we_write(name, tmp_path):
     """A GGUF file with a vocabulary alone: byte-level and SentencePiece's, with and without prefix."""
     import llama_cpp
 
-    from techniques.gguf_header import header_bytes
+    from techniques.exchange.gguf_header import header_bytes
 
     if name in split_patterns.PRE:
         tokens, pattern = (

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from config import require
 from config._special import end_of_turn, pattern_of
-from techniques import chat_templates, split_patterns
+from techniques.exchange import chat_templates, split_patterns
 from tokenizer import Tokenizer
 
 # GPT-2 writes each byte as a character that can be seen: itself, or one from U+0100 on. " the" is "Ġthe".

@@ -11,7 +11,7 @@ import torch
 from config import ROOT, require
 from model import GPTConfig
 from runtime.trust import check_tensors, check_zip
-from techniques import families
+from techniques.exchange import families
 from tokenizer import CharTokenizer, Tokenizer
 
 GPT2_ROWS = (50257, 50304)  # GPT-2's vocabulary; nanoGPT rounds it up to a multiple of 64

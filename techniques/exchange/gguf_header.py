@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from config import require
-from techniques.gguf_blocks import REFUSED, TYPES
+from techniques.exchange.gguf_blocks import REFUSED, TYPES
 
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 TEXT, LIST = 8, 9  # the other two types of metadata

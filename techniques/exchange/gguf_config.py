@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from config import require
-from techniques.gguf_header import Entry
-from techniques.gguf_names import ARCHITECTURES, architecture
+from techniques.exchange.gguf_header import Entry
+from techniques.exchange.gguf_names import ARCHITECTURES, architecture
 
 KEYS = {  # GGUF's key after "llama.", and Hugging Face's
     "context_length": "max_position_embeddings",

@@ -14,11 +14,11 @@ import re
 from pathlib import Path
 
 from config import require
-from techniques import split_patterns
 from techniques.bytelevel import FORMS
+from techniques.exchange import split_patterns
+from techniques.exchange.vocabulary_kinds import LARGEST, byte_level, characters, finish, sentencepiece
+from techniques.exchange.vocabulary_out import gguf_metadata, write_folder
 from techniques.sentencepiece import BYTES
-from techniques.vocabulary_kinds import LARGEST, byte_level, characters, finish, sentencepiece
-from techniques.vocabulary_out import gguf_metadata, write_folder
 from tokenizer import END, Tokenizer, from_json
 
 __all__ = ["gguf_metadata", "padded", "read", "read_folder", "read_gguf", "write_folder"]
@@ -34,7 +34,7 @@ def read(path: str | Path) -> Tokenizer:
     path = Path(path)
     if path.suffix != ".gguf":
         return read_folder(path)
-    from techniques.gguf_header import open_file  # it needs torch
+    from techniques.exchange.gguf_header import open_file  # it needs torch
 
     metadata, entries, _ = open_file(path)
     rows = entries["token_embd.weight"].shape[0] if "token_embd.weight" in entries else 0

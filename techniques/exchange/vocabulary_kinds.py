@@ -7,10 +7,10 @@ which of them ends a text. Both kinds join what spells a token and look at the o
 import json
 
 from config import require
-from techniques import chat_templates
 from techniques.bytelevel import ByteLevelTokenizer
+from techniques.exchange import chat_templates
+from techniques.exchange.vocabulary_out import SEEN
 from techniques.sentencepiece import SentencePieceTokenizer
-from techniques.vocabulary_out import SEEN
 from tokenizer import END, BPETokenizer, CharTokenizer, Tokenizer
 
 BYTE_OF = {character: byte for byte, character in enumerate(SEEN)}

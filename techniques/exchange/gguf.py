@@ -17,9 +17,9 @@ from torch import Tensor
 
 from config import require
 from runtime.guard import atomic_file
-from techniques import gguf_config, gguf_names
-from techniques.gguf_blocks import TYPES, dequantize, quantize
-from techniques.gguf_header import ALIGNMENT, Entry, header_bytes, open_file
+from techniques.exchange import gguf_config, gguf_names
+from techniques.exchange.gguf_blocks import TYPES, dequantize, quantize
+from techniques.exchange.gguf_header import ALIGNMENT, Entry, header_bytes, open_file
 
 WRITTEN = {
     "float32": 0,
