@@ -378,6 +378,31 @@ def test_a_run_that_cannot_be_packed_is_one_line(packed_run, monkeypatch, tmp_pa
             command(monkeypatch, *flags)
 
 
+@pytest.mark.slow
+def test_a_process_of_its_own_samples_from_a_packed_run(train, shell, tmp_path):
+    """There techniques are imported while a model is built on the meta device."""
+    train(*SHAPE)
+    for kind in KINDS:
+        flags = f"--out_dir={tmp_path / 'out'}", f"--quantize={kind}", f"--to={tmp_path / kind}"
+        assert shell("-m", "techniques.quantize", *flags).returncode == 0
+        done = shell("sample.py", f"--out_dir={tmp_path / kind}", "--max_new_tokens=5", "--device=cpu")
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_it_is_the_same():
+    model, idx = model_of("nf4"), torch.randint(0, 80, (2, 32))
+    losses = []
+    for loss in (
+        lambda x: model(x).logsumexp(-1).sum(),
+        torch.compile(lambda x: model(x).logsumexp(-1).sum()),
+    ):
+        losses.append(loss(idx))
+        losses[-1].backward()
+    torch.testing.assert_close(*losses)
+
+
 # ---- GPTQ
 def test_gptq_keeps_outputs_where_inputs_go_together():
     """Inputs of rank 8 in 96 channels: the error of the outputs is a small part of plain rounding's."""
