@@ -12,16 +12,16 @@
 
 Nothing here is for a resumed run, which stays as it is. A tokenizer with more tokens: data.py --add_tokens.
 
-Measured with 4 layers, 128 wide, on Python source by characters, from 64 to 128 tokens: val loss on the first
-64 tokens of a window and on those beyond, at update 0 | after 100 updates.
+Measured (lab/longer.py), from 64 to 128 tokens: val loss on the first 64 tokens of a window and on those
+beyond, at update 0 | after 100 updates.
 
-    learned: drawn out                     2.153  2.139 | 2.124  2.105
-             kept, the last one repeated   2.113  2.788 | 2.128  2.254
-             kept, all of them repeated    2.113  2.852 | 2.145  2.346
-             kept, new ones at random      2.113  2.855 | 2.148  2.348
-    rope:    NTK-aware                     1.524  1.620 | 1.507  1.455
-             the same base                 1.515  1.920 | 1.513  1.465
-             positions divided by 2        1.947  1.910 | 1.570  1.501
+    learned: drawn out                     2.155  2.211 | 2.133  2.178
+             kept, the last one repeated   2.138  2.922 | 2.135  2.325
+             kept, all of them repeated    2.138  2.982 | 2.151  2.410
+             kept, new ones at random      2.138  2.972 | 2.154  2.415
+    rope:    NTK-aware                     1.722  1.767 | 1.705  1.680
+             the same base                 1.716  2.022 | 1.706  1.685
+             positions divided by 2        2.077  2.116 | 1.746  1.722
 """
 
 import json
