@@ -51,7 +51,8 @@ def find(where: str, folder: Path) -> Path:
     if path is None:
         raise ValueError(
             f"init_from={where} does not exist; expected scratch, resume, a run's folder, a .pt or .gguf "
-            "file, or a folder of Hugging Face's. To make a run: python train.py config/tiny.py --out_dir=out-mine"
+            "file, or a folder of Hugging Face's. To make a run: "
+            "python train.py config/tiny.py --out_dir=out-mine"
         )
     if path.is_dir() and not (path / "tensors.json").exists() and not is_foreign(path):
         return path / "best.pt" if newest(path / "best.pt").exists() else path / "ckpt.pt"

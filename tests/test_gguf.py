@@ -1,4 +1,4 @@
-"""techniques/exchange/gguf.py: every type and architecture, read and written, against twins and the package gguf."""
+"""GGUF: every type and architecture, read and written, against twins and the package gguf."""
 
 import struct
 import tracemalloc

@@ -17,7 +17,7 @@ import pytest
 import config
 import conftest
 from conftest import ROOT, TINY
-from runtime import checkpoint, folder
+from runtime import folder
 from test_errors import report
 from test_errors import run as run_here
 from text import prepare
@@ -109,7 +109,7 @@ def keyword(call: ast.Call, name: str):
 
 # ---- the rules
 def directions(root: Path) -> list[str]:
-    """Imports go one way (see LAYERS), never in a circle; techniques by their __init__, or where a flag asks."""
+    """Imports go one way (see LAYERS), never in a circle; techniques by __init__, or where a flag asks."""
     layer = {room: i for i, rooms in enumerate(LAYERS) for room in rooms}
     sources = dict(files(root, NOT_TESTS))
     breaches, graph = [], {}

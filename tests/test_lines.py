@@ -48,7 +48,7 @@ FAMILIES = {
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    """run(line, *more) runs a line, with more flags, in a copy of the project with the files that it names."""
+    """run(line, *more) runs a line, with more flags, in a copy of the project with the files it names."""
     folder = tmp_path_factory.mktemp("typed") / "tinylm"
     left_out = shutil.ignore_patterns("datasets", "out*", ".git", "__pycache__", ".*_cache", "venv", "tests")
     shutil.copytree(ROOT, folder, ignore=left_out)
@@ -115,7 +115,7 @@ def test_simple_foundation(copy, family):
 
 @pytest.mark.slow
 def test_simple_foundation_with_a_real_model(copy, file):  # noqa: F811
-    """Rows, QLoRA and merging of SmolLM2; its context is cut to 128 tokens, so that few rows fill a window."""
+    """Rows, QLoRA and merging of SmolLM2; its context is cut to 128 tokens: few rows fill a window."""
     shutil.rmtree(copy.folder / "models", ignore_errors=True)
     copy(f"python -m techniques.pretrained import --from={file} --block_size=128 --out_dir=out-smollm2")
     copy("python -m techniques.pretrained export --out_dir=out-smollm2 --to=models/base")

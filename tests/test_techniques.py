@@ -100,7 +100,14 @@ def test_a_setting_switches_its_technique_on(own, train, tmp_path, capsys):
     log = tmp_path / "log.txt"
     ran = train(f"--gain_log={log}", "--max_iters=2", "--eval_interval=2")
     assert ran["config"]["technique"] == "gain"
-    assert log.read_text(encoding="utf-8").split() == ["best.pt:0", "ckpt.pt:0", "1", "2", "best.pt:2", "ckpt.pt:2"]
+    assert log.read_text(encoding="utf-8").split() == [
+        "best.pt:0",
+        "ckpt.pt:0",
+        "1",
+        "2",
+        "best.pt:2",
+        "ckpt.pt:2",
+    ]
     model, _, saved = checkpoint.load_model(tmp_path / "out/best.pt", torch.device("cpu"))
     assert saved["config"]["gain_start"] == 1.0
     assert not torch.equal(model.head.gain, torch.ones(len(model.head.gain)))  # it was trained, and saved

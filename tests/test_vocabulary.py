@@ -1,4 +1,4 @@
-"""techniques/exchange/vocabulary.py: other people's tokenizers give the ids that they give there, and ours go back."""
+"""Vocabularies: other people's tokenizers give the ids that they give there, and ours go back."""
 
 import argparse
 import importlib.util
