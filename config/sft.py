@@ -4,8 +4,8 @@
 #     python evaluate.py --out_dir=out-sums --dataset=sums_easy --task=exact_match     before
 #     python evaluate.py --out_dir=out-sft --task=exact_match                          after
 # On 2,642 held-out problems of one and two steps: before, 0.0 % are answered word for word, after 97.7 %, and
-# all replies stop by themselves. On one core of a busy machine: 150 ms an update at best (3:00 in all); 3:43 to
-# 5:49 of CPU time, and far more by the clock. Look at what is learned of a row first:
+# all replies stop by themselves. On one core of a busy machine: 150 ms an update at best (3:00 in all), 3:43
+# to 5:49 of CPU time, and far more by the clock. Look at what is learned of a row first:
 #     python data.py --name=sums_easy --show=3
 # Any rows of messages, on any base with its tokenizer; with a chat template that writes them:
 #     python data.py --input=chat.jsonl --name=chat --tokenizer=out-base --show=3
