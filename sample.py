@@ -12,6 +12,7 @@ backslash. A file is read as it is. <|endoftext|> is the end token where it is o
 """
 
 import codecs
+import math
 import re
 import sys
 import time
@@ -200,7 +201,8 @@ if __name__ == "__main__":
     adopt(globals(), config, {name: saved["config"][name] for name in stored})
     stop_text = read_stop(stop, tokenizer)
     meta = saved["dataset"]
-    print(f"--- {folder / file}: step {saved['step']}, val loss {saved['val_loss']:.4f}")
+    loss = f"{saved['val_loss']:.4f}" if math.isfinite(saved["val_loss"]) else "not measured"
+    print(f"--- {folder / file}: step {saved['step']}, val loss {loss}")
     if on_top:
         print(f"--- {on_top}")
     print(f"--- data: {meta['name']} ({meta['source']}), sha256 {meta['sha256'][:12]}")
