@@ -332,6 +332,7 @@ def test_an_unknown_item_is_an_error_with_the_list(run_script, capsys):
     assert capsys.readouterr().err == expected
 
 
+@pytest.mark.slow
 def test_the_table_begins_with_the_machine(shell, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     done = shell("bench.py", "--only=gpu", "--quick")

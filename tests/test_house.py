@@ -623,6 +623,7 @@ def test_a_missing_known_dataset_names_its_command(tmp_path, monkeypatch):
         prepare.folder_of("verse")
 
 
+@pytest.mark.slow
 def test_an_emoji_is_printed_in_the_c_locale(run_script, datasets, tmp_path, shell):
     """Also where Python does not switch to UTF-8 by itself, as in a pipe on Windows."""
     (tmp_path / "emoji.txt").write_text("caf\u00e9 \U0001f600 " * 400, encoding="utf-8")

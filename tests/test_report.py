@@ -238,6 +238,7 @@ def drawn_curves(monkeypatch) -> list[tuple[str, list]]:
     return curves
 
 
+@pytest.mark.slow
 @pytest.mark.draws
 def test_loss_png_has_both_curves_also_after_a_resume(train, tmp_path, monkeypatch):
     train("--max_iters=10", "--eval_interval=5")

@@ -257,6 +257,7 @@ def test_bytes_and_emoji_are_prompts_for_byte_pairs(tmp_path, written):
 # ---- a conversation
 
 
+@pytest.mark.slow
 def test_two_prompts_then_the_end_of_input(run, tmp_path, shell):
     flags = ("--interactive", "--device=cpu", "--dtype=float32", f"--out_dir={tmp_path / 'out'}")
     done = shell("sample.py", *flags, input="bad\ncafe\n")

@@ -402,6 +402,7 @@ def test_compile_that_fails_goes_on_in_eager_mode(train, monkeypatch, capsys):
     )
 
 
+@pytest.mark.slow
 def test_the_threads_are_set_before_compiling(train, monkeypatch):
     """torch.compile guards the number: set afterwards, the first update compiled all again (a minute)."""
     seen = []
