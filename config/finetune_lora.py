@@ -1,4 +1,4 @@
-# Fine-tune a trained model with LoRA (techniques/lora.py). SimpleFoundation's recipe: rank 16, alpha 32, three
+# Fine-tune a trained model with LoRA (techniques/lora.py). SimpleFoundation's recipe: rank 16, alpha 32, 3
 # epochs, 1 x 4 windows an update, a learning rate of 2e-5 (1e-5 for large models).
 #     python train.py config/finetune_lora.py --init_from=out-sums --dataset=sums_easy --max_iters=200
 # 2e-5 is what full fine-tuning takes. LoRA usually wants 1e-4 to 3e-4, since B starts at zero. The command
