@@ -49,7 +49,7 @@ unknown = "error"  # characters that the tokenizer does not know: error | skip
 stream = True  # show the text while it is generated; False: when it is complete
 interactive = False  # ask for one prompt after another until Ctrl-D
 chat = False  # keep a conversation until Ctrl-D: each line that is typed is what the user says
-system = ""  # chat: what the system says first; '' as the tokenizer's chat template has it
+system = ""  # chat: the system prompt; '' = the default of the tokenizer's chat template
 device = "auto"  # auto | cpu | cuda | cuda:N | mps
 dtype = "auto"  # auto | float32 | bfloat16 | float16
 # -----------------------------------------------------------------------------

@@ -153,7 +153,7 @@ train_set, val_set = fixed_windows(train_windows, val_windows, eval_iters)  # th
 stages.begin("building the model and its optimizer")
 if resume:
     prepare.require_same(saved, meta, dataset, out_dir)
-changes += transfer.fit({} if resume else saved, config, text_tokenizer, init_from)  # another block_size ...
+changes += transfer.fit({} if resume else saved, config, text_tokenizer, init_from)  # fine-tuning
 raw_model = GPT(memory.shape_of(config, text_tokenizer.vocab_size, saved.get("model_config")))
 raw_model = origin.put_weights(saved, raw_model, config, text_tokenizer, out_dir if resume else init_from)
 raw_model = techniques.change("change_model", raw_model, config, origin.new_techniques(saved, technique))

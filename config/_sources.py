@@ -1,7 +1,7 @@
 """What a script's source says about its settings: their names, defaults and comments. Nothing is run.
 
-A technique is a file in techniques/ that has one of the HOOKS. Its settings stand on top of it and are named
-as the file is, quantize or lora_rank. What else stands there belongs to its command, python -m techniques.X.
+A technique is a file in techniques/ that has one of the HOOKS. Its settings stand at the top, and their names
+begin with the file's: quantize, lora_rank. What else stands there is for its command, python -m techniques.X.
 """
 
 import ast
@@ -45,14 +45,14 @@ def setting_lines(source: str) -> Iterator[ast.Assign]:
 
 @functools.cache
 def technique_settings() -> dict[str, dict]:
-    """The settings of each technique with their defaults: {"lora": {"lora_rank": 8, ...}, ...}, by name."""
+    """The settings of each technique with their defaults: {"lora": {"lora_rank": 8, ...}, ...}."""
     found = {}
     for path in sorted(TECHNIQUES.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if any(isinstance(node, ast.FunctionDef) and node.name in HOOKS for node in tree.body):
             name, defaults = path.stem, defaults_of(str(path))
-            found[name] = {key: value for key, value in defaults.items() if f"{key}_".startswith(f"{name}_")}
-    found.pop("__init__", None)
+            own = [key for key in defaults if key == name or key.startswith(f"{name}_")]
+            found[name] = {key: defaults[key] for key in own}
     return found
 
 

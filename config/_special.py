@@ -27,11 +27,11 @@ def parse(text: str) -> tuple[str, list[bytes], list | dict, str, dict]:
     fields = json.loads(text)
     kind = fields.pop("type", None)
     if kind not in KINDS:
-        raise ValueError(f"type {kind!r} is unknown: expected 'char' or 'bpe'")
+        raise ValueError(f"type {kind!r} is unknown: expected one of {', '.join(KINDS)}")
     tokens, special, pattern = [fields.pop(key) for key in ("tokens", "special_tokens", "pattern")]
     lists = type(tokens) is list and type(special) in (list, dict)
     if not lists or not all(type(string) is str for string in [*tokens, *special, pattern]):
-        raise ValueError("tokens and special_tokens must be lists of strings, pattern a string")
+        raise ValueError("tokens must be a list of strings, special_tokens also {name: id}, pattern a string")
     tokens = [token.encode("utf-8").decode("unicode_escape").encode("latin-1") for token in tokens]
     return kind, tokens, special, pattern, fields
 

@@ -5,8 +5,8 @@
 
 The new task: a sentence about a person becomes JSON with two fields, {"name": ..., "city": ...}. Rows are
 made up, seeded; those of the val split are held out. An answer counts if it is that JSON, character by
-character, and ends by itself (evaluate.py --task=exact_match). Everything runs as a reader would type it, in
-processes of their own, and each is timed with the largest memory that it took.
+character, and ends by itself (evaluate.py --task=exact_match). Each command runs as a reader would type it,
+in a process of its own; its time and its peak memory are measured.
 """
 
 import json
@@ -69,6 +69,7 @@ def run(*command: str) -> tuple[str, float, float]:
     )
     printed = process.stdout.read().decode("utf-8", "replace")
     _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
     require(status == 0, f"python {' '.join(command)} failed: {(printed.splitlines() or [''])[-1]}")
     return printed, time.perf_counter() - started, usage.ru_maxrss / 1024
 

@@ -10,6 +10,7 @@ sharded.py: ckpt_000500/, best_000500/. Whatever reads a file reads a folder, to
 
 import contextlib
 import dataclasses
+import json
 import os
 import re
 import sys
@@ -22,7 +23,7 @@ from config import names_here, start_script
 from machine.distributed import full_state
 from model import GPT
 from runtime.folder import newest, other_checkpoints, run_folder
-from runtime.guard import atomic_file
+from runtime.guard import atomic_file, write_atomic
 from runtime.trust import (
     check_plain,
     check_run,
@@ -54,6 +55,13 @@ def save(path: Path, checkpoint: dict) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
             torch.save(checkpoint, file)
+
+
+def save_run(folder: Path, checkpoint: dict) -> None:
+    """Write a run that a command has made: all that sample.py, evaluate.py and train.py --init_from need."""
+    save(folder / "best.pt", checkpoint)
+    write_atomic(folder / "config.json", json.dumps(checkpoint["config"], indent=2) + "\n")
+    write_atomic(folder / "tokenizer.json", checkpoint["tokenizer"])
 
 
 class Saver:

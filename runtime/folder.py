@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from config import ROOT
+from config import ROOT, require
 
 
 def run_folder(out_dir: str) -> Path:
@@ -11,6 +11,15 @@ def run_folder(out_dir: str) -> Path:
     folder = ROOT / out_dir
     if folder.resolve() == ROOT or folder.is_file():
         raise ValueError(f"out_dir={out_dir} cannot be a run's folder; choose a name such as out-mine")
+    return folder
+
+
+def new_run_folder(out_dir: str, flag: str = "out_dir") -> Path:
+    """The folder of a run that a command makes at once. ValueError if it holds checkpoints already."""
+    folder = run_folder(out_dir)
+    there = [path.name for path in other_checkpoints(folder / "any")]
+    advice = f"which would be overwritten; delete it, or choose another --{flag}"
+    require(not there, f"{folder} holds a run ({there[:1]}), {advice}")
     return folder
 
 

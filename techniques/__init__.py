@@ -11,7 +11,7 @@
 config: all settings of the run, the technique's own (lora_rank) among them. They are saved with the run, and
 whatever reads a checkpoint builds its model through change_model again: on resume, in sample.py, evaluate.py.
 So it makes the same model each time, on the meta device, too, where tensors have shapes and no values.
-A file with AFTER = ("quantize",) lets those techniques change the model first.
+AFTER = ("quantize",) in a file: those techniques change the model first.
 
 Files without these functions are commands, such as python -m techniques.pretrained, or what commands share.
 """
@@ -28,6 +28,7 @@ from config import require, technique_settings
 def load(names: str) -> list[ModuleType]:
     """Import files of this folder by name, "lora,quantize", in the order in which they change a model.
 
+    Also for a room that a plain import would lead in a circle: these files import the rooms.
     ValueError for a name that has no file, and for two that both replace the loss.
     """
     wanted = [name for name in names.split(",") if name]

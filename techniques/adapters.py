@@ -7,14 +7,12 @@ step                               the update after which it was saved
 """
 
 import hashlib
-import json
 from pathlib import Path
 
 import torch
 
 from config import ROOT, require, technique_settings
 from runtime import checkpoint
-from runtime.guard import write_atomic
 from runtime.trust import check_tensors, check_types, check_zip
 
 FILE = "lora.pt"
@@ -81,11 +79,10 @@ def put(saved: dict, path: Path, own: dict) -> None:
 
 
 def write_plain(folder: Path, model, saved: dict, out_dir: str) -> None:
-    """Write folder/best.pt and config.json: the run `saved` with a model that LoRA was merged into."""
+    """Write the run `saved` with a model that LoRA was merged into."""
     own = [name for technique in ("lora", "quantize") for name in technique_settings().get(technique, ())]
     settings = {name: value for name, value in saved["config"].items() if name not in own}
     others = [name for name in settings.get("technique", "").split(",") if name not in ("lora", "quantize")]
     settings |= {"technique": ",".join(others), "out_dir": out_dir}
     rest = {name: value for name, value in saved.items() if name not in ("optimizer", "param_groups")}
-    checkpoint.save(folder / "best.pt", {**rest, "model": model.state_dict(), "config": settings})
-    write_atomic(folder / "config.json", json.dumps(settings, indent=2) + "\n")
+    checkpoint.save_run(folder, {**rest, "model": model.state_dict(), "config": settings})

@@ -1,17 +1,17 @@
 r"""LoRA: train two thin matrices beside each frozen weight matrix (Hu et al., 2021).
 
-    python train.py config/finetune_lora.py --dataset=mine                 or any run with --technique=lora
+    python train.py config/finetune_lora.py --init_from=out-base --dataset=mine     or any --technique=lora
     python sample.py --out_dir=out-shakespeare-char --adapter=out-lora     the base with the adapter of a run
     python -m techniques.lora merge --out_dir=out-lora --merge_to=out-merged
 
 A layer y = W x, W (out, in), becomes y = W x + s B (A x) with A (rank, in) and B (out, rank). Only A and B
 are trained: rank (in + out) numbers in place of in x out. B starts at zero, so that update 0 is the base, bit
-for bit. s = alpha / rank, so that another rank needs no other learning rate. Two variants:
+for bit. s = alpha / rank, so that the learning rate depends less on the rank. Two variants:
 
     rslora   s = alpha / sqrt(rank): with alpha / rank high ranks learn ever less (Kalajdzievski, 2023)
-    dora     W + s B A gives only the direction of each row; its length is |W| + M (Liu et al., 2024). They
-             train the length itself. Its change M is 0 at first, so update 0 is exact on every device. As in
-             their section 4.3, no gradient goes through the length of W + s B A.
+    dora     W + s B A gives only the direction of each row; its magnitude is |W| + M (Liu et al., 2024). The
+             paper trains the magnitude; here its change M is trained, 0 at first, so update 0 is exact. As in
+             section 4.3 of the paper, no gradient goes through the norm of W + s B A.
 
 A run's checkpoints hold everything, as always. lora.pt (see adapters.py) holds A and B (and M) alone; it is
 written with best.pt, but not with shards. Merging writes W + s B A into a plain run without techniques.
@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runtime import checkpoint
+from runtime.folder import new_run_folder
 from techniques import adapters
 
 # -----------------------------------------------------------------------------
@@ -146,7 +147,7 @@ def change_model(model, config: dict):
 
 
 def after_save(path: Path, saved: dict, config: dict) -> None:
-    """Write lora.pt with best.pt, so that it is the best one, too."""
+    """Write lora.pt with each best.pt, and with the first checkpoint if there is none yet."""
     if path.name.startswith("best") or not (path.parent / adapters.FILE).exists():
         adapters.write(path.parent, saved["model"], saved["step"], config)
 
@@ -190,8 +191,8 @@ def merge(model) -> int:
 
 def merged_run(config: dict) -> list[str]:
     """Write the run out_dir/file, or that with an adapter, into merge_to as a plain one. Returns lines."""
-    source, folder = (checkpoint.run_folder(config[name]) for name in ("out_dir", "merge_to"))
-    require(source.resolve() != folder.resolve(), f"merge_to={config['merge_to']} is out_dir; choose another")
+    source = checkpoint.run_folder(config["out_dir"])
+    folder = new_run_folder(config["merge_to"], "merge_to")
     model, _, saved = checkpoint.load_model(source / config["file"], torch.device("cpu"))
     lines = [attach(model, config["adapter"])] if config["adapter"] else []
     adapted = sum(isinstance(layer, LoRALinear) for layer in model.modules())
@@ -210,7 +211,7 @@ if __name__ == "__main__":
         del sys.argv[1]
     config = override(globals())
     for name in given:
-        require(not name.startswith("lora_"), f"--{name} is for training; -h says what merging takes")
+        require(not name.startswith("lora_"), f"--{name} is for training; merging takes it from the run")
     require(config["merge_to"] != "", "merge_to is missing; name a folder, such as --merge_to=out-merged")
     from techniques import lora  # not this file, which is __main__: its LoRALinear is another class
 

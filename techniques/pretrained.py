@@ -25,6 +25,7 @@ import torch
 
 from model import GPTConfig
 from runtime import checkpoint
+from runtime.folder import new_run_folder
 from runtime.guard import write_atomic
 from runtime.trust import explain_disk_errors, made_by_nanogpt
 from techniques.exchange import download, families, gguf, nanogpt, safetensors_files, vocabulary, weights
@@ -33,7 +34,7 @@ from tokenizer import Tokenizer
 # -----------------------------------------------------------------------------
 source = ""  # import: a folder, a .gguf file or nanoGPT's ckpt.pt; typed as --from=PATH
 out_dir = "out-pretrained"  # import: the run to write; export: the run to read
-block_size = 0  # import: the longest context, if it shall be shorter than the model's; 0 = the model's
+block_size = 0  # import: the longest context, if shorter than the model's; 0 = the model's
 vocab = ""  # import of nanoGPT by characters: the text that it was trained on, or a file with its characters
 file = "best.pt"  # export: which checkpoint of the run
 to = ""  # export and download: the folder to write
@@ -58,7 +59,9 @@ def read_run(path: str | Path, vocab: str = "", block_size: int = 0) -> dict:
         path.exists(), f"{given} does not exist; expected a Hugging Face folder, a .gguf file or a ckpt.pt"
     )
     if path.is_dir() and not (path / "config.json").exists():
-        path = next((each for each in (path / "ckpt.pt", *path.glob("*.gguf")) if each.exists()), path)
+        files = [each for each in (path / "ckpt.pt", *sorted(path.glob("*.gguf"))) if each.exists()]
+        require(len(files) <= 1, f"{path} has several models: {', '.join(f.name for f in files)}; name one")
+        path = files[0] if files else path
     if path.is_dir():
         shape, tensors, family, tokenizer = open_folder(path)
     elif path.suffix == ".gguf":
@@ -119,19 +122,13 @@ def sha256_of(path: Path) -> str:
 def import_run(config: dict) -> list[str]:
     """Write the run out_dir from config["source"]; returns lines about it."""
     require(config["source"] != "", "what to import is missing; name it: --from=PATH")
-    folder = checkpoint.run_folder(config["out_dir"])
-    others = [each.name for each in folder.glob("*.pt")] if folder.exists() else []
-    require(not others, f"{folder} holds {others[:1]}, which would be overwritten; choose another --out_dir")
+    folder = new_run_folder(config["out_dir"])
     saved = read_run(config["source"], config["vocab"], config["block_size"])
     notes = saved.pop("notes")
     saved["config"]["out_dir"] = config["out_dir"]
-    checkpoint.save(folder / "best.pt", saved)
-    write_atomic(folder / "config.json", json.dumps(saved["config"], indent=2) + "\n")
-    write_atomic(folder / "tokenizer.json", saved["tokenizer"])
-    shape, n = (
-        saved["model_config"],
-        sum(t.numel() for t in {id(t): t for t in saved["model"].values()}.values()),
-    )
+    checkpoint.save_run(folder, saved)
+    shape = saved["model_config"]
+    n = sum({id(t): t.numel() for t in saved["model"].values()}.values())  # a tied head counts once
     sizes = f"{shape['n_layer']} layers, {shape['n_embd']} wide, {shape['vocab_size']:,} tokens"
     lines = [f"read {config['source']}: {n:,} parameters, {sizes}, context {shape['block_size']:,}", *notes]
     return [*lines, f"saved {folder / 'best.pt'}; try it: python sample.py --out_dir={config['out_dir']}"]

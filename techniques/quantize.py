@@ -18,7 +18,7 @@ from torch import nn
 from data import Windows
 from evaluate import evaluate, fixed_windows
 from runtime import checkpoint
-from runtime.folder import run_folder
+from runtime.folder import new_run_folder, run_folder
 from runtime.trust import read_meta
 from techniques import gptq
 from techniques.one_token import OneToken
@@ -116,8 +116,8 @@ def pack_run(config: dict) -> list[str]:
     require(config["method"] in ("plain", "gptq"), f"method={config['method']} is unknown; plain or gptq")
     require(config["method"] == "plain" or kind == "int4", "method=gptq is for int4: add --bits=4")
     source = run_folder(config["out_dir"])
-    target = run_folder(config["to"] or f"{config['out_dir'].rstrip('/')}-{kind}")
-    require(source.resolve() != target.resolve(), f"to={config['to']} is the run itself; choose another name")
+    to = config["to"] or f"{config['out_dir'].rstrip('/')}-{kind}"
+    target = new_run_folder(to, "to")
     model, tokenizer, saved = checkpoint.load_model(source / config["file"], torch.device("cpu"))
     on = saved["config"].get("technique", "")
     require("quantize" not in on, f"{source / config['file']} is packed already; name a run that is not")
@@ -128,9 +128,9 @@ def pack_run(config: dict) -> list[str]:
         tensors = gptq.round_model(model, gptq.calibration(config, saved, tokenizer))
     packed(model, kind, tensors)
     techniques = ",".join(filter(None, ["quantize", on]))
-    settings = saved["config"] | {"quantize": kind, "technique": techniques, "out_dir": str(config["to"])}
+    settings = saved["config"] | {"quantize": kind, "technique": techniques, "out_dir": to}
     rest = {name: value for name, value in saved.items() if name != "optimizer"}
-    checkpoint.save(target / "best.pt", {**rest, "model": model.state_dict(), "config": settings})
+    checkpoint.save_run(target, {**rest, "model": model.state_dict(), "config": settings})
     lines = [f"weights: {size / 1e6:.1f} MB -> {bytes_of(model) / 1e6:.1f} MB"]
     lines[0] += f"; {bits_per_weight(model):.3f} bits each, scales included"
     if before is not None:

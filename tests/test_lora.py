@@ -485,8 +485,12 @@ def test_from_a_base_to_an_adapter_to_a_plain_run(tune, base, run_script, tmp_pa
     assert " parameters, 2,048 of them trained (6." in capsys.readouterr().out
     run_script("evaluate.py", *flags)
     run_script("evaluate.py", *flags, f"--out_dir={base}", f"--adapter={out}")
-    for _ in range(2):  # a second time over the first
-        command(monkeypatch, "merge", f"--out_dir={out}", f"--merge_to={merged}")
+    command(monkeypatch, "merge", f"--out_dir={out}", f"--merge_to={merged}")
+    for taken in (merged, base):  # another run's weights are not overwritten
+        with pytest.raises(
+            ValueError, match="which would be overwritten; delete it, or choose another --merge"
+        ):
+            command(monkeypatch, "merge", f"--out_dir={out}", f"--merge_to={taken}")
     run_script("evaluate.py", *flags, f"--out_dir={merged}")
     found = re.findall(r"loss (\S+) \+-", capsys.readouterr().out)
     assert len(found) == 3 and len(set(found)) == 1

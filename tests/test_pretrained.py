@@ -627,9 +627,9 @@ def test_an_imported_run_is_an_ordinary_one(run_script, tmp_path, capsys):
     (tmp_path / "mine.txt").write_text(TEXT * 9, encoding="utf-8")
     run_script("evaluate.py", f"--input={tmp_path / 'mine.txt'}")
     out = capsys.readouterr().out
-    assert "step 0, val loss inf" in out and "the cat" in out and "bits per byte" in out
+    assert "step 0, val loss not measured" in out and "the cat" in out and "bits per byte" in out
     with pytest.raises(
-        ValueError, match=r"out holds \['best.pt'\], which would be overwritten; choose another"
+        ValueError, match=r"which would be overwritten; delete it, or choose another --out_dir"
     ):
         run_script(PRETRAINED, "import", f"--from={tmp_path / 'in'}")
 

@@ -370,7 +370,10 @@ def test_a_run_that_cannot_be_packed_is_one_line(packed_run, monkeypatch, tmp_pa
         ((f"--out_dir={folder}",), "best.pt is packed already"),
         ((f"--out_dir={out}", "--bits=5"), "bits=5 makes no sense; expected 8 or 4, or --quantize=nf4"),
         ((f"--out_dir={out}", "--quantize=int2"), "quantize='int2' is unknown"),
-        ((f"--out_dir={out}", f"--to={out}"), "is the run itself"),
+        (
+            (f"--out_dir={out}", f"--to={out}"),
+            "which would be overwritten; delete it, or choose another --to",
+        ),
         ((f"--out_dir={out}", "--method=gptq"), "method=gptq is for int4: add --bits=4"),
         ((f"--out_dir={out}", "--method=best", "--bits=4"), "method=best is unknown"),
     ):

@@ -197,7 +197,7 @@ def test_what_a_weight_may_be(key, value, learned):
     ([said("assistant", END)], "there is nothing to learn"),
     ([said("assistant", "b", weight=0)], "there is nothing to learn"),
     ([said("user", "a", weight=1), said("assistant", "b")], "only what the assistant says can have a weight"),
-    ([said("function", "a"), said("assistant", "b")], "expected system, user, assistant or tool with content"),
+    ([said("function", "a"), said("assistant", "b")], "expected system, user, assistant or tool"),
 ])  # fmt: skip
 def test_bad_messages_are_refused_by_name(tmp_path, messages, message):
     with pytest.raises(ValueError) as error:

@@ -510,7 +510,7 @@ def test_bad_files_are_one_line(tmp_path):
             tokenizer.load(path)
         assert str(path) in str(error.value)
         assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="'unigram' is unknown: expected 'char' or 'bpe'"):
+    with pytest.raises(ValueError, match="'unigram' is unknown: expected one of char, bpe"):
         tokenizer.load(tmp_path / "other.json")
     (tmp_path / "latin.json").write_bytes(b"\xff\xfe{}")
     for path in (tmp_path / "latin.json", tmp_path / "missing.json", tmp_path):

@@ -1,4 +1,4 @@
-"""A conversation in a window that has an end: the oldest turns are forgotten, what the system says never."""
+"""A conversation that fits the model's window: the oldest turns are dropped, the system prompt never."""
 
 from text.segments import begin, conversation, ids_of
 from tokenizer import Tokenizer
@@ -8,7 +8,7 @@ class Conversation:
     """Messages, and the prompt that they make for the next reply.
 
     block_size: tokens that the model's window has. room: tokens that are kept free in it for a reply. system:
-    what the system says; "": what the tokenizer's chat template has, if it has one. unknown: what happens to
+    the system prompt; "": the default of the tokenizer's chat template. unknown: what happens to
     characters that the tokenizer does not know, "error" or "skip". ValueError if no reply could end.
     """
 
