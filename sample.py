@@ -179,7 +179,7 @@ def talk(model, tokenizer, trained_on: str) -> None:
 if __name__ == "__main__":
     config = override(globals())
     at_least(1, config, "num_samples")
-    at_least(0, config, "max_new_tokens")
+    at_least(int(chat), config, "max_new_tokens")
     for name in ("start", "num_samples", "interactive"):
         require(not chat or name not in given, f"--{name} is not for --chat, which reads what is typed")
     require(chat or not system, f"--system={system} is for --chat, which is not given")

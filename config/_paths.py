@@ -8,6 +8,7 @@ from config import _nanogpt
 from config._errors import ROOT
 
 PATHS = ("out_dir", "init_from", "dataset", "file", "input", "val_input", "tokenizer", "adapter", "merge_to")
+PATHS += ("to", "source", "vocab", "base")
 
 
 def find_config_file(file: str) -> Path:

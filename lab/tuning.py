@@ -61,8 +61,8 @@ def questions(count: int, seed: int) -> list[dict]:
     return made
 
 
-def run(*command: str) -> tuple[str, float, float]:
-    """Run a script of the project; returns (what it printed, seconds, largest memory in MB)."""
+def run(*command: str) -> tuple[str, float, float, float]:
+    """Run a script of the project; returns (what it printed, seconds, seconds of the CPU, peak MB)."""
     started = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -71,7 +71,8 @@ def run(*command: str) -> tuple[str, float, float]:
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     require(status == 0, f"python {' '.join(command)} failed: {(printed.splitlines() or [''])[-1]}")
-    return printed, time.perf_counter() - started, usage.ru_maxrss / 1024
+    seconds, cpu = time.perf_counter() - started, usage.ru_utime + usage.ru_stime
+    return printed, seconds, cpu, usage.ru_maxrss / 1024
 
 
 def share_exact(folder: str, dataset: str) -> float:
@@ -94,11 +95,11 @@ def compare(settings: dict) -> list[str]:
     run("data.py", f"--input={file}", f"--val_input={file.with_suffix('.val.jsonl')}", "--format=jsonl",
         f"--name={dataset}", f"--tokenizer={base}")  # fmt: skip
     before = share_exact(base, dataset)
-    table = [f"{'':8}{'before':>8}{'after':>8}{'minutes':>9}{'peak MB':>9}{'trained':>14}"]
+    table = [f"{'':8}{'before':>8}{'after':>8}{'minutes':>9}{'of CPU':>8}{'peak MB':>9}{'trained':>14}"]
     for method in filter(None, settings["methods"].split(",")):
         require(method in RECIPES, f"methods={method} is unknown; expected some of {', '.join(RECIPES)}")
         folder = f"{settings['out_dir']}-{method}"
-        printed, seconds, peak = run(
+        printed, seconds, cpu, peak = run(
             "train.py", *RECIPES[method].split(), f"--init_from={base}", f"--dataset={dataset}",
             f"--epochs={settings['epochs']}", f"--block_size={settings['block_size']}",
             f"--seed={settings['seed']}", f"--out_dir={folder}", "--max_new_tokens=0", "--eval_interval=1000",
@@ -106,7 +107,7 @@ def compare(settings: dict) -> list[str]:
         trained = re.search(r"([\d,]+) of them trained", printed)
         after = share_exact(folder, dataset)
         table.append(
-            f"{method:8}{before:>8.0%}{after:>8.0%}{seconds / 60:>9.1f}{peak:>9,.0f}"
+            f"{method:8}{before:>8.0%}{after:>8.0%}{seconds / 60:>9.1f}{cpu / 60:>8.1f}{peak:>9,.0f}"
             f"{trained[1] if trained else 'all':>14}"
         )
     return table

@@ -18,8 +18,9 @@ def new_run_folder(out_dir: str, flag: str = "out_dir") -> Path:
     """The folder of a run that a command makes at once. ValueError if it holds checkpoints already."""
     folder = run_folder(out_dir)
     there = [path.name for path in other_checkpoints(folder / "any")]
+    there += ["config.json"] if is_foreign(folder) else []
     advice = f"which would be overwritten; delete it, or choose another --{flag}"
-    require(not there, f"{folder} holds a run ({there[:1]}), {advice}")
+    require(not there, f"{folder} holds a model ({there[:1]}), {advice}")
     return folder
 
 

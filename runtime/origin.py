@@ -76,7 +76,8 @@ def base_of(init_from: str, folder: Path, eval_only: bool = False) -> tuple[dict
 
 def refuse_own_base(path: Path, init_from: str, folder: Path) -> None:
     """ValueError if a new run in `folder` would overwrite the checkpoint that it starts from."""
-    places = [place.parent for place in (path, path.resolve())]
+    places = [place if place.is_dir() else place.parent for place in (path, path.resolve())]
+    places += [place.parent for place in places]  # of a folder of shards: the run's
     if folder.exists() and any(place.exists() and place.samefile(folder) for place in places):
         raise ValueError(
             f"init_from={init_from} is in out_dir={folder}, where a new run would overwrite it; choose "

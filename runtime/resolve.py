@@ -65,6 +65,8 @@ def take_over(script: dict, config: dict, saved: dict, resume: bool) -> list[str
         lines += learning_rates(config, old, fine_tuning=bool(saved) and not resume)
     if resume:
         lines += keep_global_batch(config, saved)
+    if not saved and "lora" in config["technique"].split(","):
+        lines.append("WARNING: LoRA leaves random weights as they are; name a base with --init_from=out-base")
     check_numbers(config)
     script.update(config)
     return lines
@@ -100,11 +102,12 @@ def inherit_techniques(config: dict, old: dict, resume: bool) -> set[str]:
     settings = {name: value for each in theirs for name, value in technique_settings()[each].items()}
     for name, default in settings.items():
         theirs_is = old.get(name, default)
-        if not resume and name in given and config[name] != theirs_is:
+        if typed(name) and config[name] != theirs_is:
             raise ValueError(
-                f"the checkpoint was trained with {name}={theirs_is}, not {config[name]}; leave {name} out, "
-                "or merge the checkpoint first: python -m techniques.lora merge -h"
+                f"the checkpoint was trained with {name}={theirs_is}, not {config[name]}; leave --{name} "
+                "out, or merge the checkpoint first: python -m techniques.lora merge -h"
             )
+        given.pop(name, None)  # a config file's: the checkpoint's holds
     config.update({name: default for name, default in settings.items() if name not in config})
     config["technique"] = ",".join(theirs + added)
     given.pop("technique", None)

@@ -25,7 +25,7 @@ import torch
 
 from model import GPTConfig
 from runtime import checkpoint
-from runtime.folder import new_run_folder
+from runtime.folder import new_run_folder, other_checkpoints
 from runtime.guard import write_atomic
 from runtime.trust import explain_disk_errors, made_by_nanogpt
 from techniques.exchange import download, families, gguf, nanogpt, safetensors_files, vocabulary, weights
@@ -153,7 +153,10 @@ def export_run(config: dict) -> list[str]:
     described |= {"bos_token_id": max(tokenizer.begin_id, -1), "eos_token_id": tokenizer.end_id}
     described = {name: value for name, value in described.items() if name[3:] != "_token_id" or value >= 0}
     tensors = weights.tensors_of(model.state_dict(), model.config, family)
-    folder = Path(config["to"]).expanduser()
+    folder = Path(config["to"])
+    require(not folder.is_file(), f"to={folder} is a file; name a folder")
+    runs = other_checkpoints(folder / "any")
+    require(not runs, f"{folder} is the folder of a run; choose another --to")
     with explain_disk_errors(folder):
         if kind == "gguf":
             target = folder if folder.suffix == ".gguf" else folder / "model.gguf"

@@ -11,7 +11,7 @@ are not packed. Packed weights do not learn: without LoRA there would be nothing
 
 import contextlib
 
-from config import end_script, override, require  # isort: skip
+from config import at_least, end_script, override, require, typed  # isort: skip
 import torch
 from torch import nn
 
@@ -114,6 +114,8 @@ def pack_run(config: dict) -> list[str]:
     require(kind != "", f"bits={config['bits']} makes no sense; expected 8 or 4, or --quantize=nf4")
     require(kind in KINDS, f"quantize={kind!r:.60} is unknown; expected one of {', '.join(KINDS)}")
     require(config["method"] in ("plain", "gptq"), f"method={config['method']} is unknown; plain or gptq")
+    require(not (typed("bits") and config["quantize"]), "--bits and --quantize say the same; leave one out")
+    at_least(1, config, "tokens")
     require(config["method"] == "plain" or kind == "int4", "method=gptq is for int4: add --bits=4")
     source = run_folder(config["out_dir"])
     to = config["to"] or f"{config['out_dir'].rstrip('/')}-{kind}"

@@ -487,9 +487,7 @@ def test_from_a_base_to_an_adapter_to_a_plain_run(tune, base, run_script, tmp_pa
     run_script("evaluate.py", *flags, f"--out_dir={base}", f"--adapter={out}")
     command(monkeypatch, "merge", f"--out_dir={out}", f"--merge_to={merged}")
     for taken in (merged, base):  # another run's weights are not overwritten
-        with pytest.raises(
-            ValueError, match="would be overwritten; delete it, or choose another --merge"
-        ):
+        with pytest.raises(ValueError, match="would be overwritten; delete it, or choose another --merge"):
             command(monkeypatch, "merge", f"--out_dir={out}", f"--merge_to={taken}")
     run_script("evaluate.py", *flags, f"--out_dir={merged}")
     found = re.findall(r"loss (\S+) \+-", capsys.readouterr().out)

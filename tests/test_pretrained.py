@@ -697,3 +697,17 @@ def test_a_tokenizer_larger_than_the_model_is_refused(run_script, tmp_path):
     vocabulary.write_folder(byte_pairs(), tmp_path / "in")
     with pytest.raises(ValueError, match="in: the tokenizer has 263 tokens, the model only 60 rows for them"):
         run_script(PRETRAINED, "import", f"--from={tmp_path / 'in'}")
+
+
+def test_no_command_overwrites_a_model(run_script, tmp_path):
+    """A base's own folder as out_dir, a run's folder for an export."""
+    foreign_folder(tmp_path / "in", "mistral")
+    with pytest.raises(ValueError, match="in holds a model .*which would be overwritten"):
+        run_script(PRETRAINED, "import", f"--from={tmp_path / 'in'}", f"--out_dir={tmp_path / 'in'}")
+    run_script(PRETRAINED, "import", f"--from={tmp_path / 'in'}")
+    with pytest.raises(ValueError, match="is the folder of a run; choose another --to"):
+        run_script(PRETRAINED, "export", f"--to={tmp_path / 'out'}")
+    with pytest.raises(ValueError, match="where a new run would overwrite it"):
+        run_script(
+            "train.py", "--dataset=small", f"--init_from={tmp_path / 'in'}", f"--out_dir={tmp_path / 'in'}"
+        )

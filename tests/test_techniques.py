@@ -196,3 +196,12 @@ def test_a_config_file_switches_on_and_the_command_line_off(own, train, tmp_path
     assert train(str(tmp_path / "mine.py"), "--max_iters=1")["technique"] == "gain"
     off = train(str(tmp_path / "mine.py"), "--technique=", "--max_iters=1", f"--out_dir={tmp_path / 'off'}")
     assert off["technique"] == "" and "gain_log" not in off["config"]
+
+
+def test_a_config_file_gives_way_to_the_checkpoint(own, train, tmp_path):
+    """A run from a base that has the technique already: only what is typed is compared."""
+    own(gain=GAIN)
+    train(f"--gain_log={tmp_path / 'log.txt'}", "--gain_start=2", "--max_iters=1")
+    (tmp_path / "mine.py").write_text("gain_start = 3.0\n", encoding="utf-8")
+    flags = [f"--init_from={tmp_path / 'out'}", f"--out_dir={tmp_path / 'new'}", "--max_iters=1"]
+    assert train(str(tmp_path / "mine.py"), *flags)["config"]["gain_start"] == 2.0

@@ -20,6 +20,13 @@ class Conversation:
         self.tokenizer, self.block_size, self.room, self.unknown = tokenizer, block_size, room, unknown
         self.messages = [{"role": "system", "content": system}] if system else []
         self.forgotten = 0  # turns, by the last call of ask()
+        empty = conversation([*self.messages, {"role": "user", "content": ""}], tokenizer)
+        used = len(ids_of(begin(empty, tokenizer), tokenizer, "skip"))
+        if used + room > block_size:
+            raise ValueError(
+                f"the system prompt takes {used} of the window's {block_size} tokens, which leaves less than "
+                f"{room} for a reply; write a shorter --system"
+            )
 
     def ask(self, text: str) -> list[int]:
         """Add what the user says, and return the ids of the prompt. Forgets the oldest turns if they do not
