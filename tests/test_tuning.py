@@ -22,10 +22,10 @@ def test_rows_are_about_different_people():
 @pytest.mark.slow
 def test_a_table_of_three_methods(shell, tmp_path):
     text = tmp_path / "text.txt"
-    text.write_text("Answer in JSON with the fields name and city. {} lives in Oslo. " * 99, encoding="utf-8")
+    text.write_text("Answer in JSON with the fields name and city. {} lives in Oslo. " * 400, encoding="utf-8")
     name = f"tuning-{tmp_path.name}"
     tiny = (
-        "--arch=llama --n_layer=1 --n_head=2 --n_embd=32 --block_size=64 --max_iters=2 --eval_iters=1".split()
+        "--arch=llama --n_layer=1 --n_head=2 --n_embd=32 --block_size=192 --max_iters=2 --eval_iters=1".split()
     )
     try:
         done = shell("data.py", f"--input={text}", f"--name={name}", "--tokenizer=bpe", "--vocab_size=300")
@@ -33,7 +33,7 @@ def test_a_table_of_three_methods(shell, tmp_path):
         done = shell("train.py", f"--dataset={name}", f"--out_dir={tmp_path / 'base'}", *tiny)
         assert done.returncode == 0, done.stderr
         flags = f"--base={tmp_path / 'base'} --out_dir={tmp_path / 'out'} --rows=24 --held_out=4 --epochs=0.1"
-        flags += f" --block_size=64 --name={name}-people"
+        flags += f" --block_size=192 --name={name}-people"
         done = shell("-m", "lab.tuning", *flags.split())
     finally:
         for path in (ROOT / "datasets").glob(f"{name}*"):
