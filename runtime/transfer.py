@@ -24,19 +24,14 @@ beyond, at update 0 | after 100 updates.
              positions divided by 2        2.077  2.116 | 1.746  1.722
 """
 
-import json
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from config import given, require
+from config import given
 from model import GPTConfig
 from runtime.checkpoint import tokenizer_of
-from tokenizer import from_json
-
-SAID_OF_TEXT = "tokens special_tokens added end begin chat".split()  # fields that change no token's meaning
-MORE = {"bpe": "bytelevel"}  # the same byte pairs (techniques/bytelevel.py), which can have added tokens
+from runtime.more_tokens import contains
 
 
 def fit(saved: dict, config: dict, tokenizer, where: str) -> list[str]:
@@ -59,39 +54,6 @@ def fit(saved: dict, config: dict, tokenizer, where: str) -> list[str]:
             saved["model"]["wpe.weight"] = saved["model"]["wpe.weight"][: config["block_size"]].clone()
     saved["model_config"] = {**saved["model_config"], "block_size": config["block_size"]}
     return lines
-
-
-def contains(tokenizer, base) -> bool:
-    """Whether a tokenizer has all tokens of another one, with their ids, and cuts words in the same way."""
-    ordinary, theirs = (dict(zip(t.ids, t.tokens, strict=True)) for t in (tokenizer, base))
-    special = base.special_tokens.items() <= tokenizer.special_tokens.items()
-    return special and theirs.items() <= ordinary.items() and rules(tokenizer) == rules(base)
-
-
-def rules(tokenizer) -> dict:
-    """How a tokenizer cuts words, as its JSON says it."""
-    state = json.loads(tokenizer.to_json())
-    state["type"] = MORE.get(state["type"], state["type"])
-    return {key: value for key, value in state.items() if key not in SAID_OF_TEXT}
-
-
-def extended(tokenizer, names: str):
-    """A tokenizer with new special tokens, which it finds in every text. names: "<|user|>,<|tool|>".
-
-    ValueError for a name that is a token already or has a blank, and for a vocabulary of characters.
-    """
-    wanted = [name for name in names.split(",") if name]
-    if not wanted:
-        return tokenizer
-    state = json.loads(tokenizer.to_json())
-    require(state["type"] != "char", f"add_tokens={names} is for byte pairs; characters are found one by one")
-    for name in wanted:
-        good = name not in tokenizer.special_tokens and name.split() == [name] and wanted.count(name) == 1
-        require(good, f"add_tokens: {name!r:.40} is a token already, or has a blank; expected '<|a|>,<|b|>'")
-    new = {name: tokenizer.vocab_size + i for i, name in enumerate(wanted)}
-    state["special_tokens"] = {**tokenizer.special_tokens, **new}
-    state |= {"type": MORE.get(state["type"], state["type"]), "added": [*state.get("added", []), *wanted]}
-    return from_json(json.dumps(state))
 
 
 # ---- more tokens

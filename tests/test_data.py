@@ -960,7 +960,7 @@ def project(tmp_path):
     folder.mkdir()
     for file in ("data.py", "tokenizer.py"):
         shutil.copy(ROOT / file, folder / file)
-    for room in ("config", "machine", "runtime", "text"):
+    for room in ("config", "machine", "runtime", "techniques", "text"):
         shutil.copytree(ROOT / room, folder / room)
     return folder
 

@@ -39,7 +39,7 @@ SIZES = dict(block_size=64, n_layer=2, n_head=4, n_embd=32)
 FAMILIES = {
     "gpt2": dict(arch="gpt2", bias=True),
     "llama 2": dict(arch="llama"),
-    "llama 3": dict(arch="llama", n_kv_head=1, rope_scaling="llama3 8 1 4 16"),
+    "llama 3": dict(arch="llama", n_kv_head=2, rope_scaling="llama3 8 1 4 16"),
     "mistral": dict(arch="llama", window=20),
     "qwen2": dict(arch="llama", qkv_bias=1, tie_weights=1),
     "qwen3": dict(arch="llama", qk_norm=2, head_size=12),

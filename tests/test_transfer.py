@@ -10,7 +10,7 @@ import torch
 import optim
 from config import defaults_of
 from model import GPT, GPTConfig
-from runtime import checkpoint, memory, origin, transfer
+from runtime import checkpoint, memory, more_tokens, origin, transfer
 from techniques import change, lora
 from text import prepare
 from tokenizer import BPETokenizer, CharTokenizer
@@ -82,18 +82,18 @@ def test_which_tokenizers_contain_the_base():
         (CharTokenizer("abc<"), False),
         (BPETokenizer([bytes([i]) for i in range(256)]), False),
     ]:
-        assert transfer.contains(other, a) is fits, other.to_json()
+        assert more_tokens.contains(other, a) is fits, other.to_json()
     single = [bytes([i]) for i in range(256)]
     b = BPETokenizer(single, ["<e>"])
-    assert transfer.contains(BPETokenizer([*single, b"th"], {"<e>": 256}), b)
-    assert not transfer.contains(BPETokenizer([*single, b"th"], ["<e>"]), b)
-    assert not transfer.contains(BPETokenizer(single, ["<e>", "<f>"], pattern=r"\S+|\s+"), b)
+    assert more_tokens.contains(BPETokenizer([*single, b"th"], {"<e>": 256}), b)
+    assert not more_tokens.contains(BPETokenizer([*single, b"th"], ["<e>"]), b)
+    assert not more_tokens.contains(BPETokenizer(single, ["<e>", "<f>"], pattern=r"\S+|\s+"), b)
 
 
 def test_a_tokenizer_gets_tokens_that_it_finds_in_every_text():
     old = BPETokenizer.train(["low lower lowest, the user said"] * 9, 270, ["<|endoftext|>"])
-    new = transfer.extended(old, "<|user|>,<tool>")
-    assert transfer.contains(new, old) and not transfer.contains(old, new)
+    new = more_tokens.extended(old, "<|user|>,<tool>")
+    assert more_tokens.contains(new, old) and not more_tokens.contains(old, new)
     assert new.vocab_size == old.vocab_size + 2 and new.end_id == old.end_id
     text = "a <|user|>lower <tool> <|endoftext|>é"
     parts = [new.encode("a "), [270], new.encode("lower "), [271], new.encode(" <|endoftext|>é")]
@@ -103,14 +103,14 @@ def test_a_tokenizer_gets_tokens_that_it_finds_in_every_text():
     )
     plain = "the lowest user <|endoftext|> said"
     assert new.encode(plain).tolist() == old.encode(plain).tolist()
-    again = transfer.extended(new, "<x>")
-    assert again.encode("<|user|><x>").tolist() == [270, 272] and transfer.contains(again, new)
-    assert transfer.extended(old, "") is old
+    again = more_tokens.extended(new, "<x>")
+    assert again.encode("<|user|><x>").tolist() == [270, 272] and more_tokens.contains(again, new)
+    assert more_tokens.extended(old, "") is old
     for names in ("<|endoftext|>", "<a>,<a>", "a b", " <a>"):
         with pytest.raises(ValueError, match="is a token already, or has a blank"):
-            transfer.extended(old, names)
+            more_tokens.extended(old, names)
     with pytest.raises(ValueError, match="is for byte pairs"):
-        transfer.extended(OLD, "<a>")
+        more_tokens.extended(OLD, "<a>")
 
 
 def test_a_smaller_or_another_vocabulary_is_refused_as_before():

@@ -19,7 +19,7 @@ from config import ROOT, at_least, require, typed
 from config._nanogpt import DATASETS as OF_NANOGPT
 from machine.distributed import all_gather, barrier
 from runtime import guard
-from runtime.transfer import extended
+from runtime.more_tokens import extended
 from runtime.trust import read_meta
 from text.corpora import open_text, stand_in_notice, two_meanings
 from text.dataset import OLD, OLD_MASK, is_old, publish, require_same_content, restore

@@ -536,7 +536,8 @@ SHAPE = st.fixed_dictionaries(
         "bias": st.booleans(),
         "logit_cap": st.sampled_from([-1.0, 0.0, 15.0]),
         "n_ff": st.sampled_from([0, 1, 8]),
-        **{name: st.integers(-1, 1) for name in ("qk_norm", "token_shift", "tie_weights", "zero_init")},
+        **{name: st.integers(-1, 1) for name in ("token_shift", "tie_weights", "zero_init")},
+        "qk_norm": st.integers(-1, 2),
     }
 )
 SAMPLING = st.fixed_dictionaries(
@@ -550,7 +551,7 @@ SAMPLING = st.fixed_dictionaries(
 )
 SIZES = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_kv_head")
 ILLEGAL_SHAPES = [*((name, -1) for name in SIZES), ("n_kv_head", 3), ("n_embd", 0)]
-ILLEGAL_SHAPES += [("norm", "batchnorm"), ("qk_norm", 2), ("logit_cap", math.nan)]
+ILLEGAL_SHAPES += [("norm", "batchnorm"), ("qk_norm", 3), ("logit_cap", math.nan)]
 ILLEGAL_SAMPLING = [("temperature", -0.1), ("temperature", math.nan), ("top_k", -1), ("top_p", 0.0)]
 ILLEGAL_SAMPLING += [("top_p", 1.1), ("top_p", math.nan), ("max_new_tokens", -1)]
 BYTES = tokenizer.BPETokenizer([bytes([i]) for i in range(256)], (tokenizer.END,))
