@@ -24,7 +24,7 @@ def test_a_table_of_three_methods(shell, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("Answer in JSON with name and city. {} lives in Oslo. " * 400, encoding="utf-8")
     name = f"tuning-{tmp_path.name}"
-    tiny = "--arch=llama --n_layer=1 --n_head=2 --n_embd=32 --block_size=192 --max_iters=2 --eval_iters=1".split()
+    tiny = "--arch=llama --n_layer=1 --n_head=2 --n_embd=32 --block_size=192 --max_iters=2".split()
     try:
         done = shell("data.py", f"--input={text}", f"--name={name}", "--tokenizer=bpe", "--vocab_size=300")
         assert done.returncode == 0, done.stderr
