@@ -96,6 +96,7 @@ def test_the_first_update_that_differs(mistake, first, batches):
     assert first == CHECKS.predictions["15.3"]["answer"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mistake", "cause", "swap"),
     [
