@@ -37,7 +37,7 @@ def ways(arch: str, model) -> dict[str, dict]:
         return {"NTK-aware": ours, "the same base": {}, "divided": {"rope_scaling": f"linear {NEW / OLD}"}}
     old = model.wpe.weight.detach()
     new = 0.02 * torch.randn(NEW - OLD, old.size(1))
-    found = {"drawn out": saved["model"]["wpe.weight"]}
+    found = {"interpolated": saved["model"]["wpe.weight"]}
     found["kept, the last one repeated"] = torch.cat((old, old[-1:].expand(NEW - OLD, -1)))
     found["kept, all of them repeated"] = torch.cat((old, old))
     found["kept, new ones at random"] = torch.cat((old, new))

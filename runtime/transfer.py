@@ -7,7 +7,7 @@
     longer, rope       rope_theta grows by (new / old)^(hs / (hs - 2)): the longest wave then turns as far at
                        the new end as it did at the old one, and the shortest stays (NTK-aware scaling:
                        bloc97, 2023). With --rope_theta= that one is used.
-    longer, learned    The curve through the old positions is drawn out: linear interpolation. Measured below.
+    longer, learned    linear interpolation between the old positions. Measured below.
     shorter            Learned positions are cut. Nothing else changes.
 
 Nothing here is for a resumed run, which stays as it is. A tokenizer with more tokens: data.py --add_tokens.
@@ -15,7 +15,7 @@ Nothing here is for a resumed run, which stays as it is. A tokenizer with more t
 Measured (lab/longer.py), from 64 to 128 tokens: val loss on the first 64 tokens of a window and on those
 beyond, at update 0 | after 100 updates.
 
-    learned: drawn out                     2.155  2.211 | 2.133  2.178
+    learned: interpolated                  2.155  2.211 | 2.133  2.178
              kept, the last one repeated   2.138  2.922 | 2.135  2.325
              kept, all of them repeated    2.138  2.982 | 2.151  2.410
              kept, new ones at random      2.138  2.972 | 2.154  2.415
@@ -94,7 +94,7 @@ def lengthen(saved: dict, shape: GPTConfig, config: dict) -> str:
         rows = saved["model"]["wpe.weight"].T[None]  # (1,C,old)
         drawn_out = F.interpolate(rows, size=new, mode="linear", align_corners=True)  # (1,C,new)
         saved["model"]["wpe.weight"] = drawn_out[0].T.contiguous()
-        return line + "its learned positions are drawn out to that length"
+        return line + "its learned positions are interpolated to that length"
     theta = config["rope_theta"]
     if "rope_theta" not in given:
         power = hs / (hs - 2) if hs > 2 else 0  # one pair of channels turns by 1 a token with any base

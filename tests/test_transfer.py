@@ -161,7 +161,7 @@ def test_learned_positions_are_drawn_out():
     model, said = fitted(saved, block_size=94)
     assert (
         said
-        == "block_size=94 is longer than the base's 32: its learned positions are drawn out to that length"
+        == "block_size=94 is longer than the base's 32: its learned positions are interpolated to that length"
     )
     old, new = base.wpe.weight, model.wpe.weight
     torch.testing.assert_close(new[::3], old)  # 93 steps of a third: every third row is an old one
