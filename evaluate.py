@@ -184,8 +184,8 @@ def exact_match(model, tokenizer, replies, device, rank=0, world_size=1, batch_s
     ...], the texts of those that differ, of this rank). stopped: that ended by themselves.
     """
     T, longest = model.config.block_size, max(len(wanted) for _, wanted in replies)
-    columns = min(T, max(len(prompt) for prompt, _ in replies) + 2 * longest)
-    batch_size = batch_size or max(1, min(64, 8192 // columns))
+    widest = min(T, max(len(prompt) for prompt, _ in replies) + 2 * longest)
+    batch_size = batch_size or max(1, min(64, 8192 // widest))
     order = sorted(range(len(replies)), key=lambda i: len(replies[i][0]))  # so that little is padding
     stops, counts, wrong = tokenizer.stop_ids, dict(replies=0, exact=0, stopped=0), {}
     for first in range(rank * batch_size, len(order), world_size * batch_size):

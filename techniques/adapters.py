@@ -78,6 +78,12 @@ def put(saved: dict, path: Path, own: dict) -> None:
         own[name].copy_(t)
 
 
+def require_merged(saved: dict, out_dir: str) -> None:
+    """ValueError, with the command that merges it, for a run that has LoRA beside its weights."""
+    on = saved["config"].get("technique", "").split(",")
+    require("lora" not in on, f"merge first: python -m techniques.lora merge --out_dir={out_dir}")
+
+
 def write_plain(folder: Path, model, saved: dict, out_dir: str) -> None:
     """Write the run `saved` with a model that LoRA was merged into."""
     own = [name for technique in ("lora", "quantize") for name in technique_settings().get(technique, ())]

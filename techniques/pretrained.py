@@ -28,6 +28,7 @@ from runtime import checkpoint
 from runtime.folder import new_run_folder, other_checkpoints
 from runtime.guard import write_atomic
 from runtime.trust import explain_disk_errors, made_by_nanogpt
+from techniques import adapters
 from techniques.exchange import download, families, gguf, nanogpt, safetensors_files, vocabulary, weights
 from tokenizer import Tokenizer
 
@@ -146,7 +147,7 @@ def export_run(config: dict) -> list[str]:
     path = checkpoint.run_folder(config["out_dir"]) / config["file"]
     model, tokenizer, saved = checkpoint.load_model(path, torch.device("cpu"))
     on = saved["config"].get("technique", "")
-    require("lora" not in on, f"merge first: python -m techniques.lora merge --out_dir={config['out_dir']}")
+    adapters.require_merged(saved, config["out_dir"])
     require("quantize" not in on, f"{path} is quantized; export the run that it was made of")
     family = families.family_of(model.config)
     described = families.config_of(model.config, family)

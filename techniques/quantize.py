@@ -20,7 +20,7 @@ from evaluate import evaluate, fixed_windows
 from runtime import checkpoint
 from runtime.folder import new_run_folder, run_folder
 from runtime.trust import read_meta
-from techniques import gptq
+from techniques import adapters, gptq
 from techniques.one_token import OneToken
 from techniques.packed_layers import QuantEmbedding, QuantLinear
 from text.dataset import require_same_content
@@ -123,7 +123,7 @@ def pack_run(config: dict) -> list[str]:
     model, tokenizer, saved = checkpoint.load_model(source / config["file"], torch.device("cpu"))
     on = saved["config"].get("technique", "")
     require("quantize" not in on, f"{source / config['file']} is packed already; name a run that is not")
-    require("lora" not in on, f"merge first: python -m techniques.lora merge --out_dir={config['out_dir']}")
+    adapters.require_merged(saved, config["out_dir"])
     before, size = val_loss(model, saved), bytes_of(model)
     tensors = {}
     if config["method"] == "gptq":
