@@ -116,7 +116,8 @@ def test_simple_foundation(copy, family):
 @pytest.mark.slow
 def test_simple_foundation_with_a_real_model(copy, file):  # noqa: F811
     """Rows, QLoRA and merging of SmolLM2; its context is cut to 128 tokens: few rows fill a window."""
-    shutil.rmtree(copy.folder / "models", ignore_errors=True)
+    for made in ("models", "out-lora", "out-merged"):
+        shutil.rmtree(copy.folder / made, ignore_errors=True)
     copy(f"python -m techniques.pretrained import --from={file} --block_size=128 --out_dir=out-smollm2")
     copy("python -m techniques.pretrained export --out_dir=out-smollm2 --to=models/base")
     prepare, qlora, _, merge = SIMPLE_FOUNDATION.strip().splitlines()

@@ -524,7 +524,7 @@ def test_merge_may_be_left_out_and_an_adapter_given(tune, base, monkeypatch, tmp
     x = tmp_path / "x"
     for flags, message in {
         f"--out_dir={out}": "merge_to is missing; name a folder",
-        f"--out_dir={out} --merge_to={out}": "is out_dir; choose another",
+        f"--out_dir={out} --merge_to={out}": "holds a model .* choose another --merge_to",
         f"--out_dir={base} --merge_to={x}": "best.pt has no LoRA to merge; name one",
         f"--out_dir={out} --merge_to={x} --lora_rank=2": "--lora_rank is for training",
         f"--out_dir={tmp_path / 'one'} --adapter={out} --merge_to={x}": "was trained on the weights",

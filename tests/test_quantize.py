@@ -460,7 +460,8 @@ def test_val_loss_of_a_trained_model(train, monkeypatch, tmp_path, capsys, figur
         before = torch.load(tmp_path / "out/best.pt", weights_only=True)["val_loss"]
         for way, flags in ways.items():
             capsys.readouterr()
-            command(monkeypatch, f"--out_dir={tmp_path / 'out'}", *flags.split())
+            to = tmp_path / f"{way.replace(' ', '-')}-{seed}"
+            command(monkeypatch, f"--out_dir={tmp_path / 'out'}", f"--to={to}", *flags.split())
             after = re.search(r"val loss: \S+ -> (\S+)", capsys.readouterr().out)[1]
             rises[way].append(float(after) - before)
     for int8, int4, nf4, by_gptq in zip(*rises.values(), strict=True):

@@ -27,7 +27,7 @@ PAGES = {name: (ROOT / f"{name}.md").read_text(encoding="utf-8") for name in NAM
 README = PAGES["README"]
 # appended to every training and measuring command: the same work in seconds
 SMALL = (
-    "--device=cpu --max_iters=3 --n_layer=1 --n_head=2 --n_embd=32 --block_size=32 --batch_size=4 "
+    "--device=cpu --max_iters=3 --n_layer=1 --n_head=2 --n_embd=32 --block_size=64 --batch_size=4 "
     "--eval_iters=1 --gradient_accumulation_steps=1 --global_batch_size=0 --max_new_tokens=10 --threads=1 "
     "--dropout=0 --compile=False"
 ).split()
