@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from machine.layers import Linear
 from techniques.packing import GROUP, decode, encode, unpack
 
 # Up to so many rows of x, torch's kernels are faster than to unpack and multiply. A matrix of 1,536 x 576 on
@@ -96,7 +97,7 @@ class QuantLinear(nn.Module):
 
     def plain(self) -> nn.Module:
         """An ordinary layer with the dequantized weights."""
-        layer = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+        layer = Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
         layer.weight = nn.Parameter(self.dequantize())
         if self.bias is not None:
             layer.bias = nn.Parameter(self.bias.float())

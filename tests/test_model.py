@@ -19,6 +19,7 @@ import torch.nn.functional as F
 import generate as generate_module
 import model as model_module
 from generate import Cache, token_probs
+from machine.layers import Linear, joined_linear, squared_relu
 from model import ARCHS, GPT, Attention, GPTConfig, rope_tables, rotate, stretched, written_out_attention
 
 B, T, H, C, V = 3, 7, 4, 24, 11
@@ -767,13 +768,49 @@ def test_written_out_attention_equals_the_fused_kernel(dropout, n_kv_head):
     for function in (written_out_attention, F.scaled_dot_product_attention):
         q, k, v = (t.clone().requires_grad_() for t in qkv)
         if function is written_out_attention:
-            y = function(q, k, v, dropout)
+            y = function(*(t.transpose(0, 1) for t in (q, k, v)), dropout).transpose(0, 1)
         else:
             y = function(q, k, v, None, dropout, True, enable_gqa=n_kv_head < H)
         (y * torch.linspace(0, 1, hs)).sum().backward()
         found.append([t.mean(dim=0) for t in (y, q.grad, k.grad, v.grad)])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, atol=0.25 if dropout else 1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_one_product_gives_what_three_give(bias):
+    """In bfloat16 they round differently: within 1 % of the largest. Layers with a hook are called."""
+    torch.manual_seed(3)
+    layers = [torch.nn.Linear(C, size, bias=bias) for size in (C, 6, 6)]
+    weights = [p for layer in layers for p in layer.parameters()]
+    x, dy = torch.randn(B, T, C, requires_grad=True), torch.randn(B, T, C + 12)
+    found = []
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for parts in (joined_linear(x, *layers), [layer(x) for layer in layers]):
+            y = torch.cat(parts, dim=-1)
+            found.append((len(parts), y, *torch.autograd.grad(y, [x, *weights], dy.to(y.dtype))))
+        layers[1].register_forward_hook(lambda *seen: found.append(seen))
+        assert len(joined_linear(x, *layers)) == 3 == len(found)
+    assert [found[0][0], found[1][0]] == [1, 3]
+    for ours, theirs in zip(found[0][1:], found[1][1:], strict=True):
+        assert (ours - theirs).abs().max() <= 0.01 * theirs.abs().max()
+
+
+def test_squared_relu_and_its_gradient():
+    x = torch.randn(B, T, C, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(squared_relu(x), F.relu(x) ** 2)
+    assert torch.autograd.gradcheck(squared_relu, x)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_one_row_in_bfloat16(bias):
+    torch.manual_seed(3)
+    layer = Linear(C, 6, bias=bias).bfloat16()
+    x = torch.randn(1, 1, C).bfloat16()
+    with torch.no_grad():
+        assert layer(x).shape == (1, 1, 6)
+        expected = F.linear(x.double(), *(p.double() for p in layer.parameters()))
+    torch.testing.assert_close(layer(x).double(), expected, atol=0.02, rtol=0.01)
 
 
 @pytest.mark.parametrize("T, dtype, expected", [(8, "bfloat16", 0), (513, "bfloat16", 1), (8, "float32", 1)])
@@ -885,7 +922,7 @@ def commented_shapes() -> dict[tuple[str, int], tuple[list[str], list[str]]]:
     for path in COMMENTED:
         for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
             match = re.match(r"\s+([\w, ]+) = .*  # (.*)$", line)
-            shapes = re.findall(r"\(([\w*,]+)\)", match[2].split("->")[-1]) if match else []
+            shapes = re.findall(r"\(([\w*+,]+)\)", match[2].split("->")[-1]) if match else []
             if shapes:
                 found[path, number] = (match[1].split(", "), shapes)
     return found
@@ -896,7 +933,7 @@ def test_shape_comments_are_true(lengths):
     """Each "x = ...  # ... (B,T,C)" of model.py and generate.py, compared with x after that line has run."""
     expected, checked = commented_shapes(), set()
     sizes = dict(B=[B], C=[C], V=[V], H=[H], K=[2], heads=[H, 2], hs=[C // H], k=[5])
-    sizes |= {"T": [T, 1], "keys": [T, T + 1, T + 2], "B*H": [B * H], "H*hs": [C]}
+    sizes |= {"T": [T, 1], "keys": [T, T + 1, T + 2], "H*B": [H * B], "H*hs": [C], "H+2K": [H + 4]}
     previous = {}
 
     def check(frame):
