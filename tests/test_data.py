@@ -612,6 +612,7 @@ class Meeting:
     """A tokenizer whose encode returns when so many of its calls are under way at once."""
 
     kind = "bpe"
+    vocab_size = 10**9  # a copy of so many tokens never pays
 
     def __init__(self, n):
         self.barrier = threading.Barrier(n, timeout=20)
@@ -638,6 +639,30 @@ def test_threads_encode_at_once_and_read_little_ahead():
         assert ids[0].tolist() == [formats.CHUNK + i] and len(read) - i <= 6
     tokenizer_of_three.barrier.abort()  # those under way wait for a third that does not come
     parts.close()
+
+
+def test_threads_of_a_long_text_have_a_tokenizer_each(monkeypatch):
+    """Threads that share one wait for each other. One thread, or a short text, needs no copy."""
+    shared = tokenizer.BPETokenizer([bytes([i]) for i in range(256)])
+    used, meet = {}, None  # thread -> the tokenizers of its calls, in order
+
+    def noted(self, text):
+        meet.wait()  # so that all threads make the same number of calls
+        used.setdefault(threading.get_ident(), []).append(self)
+        return np.array([len(text)])
+
+    monkeypatch.setattr(tokenizer.BPETokenizer, "encode", noted)
+    part = "train", [("x" * 150_000, True)], True  # a batch of its own
+    for threads, vocab_size, copies in ((1, 256, 0), (2, 10**6, 0), (2, 256, 2)):
+        used.clear()
+        meet, shared.vocab_size = threading.Barrier(threads, timeout=20), vocab_size
+        found = list(token_files.encoded(iter([part] * 8), shared, threads))
+        assert [(*before, ids[0].tolist()) for *before, ids in found] == [(*part, [150_000])] * 8
+        last = {of_thread[-1] for of_thread in used.values()} - {shared}
+        assert len(used) == threads and len(last) == copies
+        assert {each.hash for each in last} <= {shared.hash}
+        # The first batch of each comes before a copy would pay.
+        assert all(of_thread[0] is shared and len(set(of_thread[1:])) == 1 for of_thread in used.values())
 
 
 def test_threads_take_short_parts_together():
