@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class Linear(nn.Linear):
@@ -60,6 +61,7 @@ class SquaredReLU(torch.autograd.Function):
         return positive * positive
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy: Tensor) -> Tensor:
         (positive,) = ctx.saved_tensors
         return (dy * positive).mul_(2)
