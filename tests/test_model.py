@@ -7,6 +7,7 @@ heads, hs=6, C=24, V=11.
 import cmath
 import math
 import re
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -897,9 +898,116 @@ def test_nan_logits_were_taken_for_token_0_at_temperature_0(settings):
         model.generate([[1, 2]], 3, **settings)
 
 
-def test_graphs_need_cuda():
-    with pytest.raises(ValueError, match="graph=True needs CUDA, and the model is on cpu"):
-        tiny("modern").generate([[1]], 3, graph=True)
+def test_compiling_needs_a_step_to_record():
+    with pytest.raises(ValueError, match="compile=True is for the step that graph=True records"):
+        tiny("modern").generate([[1]], 3, compile=True)
+
+
+class PlainGraph(torch.utils._python_dispatch.TorchDispatchMode):
+    """What torch.cuda.CUDAGraph and torch.cuda.graph do, on a CPU: nothing runs while it is recorded, and a
+    replay runs the same kernels on the same memory, without Python's part of the step."""
+
+    def __init__(self, *graph):
+        super().__init__()
+        self.kernels, self.changed, self.replays = graph[0].kernels if graph else [], {}, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        for argument, value in zip(function._schema.arguments, args, strict=False):
+            if argument.alias_info and argument.alias_info.is_write:
+                self.changed.setdefault(value.data_ptr(), (value, value.clone()))
+        out = function(*args, **kwargs)
+        self.kernels.append((function, args, kwargs, out))
+        return out
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        for value, before in self.changed.values():
+            value.copy_(before)
+
+    def replay(self):
+        self.replays += 1
+        for function, args, kwargs, out in self.kernels:
+            made = torch.utils._pytree.tree_leaves(function(*args, **kwargs))
+            for old, new in zip(torch.utils._pytree.tree_leaves(out), made, strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+@archs
+@pytest.mark.parametrize("prompts", [[[1, 2, 3]], [[1], [4, 2, 3], [5, 1]]])
+def test_a_recorded_step_gives_the_same_text(arch, prompts, monkeypatch):
+    """Draw included, on a CPU; beyond the context, and beyond the numbers that are drawn at once."""
+    model, graphs = tiny(arch, block_size=12), []
+
+    class Recorded(generate_module.Recorded):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.records = True
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graphs.append(PlainGraph()) or graphs[-1])
+    monkeypatch.setattr(torch.cuda, "graph", PlainGraph)
+    for sampler in SAMPLERS:
+        expected = [uncached(model, prompt, 15, seed=7 + i, **sampler) for i, prompt in enumerate(prompts)]
+        with monkeypatch.context() as patch:
+            patch.setattr(generate_module, "AHEAD", 4)
+            assert model.generate(prompts, 15, seed=7, graph=True, **sampler) == expected  # each step called
+            patch.setattr(generate_module, "Recorded", Recorded)
+            assert model.generate(prompts, 15, seed=7, graph=True, **sampler) == expected
+        assert graphs.pop().replays == 8 and not graphs  # of 15 tokens: 2 to warm up, 5 with a full context
+
+
+@pytest.mark.slow
+@archs
+def test_a_compiled_step_gives_the_same_text(arch):
+    """As one graph, which a second text uses again. Without a C++ compiler there is nothing to test."""
+    if not shutil.which("g++"):
+        pytest.skip("needs a C++ compiler")
+    torch._dynamo.reset()
+    model = tiny(arch, block_size=12)
+    for prompts in ([[4, 2, 3]], [[1], [4, 2, 3]]):
+        expected = model.generate(prompts, 15)
+        for _ in range(2):
+            torch._dynamo.utils.counters.clear()
+            assert model.generate(prompts, 15, graph=True, compile=True) == expected
+            counters = torch._dynamo.utils.counters
+            assert not counters["graph_break"]
+        assert counters["stats"]["unique_graphs"] == 0
+
+
+@pytest.mark.parametrize("temperature", [0.8, 1.0])
+def test_drawing_makes_no_copy_of_the_logits(temperature):
+    """But for the probabilities. With top_p it sorts them."""
+    made = []
+
+    class Spy(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            known = {t.data_ptr() for t in args if isinstance(t, torch.Tensor)}
+            if out.numel() >= 2 * 5000 and out.data_ptr() not in known:
+                made.append(str(function))
+            return out
+
+    logits = torch.randn(2, 5000)
+    expected = torch.searchsorted(torch.softmax(logits / temperature, -1).cumsum(-1), torch.full((2, 1), 0.3))
+    with Spy():
+        new = generate_module.draw(logits, torch.full((2, 1), 0.3), temperature, 0, 1.0)
+    assert made == ["aten._softmax.default"]
+    assert new.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("settings", [(1.0, 0, 1.0), (0.0, 0, 1.0), (2.0, 1, 1.0), (0.5, 3, 0.9)], ids=str)
+def test_one_bad_logit_spoils_its_row_only(bad, settings):
+    logits = torch.randn(3, 11)
+    logits[1, 4] = bad
+    new = generate_module.draw(logits, torch.full((3, 1), 0.5), *settings)
+    assert [i == 11 for i in new[:, 0].tolist()] == [False, True, False]
+
+
+def test_a_tiny_temperature_does_not_matter_where_one_token_is_kept():
+    model = tiny("gpt2")
+    assert model.generate([[1]], 5, temperature=1e-45, top_k=1) == model.generate([[1]], 5, temperature=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
