@@ -95,7 +95,7 @@ def seconds_of(function: Callable, *arguments) -> float:
 # ---- train.py as a whole, in its own process
 @functools.cache
 def trained(file: str, turn: int, *flags: str) -> tuple[dict, list[dict]]:
-    """Run train.py to the end: (result.json, rows of metrics.jsonl). Cached, so that items share a run."""
+    """Run train.py to the end: (result.json and what was "printed", metrics.jsonl). Items share a run."""
     if not (ROOT / file).is_file():
         raise NotMeasured(f"{file} does not exist")
     print(f"running train.py {file}, turn {turn + 1}", file=sys.stderr, flush=True)
@@ -106,6 +106,7 @@ def trained(file: str, turn: int, *flags: str) -> tuple[dict, list[dict]]:
         if done.returncode:
             raise NotMeasured(f"{file} failed: {' '.join(done.stderr.splitlines()[-1:])}")
         result = json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
+        result["printed"] = done.stdout
         return result, report.read_rows(Path(folder) / "metrics.jsonl")
 
 
@@ -138,6 +139,7 @@ class Run:
         self.config = memory.shape_of(settings, vocab_size)
         self.model = GPT(self.config).to(device)
         self.optimizer = optim.build_optimizer(self.model, {**settings, "dtype": dtype}, device.type)
+        self.scaler = hardware.loss_scaler(dtype, device, {})
         self.schedule, _ = optim.resolve_schedule(settings)
         self.longest = settings["grad_clip"] or math.inf
         tokens = settings["batch_size"] * settings["block_size"]
@@ -152,7 +154,7 @@ class Run:
         """Forward, loss, backward of a batch (B, T)."""
         with self.autocast:
             nats = self.loss_of(x, y)
-        (nats / (y != -1).sum()).backward()
+        self.scaler.scale(nats / (y != -1).sum()).backward()
 
     def update(self, step: int, x: torch.Tensor, y: torch.Tensor) -> None:
         """Gradients, clip, step."""
@@ -161,8 +163,10 @@ class Run:
             group["lr"] = lr * group["lr_scale"]
         self.optimizer.zero_grad(set_to_none=True)
         self.gradients(x, y)
+        self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.longest)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
 
 # ---- the baseline, and sides for alternate()
@@ -216,9 +220,12 @@ def matmul_rate(device: torch.device, n: int) -> Callable:
 
 
 def decoding_rate(model: GPT, batch_size: int, n: int, **options) -> Callable:
-    """A side: tokens/s of generation with the cache, n tokens in each of batch_size rows."""
+    """A side: tokens/s of generation with the cache, n tokens in each of batch_size rows.
+
+    options: of GPT.generate. A compiled step is compiled here, for texts of this length.
+    """
     prompts = [[0]] * batch_size
-    model.generate(prompts, 8, **options)  # not counted: it allocates
+    model.generate(prompts, n if options.get("compile") else 8, **options)  # not counted: it allocates
     return lambda turn: batch_size * n / seconds_of(lambda: model.generate(prompts, n, **options))
 
 

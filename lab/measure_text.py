@@ -20,6 +20,11 @@ from text import corpora, prepare
 from tokenizer import END, BPETokenizer
 
 
+def of_shakespeare(target: str) -> str:
+    """The target, if the real text is here. It means nothing on the stand-in that replaces it offline."""
+    return "none: a stand-in" if "stand_in_for" in prepare.ensure("shakespeare_char") else target
+
+
 def large_text(size: int) -> list[str]:
     """At least `size` bytes of text, in chunks: Python's standard library, repeated with misspelt words.
 

@@ -58,9 +58,11 @@ class QuantLinear(nn.Module):
         return None if self.bias is None else self.bias.to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        few = self.has_kernel and x.numel() <= FEW * self.in_features
-        if few and x.device.type == "cpu" and not torch.is_grad_enabled():
+        few = x.numel() <= FEW * self.in_features and not torch.is_grad_enabled()
+        if few and self.has_kernel and x.device.type == "cpu":
             return self.few_rows(x)
+        if few and self.kind == "int8" and x.device.type == "cuda":
+            return self.scaled(x)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         return Product.apply(x, self)
@@ -69,6 +71,16 @@ class QuantLinear(nn.Module):
         """The product by torch's kernel. It wants bfloat16: with float32 it takes 5 to 9 times as long."""
         rows = x.reshape(-1, self.in_features).bfloat16()
         y = kernel(rows, *self.kernel_order()).view(*x.shape[:-1], self.out_features).to(x.dtype)
+        return y if self.bias is None else y + self.bias_like(y)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """The product with int8's codes, which 16 bits hold exactly, then the scales: for a GPU.
+
+        A compiled step (generate.py) reads the codes as they are (gpt-fast, 2023); without, they are copied
+        in the dtype of x first. torch._weight_int8pack_mm has a CUDA kernel, which is not used: one thread
+        there adds up a whole output, so neighbours read addresses that are far apart.
+        """
+        y = F.linear(x, self.codes.to(x.dtype)) * self.scales.to(x.dtype)
         return y if self.bias is None else y + self.bias_like(y)
 
     def kernel_order(self) -> list[Tensor]:

@@ -15,6 +15,7 @@ import config
 import data
 from conftest import ROOT, TINY
 from lab import decode, measure, scaling
+from lab import gpu as one_gpu
 from lab.measure import CPU, NotMeasured, Row, Run, settings_of
 from machine.speed import flops_per_token
 from runtime.trust import read_meta
@@ -250,6 +251,100 @@ def test_decoding_compares_each_precision_with_llama_cpp(tiny, monkeypatch):
     assert [row.target for row in rows] == ["reported"] * (len(kinds) - 1) + [">= 0.6"]
 
 
+# ---- one GPU
+def runs_of_train_py(monkeypatch, batch_sizes=()) -> None:
+    """What measure.trained would give, at once: two progress lines, two evaluations, what was printed."""
+
+    def trained(file, turn, *flags):
+        cpu, classic = "--offload=cpu" in flags, "classic" in file
+        rate, memory = (4e6, 900) if cpu else (8e6, 1000)
+        rows = [
+            dict(step=i, tokens=16384 * i, loss=1.0, tokens_per_second=rate, memory_mb=memory)
+            for i in (10, 20)
+        ]
+        rows += [dict(step=i, seconds=float(i), val_loss=2.0) for i in (10, 20)]
+        printed = "".join(f"out of memory: going on with batch_size={n}, grad\n" for n in batch_sizes)
+        result = dict(training_time=2.0, final_val_loss=1.39, best_val_loss=1.46, printed=printed)
+        return {**result, "best_step": 20 if classic else 10}, rows
+
+    monkeypatch.setattr(measure, "trained", trained)
+
+
+def test_each_part_of_the_gpu_item_runs_on_a_cpu_at_a_tiny_size(tiny, monkeypatch):
+    """In this process; the runs of train.py are given."""
+    runs_of_train_py(monkeypatch, batch_sizes=(2,))
+    monkeypatch.setattr(prepare, "ensure", lambda name: {})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(one_gpu, "TURNS", 1)
+    found = {row.what: row for row in bench.rows_of(bench.gpu)}
+    assert not [what for what in found if "not measured" in what]
+    for words in (
+        "124M, batch 32", "decoding, int8", "fused / all scores: peak memory", "TF32 / float32: time",
+        "float16 / float32: peak", "gradient_checkpointing / without", "offload=cpu",
+    ):  # fmt: skip
+        assert any(words in what for what in found), words
+    assert found["shakespeare_char: an update"].absolute == "2.048 ms"
+    assert found["training time, shakespeare_char / classic to its best"].ratio == "0.1000"
+    assert found["out of memory with batch_size=4: went on with 2"].absolute == "1.000 times halved"
+    offload = (
+        found["update, offload=cpu / on the GPU: time"],
+        found["update, offload=cpu / on the GPU: peak memory"],
+    )
+    assert [row.ratio for row in offload] == ["2.000", "0.9000"]
+
+
+def test_a_part_that_fails_says_why_and_the_others_go_on(tiny, monkeypatch):
+    def broken():
+        yield Row("first", "", "", "", "")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
+
+    def whole():
+        yield Row("second", "", "", "", "")
+
+    monkeypatch.setattr(one_gpu, "PARTS", (broken, whole))
+    expected = ["first", "broken: not measured: CUDA out of memory. Tried to allocate 2 GiB", "second"]
+    assert [row.what for row in bench.rows_of(bench.gpu)] == expected
+    monkeypatch.setattr(one_gpu, "BUDGET", -1.0)
+    assert [row.what for row in bench.rows_of(bench.gpu)][
+        -1
+    ] == "whole: not measured: the -1 seconds are over"
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_caches_are_warmed_side_by_side_and_in_time(tmp_path):
+    """A process that fails does not matter; one that takes too long is ended."""
+    touch = "import pathlib, time; time.sleep(0.3); pathlib.Path(r'{}').touch()"
+    quick = tuple(["-c", touch.format(tmp_path / str(i))] for i in range(2))
+    began = time.monotonic()
+    one_gpu.warm((*quick, ["-c", "1 / 0"], ["-c", "import time; time.sleep(60)"]), 3.0)
+    assert time.monotonic() - began < 20
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
+
+
+def test_what_is_compiled_first_is_what_is_measured(tiny, monkeypatch):
+    """The commands call functions that exist, with sizes that parts use."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    calls = [command[1] for command in one_gpu.COMPILED if command[0] == "-c"]
+    seen = []
+    monkeypatch.setattr(measure, "training_rate", lambda *arguments: seen.append("training") or len)
+    monkeypatch.setattr(measure, "decoding_rate", lambda *arguments, **options: seen.append(options) or len)
+    before = torch.get_float32_matmul_precision()
+    for call in calls:
+        exec(call, {})
+    torch.set_float32_matmul_precision(before)
+    assert seen[:2] == ["training", "training"] and [options["graph"] for options in seen[2:]] == [True, True]
+
+
+@pytest.mark.slow
+def test_the_gpu_item_at_a_tiny_size_with_real_runs(tiny, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(one_gpu, "TURNS", 1)
+    rows = [row.what for row in bench.rows_of(bench.gpu)]
+    assert not [what for what in rows if "not measured" in what]
+    assert any(what.startswith("out of memory with batch_size=4: went on with 4") for what in rows)
+
+
 def test_an_update_reports_its_process_memory(tiny, monkeypatch):
     chunked = []
     monkeypatch.setattr(Run, "gradients", lambda run, x, y: chunked.append((run.in_chunks, *x.shape)))
@@ -301,7 +396,7 @@ def test_what_is_not_there_is_not_measured(monkeypatch):
         return [row.what for row in bench.rows_of(bench.ITEMS[name])]
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert rows("gpu") == ["not measured: no CUDA GPU"]
+    assert rows("gpu") == [f"not measured: no CUDA GPU; last measured at commit {one_gpu.LAST}"]
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     assert rows("bytepairs") == ["not measured: pip install tokenizers"]
     monkeypatch.setattr(measure, "ROOT", ROOT / "tests")
@@ -335,9 +430,9 @@ def test_an_unknown_item_is_an_error_with_the_list(run_script, capsys):
 @pytest.mark.slow
 def test_the_table_begins_with_the_machine(shell, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    done = shell("bench.py", "--only=gpu", "--quick")
+    done = shell("bench.py", "--only=gpu")
     lines = [line.split("  ")[0] for line in done.stdout.splitlines()]
     expected = ["settings: ", "cpu: ", "python ", "", "gpu: 124M", "", ""]
     assert done.returncode == 0 and done.stderr == ""
     assert all(line.startswith(start) for line, start in itertools.zip_longest(lines, expected)), lines
-    assert "not measured: no CUDA GPU" in done.stdout
+    assert "not measured: no CUDA GPU; last measured at commit" in done.stdout

@@ -947,7 +947,7 @@ def test_a_recorded_step_gives_the_same_text(arch, prompts, monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graphs.append(PlainGraph()) or graphs[-1])
     monkeypatch.setattr(torch.cuda, "graph", PlainGraph)
-    for sampler in SAMPLERS:
+    for sampler in SAMPLERS[::3]:
         expected = [uncached(model, prompt, 15, seed=7 + i, **sampler) for i, prompt in enumerate(prompts)]
         with monkeypatch.context() as patch:
             patch.setattr(generate_module, "AHEAD", 4)

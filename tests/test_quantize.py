@@ -294,6 +294,19 @@ def test_what_one_token_does_not_know_goes_the_usual_way():
     assert [len(row) for row in rows] == [43, 41]
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_int8_codes_times_x_then_scales_is_the_dequantized_product(dtype, bias):
+    """What a GPU computes for one token. In 16 bits it rounds less often than the unpacked product."""
+    weight, x = torch.randn(48, 64), torch.randn(2, 3, 64)
+    layer = QuantLinear("int8", weight, torch.randn(48) if bias else None)
+    with torch.no_grad():
+        exact = F.linear(x, layer.dequantize(), layer.bias)
+        found = layer.scaled(x.to(dtype))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), exact, rtol=2e-2, atol=1e-4 if dtype == torch.float32 else 0.15)
+
+
 # ---- what is refused
 def test_what_cannot_be_packed_is_one_line():
     settings = {"quantize": "int3", "technique": "quantize"}
