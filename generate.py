@@ -113,7 +113,8 @@ def reading(
         mask = mask & seen[:, None]  # (B,1,T,keys)
         positions = (positions - pad).clamp(min=0)  # (B,T)
     if static:  # added to the scores; each layer would make the same of a bool mask
-        mask = torch.where(mask, 0.0, -math.inf).to(caches[0].kv.dtype)  # (B or 1,1,T,keys)
+        scores = torch.zeros(mask.shape, dtype=caches[0].kv.dtype, device=mask.device)
+        mask = scores.masked_fill_(~mask, -math.inf)  # (B or 1,1,T,keys)
     first = positions[..., None] == 0  # (B or 1,T,1)
     return positions, [Past(cache, mask, first) for cache in caches or [None] * config.n_layer]
 
@@ -263,7 +264,7 @@ def draw(logits: Tensor, drawn: Tensor, temperature: float, top_k: int, top_p: f
         logits, temperature = logits.div_(temperature), 1.0
     sums = token_probs(logits, temperature, top_k, top_p).cumsum_(dim=-1)  # (B,V)
     new = torch.searchsorted(sums, drawn * sums[:, -1:], right=True)  # (B,1), first above drawn
-    return torch.where(high.isfinite() & low.isfinite(), new, V)
+    return new.masked_fill_(~(high.isfinite() & low.isfinite()), V)
 
 
 def token_probs(logits: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Tensor:

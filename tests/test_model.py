@@ -905,7 +905,8 @@ def test_compiling_needs_a_step_to_record():
 
 class PlainGraph(torch.utils._python_dispatch.TorchDispatchMode):
     """What torch.cuda.CUDAGraph and torch.cuda.graph do, on a CPU: nothing runs while it is recorded, and a
-    replay runs the same kernels on the same memory, without Python's part of the step."""
+    replay runs the same kernels on the same memory, without Python's part of the step. What CUDA refuses
+    there is refused here: to make a tensor from Python's numbers, and to wait for the device."""
 
     def __init__(self, *graph):
         super().__init__()
@@ -913,6 +914,7 @@ class PlainGraph(torch.utils._python_dispatch.TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        assert not re.search("lift_fresh|scalar_tensor|_local_scalar_dense|nonzero|item", str(function))
         for argument, value in zip(function._schema.arguments, args, strict=False):
             if argument.alias_info and argument.alias_info.is_write:
                 self.changed.setdefault(value.data_ptr(), (value, value.clone()))
