@@ -960,6 +960,7 @@ def test_a_recorded_step_gives_the_same_text(arch, prompts, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of what inductor calls
 @archs
 def test_a_compiled_step_gives_the_same_text(arch):
     """As one graph, which a second text uses again. Without a C++ compiler there is nothing to test."""
