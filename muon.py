@@ -35,6 +35,9 @@ class Muon(torch.optim.Optimizer):
     def __init__(self, groups: list, momentum: float, betas: tuple, fused: bool, precision: torch.dtype):
         super().__init__(groups, {"momentum": momentum, "betas": betas, "eps": 1e-8, "fused": fused})
         self.precision = precision
+        self.found_inf = (
+            None  # or a tensor that is 1 where the step must change nothing (as in torch's AdamW)
+        )
 
     @torch.no_grad()
     def step(self) -> None:
@@ -43,23 +46,29 @@ class Muon(torch.optim.Optimizer):
             update([p for p in group["params"] if p.grad is not None], group)
 
     def step_muon(self, params: list[torch.Tensor], group: dict) -> None:
+        """Gradients are overwritten. On a GPU, a _foreach_ operation is one kernel for all of its tensors."""
         lr, momentum = group["lr"], group["momentum"]
+        decay = 1 - lr * group["weight_decay"]
         stacks: dict[tuple, list] = {}
         for p in params:
             stacks.setdefault(p.shape, []).append(p)
+            if not self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         for (rows, cols), stack in stacks.items():
-            ahead = []
-            for p in stack:
-                if not self.state[p]:
-                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-                buffer = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - momentum)
-                # Nesterov momentum: average once more. With fsdp all ranks gather the matrix, because a shard
-                # cannot be orthogonalised by itself.
-                ahead.append(gathered(p.grad.lerp(buffer, momentum)))
-            updates = newton_schulz(torch.stack(ahead), self.precision)  # (N, rows, cols)
-            for p, update in zip(stack, updates, strict=True):
-                p.mul_(1 - lr * group["weight_decay"])
-                p.add_(shard_like(update, p), alpha=-lr * max(1.0, rows / cols) ** 0.5)
+            grads, buffers = [p.grad for p in stack], [self.state[p]["momentum_buffer"] for p in stack]
+            if self.found_inf is not None:  # to skip the step: gradients that leave the averages as they are
+                skip = self.found_inf > 0
+                grads = [torch.where(skip, buffer, g) for buffer, g in zip(buffers, grads, strict=True)]
+            torch._foreach_lerp_(buffers, grads, 1 - momentum)
+            torch._foreach_lerp_(grads, buffers, momentum)  # Nesterov momentum: average once more
+            # With fsdp all ranks gather the matrix, because a shard cannot be orthogonalised by itself.
+            updates = newton_schulz(torch.stack([gathered(g) for g in grads]), self.precision)
+            updates = updates.to(stack[0].dtype)  # (N, rows, cols)
+            if self.found_inf is not None:
+                updates, decay = updates * ~skip, torch.where(skip, 1.0, 1 - lr * group["weight_decay"])
+            updates = [shard_like(update, p) for update, p in zip(updates, stack, strict=True)]
+            torch._foreach_mul_(stack, decay)
+            torch._foreach_add_(stack, updates, alpha=-lr * max(1.0, rows / cols) ** 0.5)
 
     def step_adamw(self, params: list[torch.Tensor], group: dict) -> None:
         for p in params:
@@ -72,4 +81,5 @@ class Muon(torch.optim.Optimizer):
         steps = [self.state[p]["step"] for p in params]
         options = {name: group[name] for name in ("lr", "weight_decay", "eps", "fused")}
         options["beta1"], options["beta2"] = group["betas"]
+        options["found_inf"] = self.found_inf
         adamw(params, grads, exp_avgs, exp_avg_sqs, [], steps, amsgrad=False, maximize=False, **options)

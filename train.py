@@ -217,6 +217,7 @@ reporter.length(max_iters, batch_size, micro_steps, world_size, train_windows)
 # ---- what the loop calls; these functions read the settings and the state of this script
 def save(name: str) -> None:
     """Write the whole state of the run to out_dir/name: enough to resume, evaluate and sample."""
+    watch.read()  # nothing is saved after a bad update
     state = dict(
         model_config=dataclasses.asdict(raw_model.config), tokenizer=text_tokenizer.to_json(), dataset=meta,
         config=config, scaler=scaler.state_dict(), world_size=world_size, **dataclasses.asdict(progress),
@@ -233,6 +234,7 @@ def print_sample() -> None:
 
 after_steps = techniques.hooks("after_step", config)
 stopping = 0  # above 0 once all processes know of a signal: they leave the loop at the same step
+watch = guard.Watch(raw_model, opt, resolved, torch_device)
 attempt = memory.Attempt(opt, resolved, batch_size, micro_steps, text_tokenizer.vocab_size)
 stop_request = guard.StopRequest()
 may_save = rank == 0 and strategy == "ddp" and checkpoint_format == "file"  # this rank has all of the state
@@ -249,6 +251,7 @@ while True:
     # every eval_interval updates and at the end: evaluate on fixed windows, save, plot, perhaps stop early
     due = progress.step % eval_interval == 0 or progress.step == max_iters
     if eval_only or (due and progress.step != progress.evaluated_at):
+        watch.read()
         on_train = evaluate(raw_model, *train_set, torch_device, autocast, rank, world_size)
         on_val = evaluate(raw_model, *val_set, torch_device, autocast, rank, world_size)
         is_best = progress.note_losses(on_train["loss"], on_val["loss"], min_delta)
@@ -294,8 +297,7 @@ while True:
         # clip, step
         scaler.unscale_(opt)
         norm = torch.nn.utils.get_total_norm([p.grad for p in raw_model.parameters() if p.grad is not None])
-        grad_norm = distributed.gathered(norm).item()  # fsdp: each rank has the norm of its shard
-        guard.stop_if_not_finite(raw_model, progress.step + 1, total_loss.item(), grad_norm, resolved, lr)
+        watch.before_step(progress.step + 1, total_loss, norm, lr)  # stops if they are not finite
         torch.nn.utils.clip_grads_with_norm_(raw_model.parameters(), grad_clip or math.inf, norm)
         scaler.step(opt)
         scaler.update()
@@ -315,12 +317,13 @@ while True:
 
     # report
     stages.end()
+    nats_per_target, grad_norm = watch.numbers(now=progress.step % log_interval == 0)
     elapsed = time.perf_counter() - started
     progress.seconds += elapsed
-    reporter.count_update(progress, elapsed, data_seconds, total_loss.item(), grad_norm)
+    reporter.count_update(progress, elapsed, data_seconds, nats_per_target, grad_norm)
     chooser.after_update(elapsed)
     if progress.step % log_interval == 0:
-        (mean_loss,) = distributed.sum_over_ranks([total_loss.item()], torch_device)
+        (mean_loss,) = distributed.sum_over_ranks([nats_per_target], torch_device)
         reporter.iteration(progress, mean_loss, lr, grad_norm)
     if sample_interval and progress.step % sample_interval == 0:
         print_sample()

@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import torch
 from torch import Tensor
 
 from config import at_end, in_notebook, set_excepthook
-from machine.distributed import local_shard, lost_contact, world_size
+from machine.distributed import gathered, local_shard, lost_contact, world_size
 
 try:
     import fcntl
@@ -26,6 +27,7 @@ except ImportError:
     fcntl = None  # Windows has no flock: alone() then locks nothing
 
 recent: deque[tuple[int, float, float]] = deque(maxlen=30)  # (update, loss, gradient norm) of the latest
+READ_LATE = ("cuda",)  # kinds of device whose numbers are read one update late, see Watch
 LEFTOVER = re.compile(r"(ckpt(_\d+)?|best|metrics|config|result|loss|samples)\.tmp")
 held: set[Path] = set()  # the lock files that this process holds: see alone()
 
@@ -143,18 +145,74 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink()
 
 
-def stop_if_not_finite(model, update: int, loss: float, grad_norm: float, settings: dict, lr: float) -> None:
-    """Raise a ValueError with the likely cause, instead of a step that would ruin the weights.
+class Watch:
+    """The loss and the gradient norm of each update: an error before a step that would ruin the weights.
 
-    model: holds the gradients of this update, before clipping (clipping by a NaN norm makes all of them NaN).
-    loss: this rank's share of the mean loss. settings: train.py's, with dtype resolved. lr: this update's.
+    On a GPU they are read one update late, so that the CPU can start the next update while the GPU computes.
+    Until then a flag on the device, found_inf, tells the optimizer whether to change anything: torch's fused
+    AdamW and Adam, and Muon, know it. A loss scaler and sharded gradients have flags or devices of their own,
+    and SGD is not fused: with them every number is read at once.
+
+    """
+
+    def __init__(self, model, optimizer, settings: dict, device: torch.device):
+        """settings: train.py's, with dtype resolved."""
+        self.model, self.optimizer, self.settings = model, optimizer, settings
+        knows_flag = settings["strategy"] == "ddp" and settings["optimizer"] != "sgd"
+        self.late = device.type in READ_LATE and knows_flag and settings["dtype"] != "float16"
+        self.waiting, self.latest = (), (math.nan, math.nan)
+
+    def before_step(self, update: int, loss: Tensor, grad_norm: Tensor, lr: float) -> None:
+        """Look at an update whose gradients are complete. ValueError if it, or the one before, has gone bad.
+
+        loss: this rank's share of the mean loss. grad_norm: before clipping (clipping by a NaN norm makes all
+        gradients NaN); with fsdp, each rank has the norm of its shard. lr: this update's.
+        """
+        self.read()  # the update before
+        grad_norm, copied = gathered(grad_norm), None
+        if self.late:
+            flag = ~(loss.isfinite() & grad_norm.isfinite())
+            self.optimizer.found_inf = flag.float()  # 1: the step changes nothing
+            # The copies begin now: read() would otherwise also wait for what the GPU is given until then.
+            loss, grad_norm = (t.to("cpu", non_blocking=True) for t in (loss, grad_norm))
+            if flag.is_cuda:
+                copied = torch.cuda.Event(blocking=True)
+                copied.record()
+        self.waiting = update, loss, grad_norm, lr, copied
+        if not self.late or math.isnan(self.latest[0]):  # the first update: there is none before
+            self.read()
+
+    def numbers(self, now: bool) -> tuple[float, float]:
+        """Loss and gradient norm of the latest update or, on a GPU and without `now`, of the one before."""
+        if now:
+            self.read()
+        return self.latest
+
+    def read(self) -> None:
+        """Read the numbers that are waiting, if any. ValueError with the likely cause if they are bad."""
+        if not self.waiting:
+            return
+        update, loss, grad_norm, lr, copied = self.waiting
+        self.waiting = ()
+        if copied:
+            copied.synchronize()
+        self.latest = loss.item(), grad_norm.item()
+        stop_if_not_finite(self.model, update, *self.latest, self.settings, lr, self.late)
+
+
+def stop_if_not_finite(
+    model, update: int, loss: float, grad_norm: float, settings: dict, lr: float, late: bool
+) -> None:
+    """Raise a ValueError with the likely cause if an update's numbers are not finite, or absurd.
+
+    late: the model no longer has this update's gradients, and a step with finite numbers was made.
     """
     if recent and recent[-1][0] != update - 1:
         recent.clear()  # they belong to an earlier run in this process
     loss *= world_size()
     recent.append((update, loss, grad_norm))
     uniform = math.log(model.config.vocab_size)  # the loss of a uniform guess
-    cause = likely_cause(model, uniform, settings["dtype"])
+    cause = likely_cause(model, uniform, settings["dtype"], late)
     if not cause:
         return
     before = [old for n, old, _ in recent if n < update and math.isfinite(old)]
@@ -170,15 +228,17 @@ def stop_if_not_finite(model, update: int, loss: float, grad_norm: float, settin
     elif math.inf > largest > 1000:
         details.append(f"the largest weight is {largest:.3g}, from about 1 at the start: {rate} is too high")
     muon_lr = f" or muon_lr ({settings['muon_lr']:.2e} at its peak)" if muon else ""
+    stepped = late and math.isfinite(loss) and math.isfinite(grad_norm)
+    done = "nothing was saved after it" if stepped else "no step was made"
     raise ValueError(
-        f"update {update}: loss {loss:.4g}, gradient norm {grad_norm:.4g}; no step was made, the last good "
+        f"update {update}: loss {loss:.4g}, gradient norm {grad_norm:.4g}; {done}, the last good "
         f"checkpoint is in {settings['out_dir']}. {'; '.join(details)}. Try a smaller "
         f"learning_rate (now {lr:.2e}){muon_lr}, --grad_clip=1.0 (now {settings['grad_clip']}), a longer "
         f"warm-up, or --dtype=float32 (now {settings['dtype']})"
     )
 
 
-def likely_cause(model, uniform: float, dtype: str) -> str:
+def likely_cause(model, uniform: float, dtype: str, late: bool) -> str:
     """What went wrong in the latest update, as a sentence; "" if nothing did. uniform: ln(vocab_size).
 
     Looks in the order of the computation (weights, loss, gradient), so that it names the cause rather than a
@@ -199,6 +259,8 @@ def likely_cause(model, uniform: float, dtype: str) -> str:
     overflowed = sum(not math.isfinite(norm) for _, _, norm in recent)
     if dtype == "float16" and overflowed < recent.maxlen:
         return ""  # the loss scaler skips the step and halves its factor, from 2**16 down to 2**-14 after 30
+    if late:
+        return "Weights and loss are finite, the gradient is not"
     bad = first_not_finite((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
     return f"Weights and loss are finite, the gradient is not, first {bad or 'its norm, which overflows'}"
 

@@ -418,6 +418,37 @@ def test_batched_newton_schulz_equals_one_by_one(rows, cols):
     assert muon.newton_schulz(torch.zeros(2, rows, cols), torch.float32).abs().max() == 0
 
 
+def muon_slowly(params: list, buffers: list, lr: float, momentum: float, decay: float, precision) -> None:
+    """One step of Muon, a parameter at a time, as in the paper."""
+    for p, buffer in zip(params, buffers, strict=True):
+        buffer.lerp_(p.grad, 1 - momentum)
+        ahead = p.grad.lerp(buffer, momentum)
+        p.mul_(1 - lr * decay)
+        (update,) = muon.newton_schulz(ahead[None], precision)
+        p.add_(update, alpha=-lr * max(1.0, p.size(0) / p.size(1)) ** 0.5)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_muon_on_stacks_equals_one_parameter_at_a_time(precision):
+    shapes = [(8, 8), (16, 8), (8, 8), (8, 16), (8, 8)]
+    params, twins = ([torch.nn.Parameter(torch.ones(s)) for s in shapes] for _ in range(2))
+    buffers = [torch.zeros(s) for s in shapes]
+    group = {"params": params, "kind": "muon", "lr": 0.02, "weight_decay": 0.1}
+    optimizer = muon.Muon([group], 0.9, (0.9, 0.95), True, precision)
+    for step in range(5):
+        optimizer.found_inf = [None, torch.zeros(())][step % 2]  # 0: the flag is there and not raised
+        for p, twin in zip(params, twins, strict=True):
+            twin.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step))
+            p.grad = twin.grad.clone()
+        optimizer.step()
+        muon_slowly(twins, buffers, 0.02, 0.9, 0.1, precision)
+    tolerance = 1e-6 if precision == torch.float32 else 1e-3  # batched products sum in another order
+    for p, twin, buffer in zip(params, twins, buffers, strict=True):
+        assert torch.equal(optimizer.state[p]["momentum_buffer"], buffer)
+        torch.testing.assert_close(p, twin, rtol=0, atol=tolerance)
+
+
 @pytest.mark.parametrize(
     "precision, tolerance",  # of weights of size 1, moved by about 10 updates x lr 0.02 x 1/8
     [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 1e-3)],

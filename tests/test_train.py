@@ -20,6 +20,7 @@ import model
 import optim
 from conftest import ROOT, TINY
 from machine import hardware
+from runtime import guard
 from text import prepare
 
 
@@ -268,6 +269,47 @@ def test_a_nan_makes_no_step_and_keeps_the_last_good_file(train, tmp_path, monke
     saved = torch.load(tmp_path / "out/ckpt_000006.pt", weights_only=True)
     assert all(tensor.isfinite().all() for tensor in saved["model"].values())
     assert not (tmp_path / "out/ckpt_000007.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["muon", *(pytest.param(n, marks=pytest.mark.slow) for n in ("adamw", "adam"))]
+)
+def test_numbers_read_one_update_late_change_nothing_and_a_nan_makes_no_step(
+    train, tmp_path, monkeypatch, name
+):
+    """As on a GPU: a flag of the optimizer makes a bad update change nothing; the error comes in the next."""
+    flags = f"--optimizer={name}", "--weight_decay=0.1", "--max_iters=8", "--log_interval=1"
+    plain = train(*flags)["raw_model"].state_dict()
+    numbers = rows(tmp_path / "out")
+    monkeypatch.setattr(guard, "READ_LATE", ("cpu",))
+    late = train(*flags)
+    torch.testing.assert_close(late["raw_model"].state_dict(), plain, rtol=0, atol=0)
+    for row, twin in zip(rows(tmp_path / "out"), numbers, strict=True):
+        assert all(row[key] == twin[key] for key in ("step", "loss", "grad_norm") if key in twin)
+
+    total_norm, before = torch.nn.utils.get_total_norm, []
+    build = optim.build_optimizer
+    monkeypatch.setattr(optim, "build_optimizer", lambda *given: before.append(build(*given)) or before[0])
+
+    def everything() -> list[torch.Tensor]:
+        params = [p for group in before[0].param_groups for p in group["params"]]
+        return [t.detach().clone() for p in params for t in (p, *before[0].state[p].values())]
+
+    def poisoned(grads):
+        before.append(everything())
+        if len(before) == 8:  # the optimizer, and seven updates
+            grads[0].fill_(math.nan)
+        return total_norm(grads)
+
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", poisoned)
+    with pytest.raises(ValueError, match="update 7: loss .* no step was made, .* the gradient is not"):
+        train(*flags, "--max_iters=20", "--log_interval=50")
+    assert len(before) == 9  # update 8 had its gradients, and made no step either
+    assert all(map(torch.equal, everything(), before[7]))
+    with pytest.raises(ValueError, match="update 7: .* no step was made"):
+        before.clear()
+        train(*flags, "--max_iters=20", "--log_interval=50", "--save_interval=7")
+    assert len(before) == 8 and not (tmp_path / "out/ckpt_000007.pt").exists()
 
 
 def test_clipping_happens_after_backward_and_before_the_step(train, monkeypatch):
