@@ -2,9 +2,16 @@
 
 import contextlib
 import re
+import time
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+# Below so many parameters x tokens in a micro-batch, a GPU is faster than the CPU that launches its kernels:
+# 6 operations for each are 3e12, about 8 ms on an H100. 10M parameters x 16,384 tokens: 1.8e11.
+SMALL = 5e11
 
 
 def choose_device(name: str) -> torch.device:
@@ -46,23 +53,28 @@ def choose_precision(dtype: str, device: torch.device) -> tuple[contextlib.Abstr
     return torch.autocast(device.type, getattr(torch, dtype)), dtype
 
 
-def try_compile(loss: Callable, model: torch.nn.Module, batch: tuple, autocast) -> Callable:
+def try_compile(
+    loss: Callable, model: torch.nn.Module, batch: tuple, autocast, record: bool = False
+) -> Callable:
     """Compile a function of x and y (B,T) that calls the model, and try it on a batch (x, y).
 
     If that fails, print why and return the function as it was. With fsdp each block is compiled by itself, in
-    place: torch cannot compile the gathering between blocks.
+    place: torch cannot compile the gathering between blocks. record: see recorded().
     """
     blocks = model.blocks if hasattr(model, "set_requires_gradient_sync") else []
     device = next(model.parameters()).device
     model.require_backward_grad_sync = False  # DDP: another rank may have failed already, so wait for none
     try:
+        x, y = (to_device(t, device) for t in batch)
         for block in blocks:
             block.compile()
-        compiled = loss if blocks else torch.compile(loss)
-        with autocast:
-            nats = compiled(*(to_device(t, device) for t in batch))
-        nats.backward()
-        model.zero_grad(set_to_none=True)
+        compiled = loss if blocks else recorded(loss, x.shape) if record else torch.compile(loss)
+        compiled = fastest_attention(compiled, model, x.shape, autocast, device)
+        for _ in range(3 if record else 1):  # CUDA graphs: the first call compiles, the second records
+            with autocast:
+                nats = compiled(x, y)
+            nats.backward()
+            model.zero_grad(set_to_none=True)
         return compiled
     except Exception as error:
         for block in blocks:
@@ -71,6 +83,84 @@ def try_compile(loss: Callable, model: torch.nn.Module, batch: tuple, autocast) 
         reason = str(error).strip().split("\n")[0]
         print(f"torch.compile does not work here, going on without it: {type(error).__name__}: {reason}")
         return loss
+
+
+def is_small(model: torch.nn.Module, n_tokens: int) -> bool:
+    """Is the model on a GPU that computes a micro-batch of so many tokens faster than its kernels start?"""
+    parameters = list(model.parameters())
+    return parameters[0].is_cuda and sum(p.numel() for p in parameters) * n_tokens <= SMALL
+
+
+def recorded(loss: Callable, shape: torch.Size) -> Callable:
+    """Compile a function of x and y (B,T) so that a GPU replays all kernels of its forward pass in one launch,
+    and those of the backward pass in another (CUDA graphs). For other shapes it is compiled without.
+
+    A replay overwrites the gradients of the one before, and parameters hold these very tensors: right for one
+    micro-step an update, wrong for sums over several (pytorch issue 96693). When memory runs out, micro-steps
+    become more and smaller: another shape, so no graph.
+    """
+    graph, plain = torch.compile(loss, mode="reduce-overhead"), torch.compile(loss)
+
+    def call(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if x.shape != shape:
+            return plain(x, y)
+        torch.compiler.cudagraph_mark_step_begin()  # the update before is done with its loss and gradients
+        return graph(x, y)
+
+    return call
+
+
+def fastest_attention(
+    loss: Callable, model: torch.nn.Module, shape: torch.Size, autocast, device: torch.device
+) -> Callable:
+    """On a GPU in 16 bits, time cuDNN's attention and flash at the shape (B,T) of a batch; print both times,
+    and return the loss function with the faster one.
+
+    torch 2.11 takes flash, 2.13 cuDNN where it finds an H100. Only the loss: in generation, cuDNN prepares
+    each new length for 30 ms. With gradient_checkpointing and windows torch chooses.
+    """
+    config, dtype = getattr(model, "module", model).config, getattr(autocast, "fast_dtype", torch.float32)
+    if device.type != "cuda" or dtype == torch.float32 or config.gradient_checkpointing or config.window:
+        return loss
+    kernels = {"cuDNN": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
+    found = {}
+    for name, kernel in kernels.items():
+        with contextlib.suppress(RuntimeError), sdpa_kernel(kernel):  # this GPU may lack it
+            found[name] = attention_seconds(config, shape, dtype, device)
+    if len(found) < 2:
+        return loss
+    order = [kernels[name] for name in sorted(found, key=found.get)]
+    times = ", ".join(f"{name} {1000 * seconds:.2f} ms" for name, seconds in found.items())
+    print(f"attention: {min(found, key=found.get)} ({times} a layer)")
+    order += [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    return sdpa_kernel(order, set_priority=True)(loss)  # as a decorator: for each call
+
+
+def attention_seconds(config, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> float:
+    """Seconds of one layer's causal attention, forward and backward, for a batch of this shape (B,T)."""
+    (B, T), heads = shape, (config.n_head, config.n_kv_head, config.n_kv_head)
+    q, k, v = (
+        torch.zeros(B, T, n, config.head_size, dtype=dtype, device=device, requires_grad=True) for n in heads
+    )
+    gqa = config.n_kv_head < config.n_head
+    times = []
+    for _ in range(8):
+        synchronize(device)
+        started = time.perf_counter()
+        for _ in range(4):
+            y = F.scaled_dot_product_attention(
+                *(t.transpose(1, 2) for t in (q, k, v)), None, config.dropout, True, enable_gqa=gqa
+            )
+            y.backward(torch.ones_like(y))
+        synchronize(device)
+        times.append((time.perf_counter() - started) / 4)
+    return min(times)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has computed all that it was given. A CPU has already."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def to_device(t: torch.Tensor, device: torch.device) -> torch.Tensor:
