@@ -55,12 +55,24 @@ def shard_numel(p: torch.Tensor, W: int) -> int:
 
 
 # ---- how much, by formula
+def logits_limit(logits_mb: float, device: torch.device | None = None) -> float:
+    """train.py's logits_mb, where -1 stands for 256 MB or, on a GPU, for an eighth of its free memory.
+
+    Chunks save memory and cost a quarter of the time. An update holds three times the logits at its peak.
+    """
+    if logits_mb >= 0:
+        return logits_mb
+    if device is None or device.type != "cuda":
+        return 256.0
+    return torch.cuda.mem_get_info(device)[0] / 8 / 2**20
+
+
 def too_many_logits(n_tokens: int, vocab_size: int, logits_mb: float) -> bool:
     """Do the float32 logits of so many tokens take more than logits_mb? Then the loss is computed in chunks.
 
-    logits_mb: train.py's setting; 0 means no limit.
+    logits_mb: train.py's setting; 0 means no limit, -1 that of a CPU.
     """
-    return 0 < logits_mb * 2**20 < 4 * n_tokens * vocab_size
+    return 0 < logits_limit(logits_mb) * 2**20 < 4 * n_tokens * vocab_size
 
 
 def optimizer_bytes(model: GPT, settings: dict, W: int) -> int:
