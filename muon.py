@@ -58,7 +58,7 @@ class Muon(torch.optim.Optimizer):
             grads, buffers = [p.grad for p in stack], [self.state[p]["momentum_buffer"] for p in stack]
             if self.found_inf is not None:  # to skip the step: gradients that leave the averages as they are
                 skip = self.found_inf > 0
-                grads = [torch.where(skip, buffer, g) for buffer, g in zip(buffers, grads, strict=True)]
+                grads = list(torch.where(skip, torch.stack(buffers), torch.stack(grads)))
             torch._foreach_lerp_(buffers, grads, 1 - momentum)
             torch._foreach_lerp_(grads, buffers, momentum)  # Nesterov momentum: average once more
             # With fsdp all ranks gather the matrix, because a shard cannot be orthogonalised by itself.
