@@ -182,8 +182,8 @@ class Windows:
     def _read(self, windows: np.ndarray, offsets: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """x, y (B, T) int64 of windows (B,), each with the offset of its epoch (B,)."""
         ids, scored = self._read_rows(windows) if self.in_rows else self._read_text(windows, offsets)
-        y = np.where(scored, ids, -1)[:, 1:]  # (B, T)
-        return torch.from_numpy(ids[:, :-1].copy()), torch.from_numpy(y.copy())
+        y = np.where(scored[:, 1:], ids[:, 1:], -1)  # (B, T)
+        return torch.from_numpy(ids[:, :-1].copy()), torch.from_numpy(y)
 
     def _read_text(self, windows: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Stretches of text: ids (B, T + 1) int64, and whether each is a target of its window (B, T + 1)."""

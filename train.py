@@ -196,9 +196,8 @@ stages.say(speed.slow_update(raw_model, max_iters, batch_size, micro_steps, auto
 if compile:
     stages.begin("compiling")
     one_step = windows_per_iter == batch_size and strategy == "ddp" and not own_loss  # an update, one process
-    record = one_step and hardware.is_small(raw_model, batch_size * block_size)
     first = train_windows.batch(0, batch_size)
-    summed_loss = hardware.try_compile(summed_loss, model, first, autocast, record)
+    summed_loss = hardware.try_compile(summed_loss, model, first, autocast, one_step)
 trial = gradients_of(raw_model, summed_loss, train_windows, batch_size, autocast)
 
 # ---- sample one token: a wrong --start must fail before training, and before an old run is overwritten

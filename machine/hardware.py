@@ -1,6 +1,7 @@
 """The device, the precision, and whether the model is compiled."""
 
 import contextlib
+import os
 import re
 import time
 from collections.abc import Callable
@@ -54,18 +55,20 @@ def choose_precision(dtype: str, device: torch.device) -> tuple[contextlib.Abstr
 
 
 def try_compile(
-    loss: Callable, model: torch.nn.Module, batch: tuple, autocast, record: bool = False
+    loss: Callable, model: torch.nn.Module, batch: tuple, autocast, one_step: bool = False
 ) -> Callable:
     """Compile a function of x and y (B,T) that calls the model, and try it on a batch (x, y).
 
     If that fails, print why and return the function as it was. With fsdp each block is compiled by itself, in
-    place: torch cannot compile the gathering between blocks. record: see recorded().
+    place: torch cannot compile the gathering between blocks. one_step: an update has one micro-step, so that
+    small models may be recorded().
     """
     blocks = model.blocks if hasattr(model, "set_requires_gradient_sync") else []
     device = next(model.parameters()).device
     model.require_backward_grad_sync = False  # DDP: another rank may have failed already, so wait for none
     try:
         x, y = (to_device(t, device) for t in batch)
+        record = one_step and is_small(model, x.numel())
         for block in blocks:
             block.compile()
         compiled = loss if blocks else recorded(loss, x.shape) if record else torch.compile(loss)
@@ -131,7 +134,8 @@ def fastest_attention(
         return loss
     order = [kernels[name] for name in sorted(found, key=found.get)]
     times = ", ".join(f"{name} {1000 * seconds:.2f} ms" for name, seconds in found.items())
-    print(f"attention: {min(found, key=found.get)} ({times} a layer)")
+    if os.environ.get("RANK", "0") == "0":  # torchrun's variable
+        print(f"attention: {min(found, key=found.get)} ({times} a layer)")
     order += [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     return sdpa_kernel(order, set_priority=True)(loss)  # as a decorator: for each call
 

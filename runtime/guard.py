@@ -177,7 +177,7 @@ class Watch:
             loss, grad_norm = (t.to("cpu", non_blocking=True) for t in (loss, grad_norm))
             if flag.is_cuda:
                 copied = torch.cuda.Event(blocking=True)
-                copied.record()
+                copied.record(torch.cuda.current_stream(flag.device))  # not that of the current device
         self.waiting = update, loss, grad_norm, lr, copied
         if not self.late or math.isnan(self.latest[0]):  # the first update: there is none before
             self.read()

@@ -45,20 +45,27 @@ def test_a_recorded_loss_is_the_loss_and_other_shapes_are_not_recorded(small, mo
 
     monkeypatch.setattr(torch, "compile", compile)
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: called.append("begins"))
-    fast = hardware.try_compile(loss, model, batches[0], contextlib.nullcontext(), record=True)
+    fast = hardware.try_compile(loss, model, batches[0], contextlib.nullcontext(), one_step=True)
+    assert called == [None]  # a CPU has no launches to save
+    called.clear()
+    monkeypatch.setattr(hardware, "is_small", lambda model, n_tokens: n_tokens == 32)
+    assert hardware.try_compile(loss, model, batches[0], contextlib.nullcontext()) is not loss
+    assert called == [None]  # several micro-steps an update
+    called.clear()
+    fast = hardware.try_compile(loss, model, batches[0], contextlib.nullcontext(), one_step=True)
     assert called == ["begins", "reduce-overhead"] * 3  # it compiles, records, replays
     for batch, mode in zip(batches, ("reduce-overhead", None), strict=True):
         plain = gradients(model, loss, batch)
         assert all(map(torch.equal, gradients(model, fast, batch), plain))
         assert called[-1] == mode
-    assert not hardware.is_small(model, 32)  # it has no launches to save: it is not on a GPU
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when its compiler is imported
-def test_a_loss_compiled_with_graphs_is_the_loss_on_a_cpu(small):
+def test_a_loss_compiled_with_graphs_is_the_loss_on_a_cpu(small, monkeypatch):
     model, loss, batches = small
-    fast = hardware.try_compile(loss, model, batches[0], contextlib.nullcontext(), record=True)
+    monkeypatch.setattr(hardware, "is_small", lambda model, n_tokens: True)
+    fast = hardware.try_compile(loss, model, batches[0], contextlib.nullcontext(), one_step=True)
     assert fast is not loss
     plain = gradients(model, loss, batches[0])
     torch.testing.assert_close(gradients(model, fast, batches[0]), plain, rtol=0, atol=1e-5)
