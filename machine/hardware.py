@@ -95,7 +95,7 @@ def is_small(model: torch.nn.Module, n_tokens: int) -> bool:
 
 
 def recorded(loss: Callable, shape: torch.Size) -> Callable:
-    """Compile a function of x and y (B,T) so that a GPU replays all kernels of its forward pass in one launch,
+    """Compile a function of x and y (B,T) so that a GPU replays all kernels of its forward pass in one go,
     and those of the backward pass in another (CUDA graphs). For other shapes it is compiled without.
 
     A replay overwrites the gradients of the one before, and parameters hold these very tensors: right for one
