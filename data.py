@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from machine.distributed import start
+from machine.hardware import to_device
 from runtime.trust import read_meta
 from text.corpora import open_text, stand_in_notice, two_meanings
 from text.formats import Source
@@ -94,6 +95,7 @@ class Windows:
             block_size = max(1, min(block_size, self.n_tokens - 1))
         self.block_size, self.seed, self.pack = block_size, seed, pack
         self.notes: list[str] = []  # what windows_of_text has to say of the text
+        self.on_device = None  # the ids, after keep_on()
         self.tokens = TokenFiles(folder, split, counts, self.dtype, meta.get("vocab_size", 2**32))
         self.masks = TokenFiles(folder, f"{split}_mask", counts, np.uint8) if self.masked else None
         self._epoch = functools.lru_cache(maxsize=2)(self._draw_epoch)  # a batch may need two
@@ -142,7 +144,27 @@ class Windows:
             order, offset = self._epoch(i // self.n_windows)
             windows.append(order[i % self.n_windows])
             offsets.append(offset)
-        return self._read(np.array(windows), np.array(offsets))
+        read = self._read if self.on_device is None else self._gather
+        return read(np.array(windows), np.array(offsets))
+
+    def keep_on(self, device: torch.device, n_bytes: float) -> None:
+        """Gather batches of text on a device from now on, if its ids fit into n_bytes there."""
+        if self.in_rows or 4 * self.n_tokens > n_bytes:
+            return
+        files = (self.tokens.checked(self.tokens.mapped(i)) for i in range(len(self.tokens.paths)))
+        self.on_device = torch.cat([torch.from_numpy(ids.astype(np.int32)).to(device) for ids in files])
+
+    def _gather(self, windows: np.ndarray, offsets: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """As _read(), on the device that has the ids."""
+        T, device = self.block_size, self.on_device.device
+        first, start = self._begin(windows, offsets)
+        n_targets = np.minimum(first, start + 1) + T - np.maximum(first, start + 1)  # of each window, (B, 1)
+        first, start = to_device(torch.from_numpy(np.stack((first, start))), device)
+        places = start + torch.arange(T + 1, device=device)  # (B, T + 1)
+        ids = self.on_device[places].long()
+        y = torch.where((first <= places) & (places < first + T), ids, -1)[:, 1:].contiguous()
+        y.n_targets = int(n_targets.sum())
+        return ids[:, :-1].contiguous(), y
 
     def window_batch(self, indices) -> tuple[torch.Tensor, torch.Tensor]:
         """x, y (B, T) of the windows with these numbers, at offset 0. For evaluation: always the same."""
@@ -187,12 +209,15 @@ class Windows:
 
     def _read_text(self, windows: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Stretches of text: ids (B, T + 1) int64, and whether each is a target of its window (B, T + 1)."""
-        first = windows * self.block_size - offsets + 1  # (B,): the place of each window's first target
-        first = first[:, None]  # (B, 1)
-        start = np.clip(first - 1, 0, self.n_tokens - 1 - self.block_size)  # (B, 1): moved inward at the ends
+        first, start = self._begin(windows, offsets)
         places = start + np.arange(self.block_size + 1)  # (B, T + 1)
         scored = (first <= places) & (places < first + self.block_size)
         return self.tokens[places].astype(np.int64), scored
+
+    def _begin(self, windows: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The place of each window's first target (B, 1), and of its first id, moved inward at the ends."""
+        first = (windows * self.block_size - offsets + 1)[:, None]
+        return first, np.clip(first - 1, 0, self.n_tokens - 1 - self.block_size)
 
     def _read_rows(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows of samples: ids and scored as in _read_text. pack=False: the longest sample has T + 1 ids."""
@@ -212,6 +237,11 @@ class Windows:
         if self.masked:
             scored[filled] &= (self.masks[places[filled]] & LEARNED).astype(bool)
         return ids, scored
+
+
+def count_targets(y: torch.Tensor) -> int:
+    """How many places of y (B, T) are scored. Of a y gathered on a device it is known: no waiting for it."""
+    return y.n_targets if hasattr(y, "n_targets") else int((y != -1).sum())
 
 
 def windows_of_text(

@@ -146,6 +146,8 @@ config["dataset"] = dataset  # not the path of a text, but the name of what was 
 text_tokenizer = tokenizer.load_any(prepare.folder_of(dataset))
 train_windows = data.Windows(dataset, "train", block_size, seed, pack)
 train_windows = techniques.change("change_data", train_windows, config)
+if not techniques.hooks("change_data", config):  # they read batches on the CPU
+    train_windows.keep_on(torch_device, hardware.free_bytes(torch_device) / 20)
 val_windows = data.Windows(dataset, "val", block_size, seed, pack)
 train_set, val_set = fixed_windows(train_windows, val_windows, eval_iters)  # the same in each evaluation
 
@@ -282,7 +284,7 @@ while True:
             train_windows.batch(progress.step, batch_size, i, micro_steps, rank, world_size)
             for i in range(micro_steps)
         ]
-        targets = sum(int((y != -1).sum()) for _, y in batches)  # -1: not scored (data.py)
+        targets = sum(data.count_targets(y) for _, y in batches)  # -1: not scored (data.py)
         targets, stopping = map(int, distributed.sum_over_ranks([targets, stop_request.number], torch_device))
         data_seconds = time.perf_counter() - started
 

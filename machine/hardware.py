@@ -161,6 +161,11 @@ def attention_seconds(config, shape: torch.Size, dtype: torch.dtype, device: tor
     return min(times)
 
 
+def free_bytes(device: torch.device) -> int:
+    """Free memory of a GPU; 0 for other devices, which share theirs with everyone."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has computed all that it was given. A CPU has already."""
     if device.type == "cuda":
@@ -169,7 +174,9 @@ def synchronize(device: torch.device) -> None:
 
 def to_device(t: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy a tensor to the device. For CUDA from pinned memory, so that the copy overlaps with computing."""
-    return t.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else t.to(device)
+    if device.type != "cuda" or t.is_cuda:
+        return t.to(device)
+    return t.pin_memory().to(device, non_blocking=True)
 
 
 def loss_scaler(dtype: str, device: torch.device, state: dict) -> torch.amp.GradScaler:

@@ -26,7 +26,7 @@ from torch import nn
 import optim
 import techniques
 from config import is_out_of_memory
-from machine import distributed
+from machine import distributed, hardware
 from model import GPT, Block, GPTConfig
 
 
@@ -64,7 +64,7 @@ def logits_limit(logits_mb: float, device: torch.device | None = None) -> float:
         return logits_mb
     if device is None or device.type != "cuda":
         return 256.0
-    return torch.cuda.mem_get_info(device)[0] / 8 / 2**20
+    return hardware.free_bytes(device) / 8 / 2**20
 
 
 def too_many_logits(n_tokens: int, vocab_size: int, logits_mb: float) -> bool:

@@ -857,6 +857,32 @@ def test_the_same_windows_however_divided(tmp_path):
             assert thirds == rows_of(*windows.batch(step, 15))
 
 
+def test_batches_gathered_on_a_device_are_the_batches(tmp_path):
+    """All of them, the windows at both ends of the text, and ids in several files."""
+    folder, ids = dataset_of(tmp_path / "a", np.arange(1, 1002)), read_ids(tmp_path / "a")
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    meta["splits"]["train"]["shards"] = [400, 601]
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    ids[:400].tofile(folder / "train_000.bin")
+    ids[400:].tofile(folder / "train_001.bin")
+    for T, room in ((8, 4 * 1001), (7, 1e9), (999, 1e9)):
+        windows, twin = (data.Windows(tmp_path / "a", "train", T) for _ in range(2))
+        windows.keep_on(torch.device("cpu"), 4 * 1001 - 1)
+        assert windows.on_device is None  # no room
+        windows.keep_on(torch.device("cpu"), room)
+        assert windows.on_device is not None
+        for step in range(60):
+            (x, y), (x_twin, y_twin) = windows.batch(step, 5, 1, 2), twin.batch(step, 5, 1, 2)
+            assert x.dtype == y.dtype == torch.int64 and torch.equal(x, x_twin) and torch.equal(y, y_twin)
+            assert data.count_targets(y) == y.n_targets == data.count_targets(y_twin)
+        assert torch.equal(windows.window_batch([0])[0], twin.window_batch([0])[0])
+    for folder, pack in datasets_of_every_kind(tmp_path / "kinds"):
+        windows, twin = (data.Windows(folder, "train", 16, pack=pack) for _ in range(2))
+        windows.keep_on(torch.device("cpu"), 1e9)
+        assert (windows.on_device is None) == windows.in_rows
+        assert all(map(torch.equal, windows.batch(3, 8), twin.batch(3, 8)))
+
+
 def test_ranks_that_do_not_divide(tmp_path):
     """D12: 2 and 3 ranks on 101 windows: as many steps for all, and each window equally often."""
     dataset_of(tmp_path / "a", np.arange(101 * 8 + 1))

@@ -271,6 +271,15 @@ def test_a_nan_makes_no_step_and_keeps_the_last_good_file(train, tmp_path, monke
     assert not (tmp_path / "out/ckpt_000007.pt").exists()
 
 
+def test_batches_that_are_gathered_on_the_device_give_the_same_run(train, monkeypatch):
+    """As on a GPU."""
+    plain = train("--max_iters=8")["raw_model"].state_dict()
+    monkeypatch.setattr(hardware, "free_bytes", lambda device: 2**30)
+    names = train("--max_iters=8")
+    assert names["train_windows"].on_device is not None
+    torch.testing.assert_close(names["raw_model"].state_dict(), plain, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     "name", ["muon", *(pytest.param(n, marks=pytest.mark.slow) for n in ("adamw", "adam"))]
 )
