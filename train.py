@@ -197,9 +197,8 @@ if offload == "disk":
 stages.say(speed.slow_update(raw_model, max_iters, batch_size, micro_steps, autocast, torch_device))
 if compile:
     stages.begin("compiling")
-    one_step = windows_per_iter == batch_size and strategy == "ddp" and not own_loss  # an update, one process
-    first = train_windows.batch(0, batch_size)
-    summed_loss = hardware.try_compile(summed_loss, model, first, autocast, one_step)
+    once = windows_per_iter == batch_size and strategy == "ddp" and not own_loss  # an update has one micro-step
+    summed_loss = hardware.try_compile(summed_loss, model, train_windows.batch(0, batch_size), autocast, once)
 trial = gradients_of(raw_model, summed_loss, train_windows, batch_size, autocast)
 
 # ---- sample one token: a wrong --start must fail before training, and before an old run is overwritten
