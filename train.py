@@ -197,7 +197,7 @@ if offload == "disk":
 stages.say(speed.slow_update(raw_model, max_iters, batch_size, micro_steps, autocast, torch_device))
 if compile:
     stages.begin("compiling")
-    once = windows_per_iter == batch_size and strategy == "ddp" and not own_loss  # an update has one micro-step
+    once = windows_per_iter == batch_size and strategy == "ddp" and not own_loss  # micro-steps an update: one
     summed_loss = hardware.try_compile(summed_loss, model, train_windows.batch(0, batch_size), autocast, once)
 trial = gradients_of(raw_model, summed_loss, train_windows, batch_size, autocast)
 
