@@ -165,10 +165,7 @@ in_chunks = memory.too_many_logits(batch_size * block_size, text_tokenizer.vocab
 
 
 def summed_loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Ids x and targets y (B,T), -1 where nothing is scored -> nats, summed over the targets.
-
-    Compiled as one function, it never writes float32 logits to memory.
-    """
+    """Ids x and targets y (B,T), -1: not scored -> summed nats. Compiled, it never holds float32 logits."""
     if own_loss:  # a technique's, in place of cross-entropy
         return own_loss[0](model, x, y)
     if in_chunks:
@@ -206,8 +203,7 @@ unknown = "error" if "start" in given else "skip"
 prompt = prompt_ids(text_tokenizer, read_start(start), unknown, meta.get("turns", False))
 sampling = {name: config[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
 next(stream_text(raw_model, text_tokenizer, prompt, **sampling), "")
-floor = floor_per_token(meta, "val")
-old_step = progress.step if resume else -1
+floor, old_step = floor_per_token(meta, "val"), progress.step if resume else -1
 saver = checkpoint.Saver(folder, checkpoint_format, keep_checkpoints, rank)
 reporter = report.Report(folder, config, old_step, rank == 0, raw_model, torch_device, floor)
 reporter.say(corpora.stand_in_notice(meta), schedule_warning, *changes)
@@ -255,7 +251,6 @@ while True:
     # every eval_interval updates and at the end: evaluate on fixed windows, save, plot, perhaps stop early
     due = progress.step % eval_interval == 0 or progress.step == max_iters
     if eval_only or (due and progress.step != progress.evaluated_at):
-        watch.read()
         on_train = evaluate(raw_model, *train_set, torch_device, autocast, rank, world_size)
         on_val = evaluate(raw_model, *val_set, torch_device, autocast, rank, world_size)
         is_best = progress.note_losses(on_train["loss"], on_val["loss"], min_delta)
@@ -276,8 +271,7 @@ while True:
     # the update; if memory runs out before a weight has changed, the next turn takes smaller micro-batches
     started = time.perf_counter()
     with attempt:
-        # Read all micro-batches before the first forward pass, because the loss is divided by the number of
-        # targets in all of them. Reading takes 2 % of an update (config/tiny.py), so nothing is prefetched.
+        # all micro-batches first: the loss is divided by the targets in all of them (reading takes 2 %)
         torch.manual_seed(((seed * 1_000_003 + progress.step) * world_size + rank) % 2**63)  # for dropout
         batches = [
             train_windows.batch(progress.step, batch_size, i, micro_steps, rank, world_size)
