@@ -67,10 +67,9 @@ class Windows:
     pack=False is for samples, masked or not: one sample per row. Batches hold samples of similar length and
     are as wide as their longest.
 
-    Memory: each batch opens new memory maps of the files it needs (30 microseconds). While a map is open,
-    all pages read through it count as memory of the process: in a long run, one map would grow to the size of
-    the file (nanoGPT #287). The order of the windows takes 8 bytes per window for each of the two epochs that
-    are kept (10 billion tokens at block_size 1024: 80 MB each).
+    Memory: each batch opens new memory maps of the files it needs (30 microseconds). While a map is open, all
+    pages read through it count as memory of the process: one map would grow to the size of the file (nanoGPT
+    #287). The order of the windows takes 8 bytes per window and epoch (10 billion tokens: 80 MB), twice.
     """
 
     def __init__(
@@ -151,8 +150,9 @@ class Windows:
         """Gather batches of text on a device from now on, if its ids fit into n_bytes there."""
         if self.in_rows or 4 * self.n_tokens > n_bytes:
             return
-        files = (self.tokens.checked(self.tokens.mapped(i)) for i in range(len(self.tokens.paths)))
-        self.on_device = torch.cat([torch.from_numpy(ids.astype(np.int32)).to(device) for ids in files])
+        self.on_device = torch.empty(self.n_tokens, dtype=torch.int32, device=device)
+        for places in torch.arange(self.n_tokens).split(2**24):  # 64 MB of ids
+            self.on_device[places] = torch.from_numpy(self.tokens[places.numpy()].astype(np.int32)).to(device)
 
     def _gather(self, windows: np.ndarray, offsets: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """As _read(), on the device that has the ids."""

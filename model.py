@@ -162,22 +162,21 @@ class Attention(nn.Module):
         """x (B,T,C) -> (B,T,C). rope: its tables. past: only in generation, earlier keys and values."""
         B, T, _ = x.shape
         H, K, hs = self.config.n_head, self.config.n_kv_head, self.config.head_size
-        parts = joined_linear(x, self.q, self.k, self.v)  # side by side, or each
-        # Heads in front: what follows works on whole stretches of memory, and a step takes a fifth less time.
-        heads = torch.cat([t.view(B, T, -1, hs).permute(2, 0, 1, 3) for t in parts])  # (H+2K,B,T,hs)
-        qk, v = heads.split((H + K, K))
-        if self.config.qk_norm == 2:
-            qk = torch.cat((self.q_norm(qk[:H]), self.k_norm(qk[H:])))
-        elif self.config.qk_norm:
-            qk = self.q_norm(qk)  # before rope, which keeps lengths
-        if rope is not None:
-            qk = rotate(qk, *(table.permute(2, 0, 1, 3) for table in rope))  # (1,B or 1,T,hs)
-        q, k = qk.to(v.dtype).split((H, K))  # CUDA's autocast normalises in float32
+        q, k, v = (t.view(B, T, -1, hs) for t in joined_linear(x, self.q, self.k, self.v))  # (B,T,heads,hs)
         dropout, window = self.config.dropout if self.training else 0.0, self.config.window
-        if past is None and T <= 512 and x.device.type == "cpu" and v.dtype != torch.float32:
-            y = written_out_attention(q, k, v, dropout, window)  # (H,B,T,hs)
+        written_out = past is None and T <= 512 and x.device.type == "cpu" and v.dtype != torch.float32
+        if written_out:  # heads in front, so that what follows works on whole stretches of memory
+            q, k, v = (t.permute(2, 0, 1, 3).contiguous() for t in (q, k, v))  # (heads,B,T,hs)
+            rope = rope and tuple(table.permute(2, 0, 1, 3) for table in rope)
+        if self.config.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)  # before rope, which keeps lengths
+        if rope is not None:
+            q, k = rotate(q, *rope), rotate(k, *rope)
+        q, k = q.to(v.dtype), k.to(v.dtype)  # CUDA's autocast normalises in float32
+        if written_out:
+            y = written_out_attention(q, k, v, dropout, window).permute(1, 2, 0, 3)  # (B,T,H,hs)
         else:
-            q, k, v = (t.transpose(0, 1) for t in (q, k, v))  # (heads,B,T,hs) -> (B,heads,T,hs)
+            q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B,T,heads,hs) -> (B,heads,T,hs)
             mask, causal = None, True
             if past is not None:
                 k, v = past.extend(k, v)  # (B,K,T,hs) -> (B,K,keys,hs)
@@ -188,8 +187,8 @@ class Attention(nn.Module):
             # Flash attention: no T x T scores (Dao et al., 2022), except for dropout on a CPU. enable_gqa
             # is 10% faster than repeating k and v, forward and backward, and 2x for one token.
             y = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal, enable_gqa=K < H)
-            y = y.transpose(0, 1)  # (B,H,T,hs) -> (H,B,T,hs)
-        y = y.permute(1, 2, 0, 3).reshape(B, T, H * hs)  # (H,B,T,hs) -> (B,T,H,hs) -> (B,T,H*hs)
+            y = y.transpose(1, 2)  # (B,H,T,hs) -> (B,T,H,hs)
+        y = y.reshape(B, T, H * hs)  # (B,T,H,hs) -> (B,T,H*hs)
         return self.drop(self.o(y))
 
 

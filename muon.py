@@ -35,9 +35,7 @@ class Muon(torch.optim.Optimizer):
     def __init__(self, groups: list, momentum: float, betas: tuple, fused: bool, precision: torch.dtype):
         super().__init__(groups, {"momentum": momentum, "betas": betas, "eps": 1e-8, "fused": fused})
         self.precision = precision
-        self.found_inf = (
-            None  # or a tensor that is 1 where the step must change nothing (as in torch's AdamW)
-        )
+        self.found_inf = None  # or a tensor, 1 where the step must change nothing, as in torch's AdamW
 
     @torch.no_grad()
     def step(self) -> None:

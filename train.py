@@ -7,7 +7,6 @@ torchrun --standalone --nproc_per_node=4 train.py config/base.py    several GPUs
 """
 
 import dataclasses
-import math
 import time
 
 from config import end_script, given, leave, override  # isort: skip
@@ -59,7 +58,7 @@ rope_theta = 10000.0  # base of the rotary wavelengths
 bias = False  # biases in linear and LayerNorm layers
 dropout = 0.0  # share of activations set to zero in training; 0.1-0.2 against overfitting
 technique = ""  # files in techniques/, joined by commas; each has settings of its own
-logits_mb = -1  # above so many MB of logits, the loss is made in chunks; 0 = never, -1 = as memory allows
+logits_mb = 256  # above so many MB of logits, compute the loss in chunks, a quarter slower; 0 = never
 gradient_checkpointing = False  # recompute activations in backward: less memory, about a third more time
 # the optimizer
 optimizer = "muon"  # muon | adamw | adam | sgd
@@ -130,7 +129,7 @@ changes = resolve.take_over(globals(), config, saved, resume)
 stages.begin("starting the device, waiting for other processes")
 rank, world_size, torch_device = distributed.start(device, backend, strategy, timeout)
 autocast, precision = hardware.choose_precision(dtype, torch_device)
-resolved = {**config, "dtype": precision, "logits_mb": memory.logits_limit(logits_mb, torch_device)}
+resolved = {**config, "dtype": precision}  # not auto
 micro_steps = gradient_accumulation_steps  # of an update, on each process
 batch_size, micro_steps = distributed.share_batch(global_batch_size, batch_size, micro_steps, world_size)
 changes += resolve.check_batch(config, batch_size, micro_steps, world_size)
@@ -145,9 +144,8 @@ dataset, meta = prepare.settle(dataset, rank, resume)  # rank 0 prepares what is
 config["dataset"] = dataset  # not the path of a text, but the name of what was made from it
 text_tokenizer = tokenizer.load_any(prepare.folder_of(dataset))
 train_windows = data.Windows(dataset, "train", block_size, seed, pack)
+train_windows.keep_on(torch_device, hardware.free_bytes(torch_device) / 20)
 train_windows = techniques.change("change_data", train_windows, config)
-if not techniques.hooks("change_data", config):  # they read batches on the CPU
-    train_windows.keep_on(torch_device, hardware.free_bytes(torch_device) / 20)
 val_windows = data.Windows(dataset, "val", block_size, seed, pack)
 train_set, val_set = fixed_windows(train_windows, val_windows, eval_iters)  # the same in each evaluation
 
@@ -161,7 +159,7 @@ raw_model = origin.put_weights(saved, raw_model, config, text_tokenizer, out_dir
 raw_model = techniques.change("change_model", raw_model, config, origin.new_techniques(saved, technique))
 raw_model = distributed.place(raw_model, torch_device, strategy, precision, offload)
 own_loss = techniques.hooks("loss", config)  # one at most
-in_chunks = memory.too_many_logits(batch_size * block_size, text_tokenizer.vocab_size, resolved["logits_mb"])
+in_chunks = memory.too_many_logits(batch_size * block_size, text_tokenizer.vocab_size, logits_mb)
 
 
 def summed_loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -194,7 +192,7 @@ if offload == "disk":
 stages.say(speed.slow_update(raw_model, max_iters, batch_size, micro_steps, autocast, torch_device))
 if compile:
     stages.begin("compiling")
-    once = windows_per_iter == batch_size and strategy == "ddp" and not own_loss  # micro-steps an update: one
+    once = windows_per_iter == batch_size and strategy == "ddp" and not own_loss  # one micro-step an update
     summed_loss = hardware.try_compile(summed_loss, model, train_windows.batch(0, batch_size), autocast, once)
 trial = gradients_of(raw_model, summed_loss, train_windows, batch_size, autocast)
 
@@ -203,7 +201,8 @@ unknown = "error" if "start" in given else "skip"
 prompt = prompt_ids(text_tokenizer, read_start(start), unknown, meta.get("turns", False))
 sampling = {name: config[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
 next(stream_text(raw_model, text_tokenizer, prompt, **sampling), "")
-floor, old_step = floor_per_token(meta, "val"), progress.step if resume else -1
+floor = floor_per_token(meta, "val")
+old_step = progress.step if resume else -1
 saver = checkpoint.Saver(folder, checkpoint_format, keep_checkpoints, rank)
 reporter = report.Report(folder, config, old_step, rank == 0, raw_model, torch_device, floor)
 reporter.say(corpora.stand_in_notice(meta), schedule_warning, *changes)
@@ -296,7 +295,7 @@ while True:
         scaler.unscale_(opt)
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         watch.before_step(progress.step + 1, total_loss, norm, lr)  # stops if they are not finite
-        torch.nn.utils.clip_grads_with_norm_(trained, grad_clip or math.inf, norm)
+        torch.nn.utils.clip_grads_with_norm_(trained, grad_clip or torch.inf, norm)
         scaler.step(opt)
         scaler.update()
     opt.zero_grad(set_to_none=True)
@@ -315,12 +314,13 @@ while True:
 
     # report
     stages.end()
-    nats_per_target, grad_norm = watch.numbers(now=progress.step % log_interval == 0)
+    arrived = watch.numbers(now=progress.step % log_interval == 0)  # a GPU: mostly those of the update before
     elapsed = time.perf_counter() - started
     progress.seconds += elapsed
-    reporter.count_update(progress, elapsed, data_seconds, nats_per_target, grad_norm)
+    reporter.count_update(progress, elapsed, data_seconds, arrived)
     chooser.after_update(elapsed)
     if progress.step % log_interval == 0:
+        _, nats_per_target, grad_norm = arrived[-1]
         (mean_loss,) = distributed.sum_over_ranks([nats_per_target], torch_device)
         reporter.iteration(progress, mean_loss, lr, grad_norm)
     if sample_interval and progress.step % sample_interval == 0:

@@ -21,18 +21,20 @@ class Linear(nn.Linear):
 
 
 def joined_linear(x: Tensor, *layers: nn.Module) -> list[Tensor]:
-    """The outputs of linear layers with the same input: all of them side by side (..., sum of out), or each.
+    """The outputs (..., out) of linear layers with the same input (..., in).
 
     One product where autocast copies the weights anyway, to cast them: then x is cast once, too, and its
     gradient is one product. Layers that are not plain (LoRA, packed weights) or have a hook are called.
     """
-    plain = all(type(layer) in (Linear, nn.Linear) and not layer._forward_hooks for layer in layers)
-    if not plain or not torch.is_autocast_enabled(x.device.type):
+    plain = all(type(layer) in (Linear, nn.Linear) for layer in layers)
+    hooked = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in layers)
+    if not plain or hooked or not torch.is_autocast_enabled(x.device.type):
         return [layer(x) for layer in layers]
     if layers[0].weight.dtype == torch.get_autocast_dtype(x.device.type):  # fsdp has cast them
         return [layer(x) for layer in layers]
     bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
-    return [F.linear(x, torch.cat([layer.weight for layer in layers]), bias)]
+    y = F.linear(x, torch.cat([layer.weight for layer in layers]), bias)
+    return list(y.split([layer.out_features for layer in layers], dim=-1))
 
 
 class LayerNorm(nn.LayerNorm):

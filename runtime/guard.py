@@ -65,8 +65,11 @@ def call_after_error(may_save: Callable[[], bool], save: Callable[[str], None], 
 
     def hook(kind, error, traceback) -> None:
         if not isinstance(error, ValueError) and may_save():
-            save("ckpt.pt")
-            print(f"saved step {progress.step} in ckpt.pt before stopping", file=sys.stderr)
+            try:
+                save("ckpt.pt")
+                print(f"saved step {progress.step} in ckpt.pt before stopping", file=sys.stderr)
+            except ValueError as bad:  # a GPU's last update, whose numbers are only read here
+                print(f"error: {bad}", file=sys.stderr)
         if reason := lost_contact(error):
             where = f"rank {os.environ.get('RANK', 0)} of {world_size()}, update {progress.step + 1}"
             print(f"error: {where}: {reason}", file=sys.stderr)
@@ -152,7 +155,6 @@ class Watch:
     Until then a flag on the device, found_inf, tells the optimizer whether to change anything: torch's fused
     AdamW and Adam, and Muon, know it. A loss scaler and sharded gradients have flags or devices of their own,
     and SGD is not fused: with them every number is read at once.
-
     """
 
     def __init__(self, model, optimizer, settings: dict, device: torch.device):
@@ -160,7 +162,8 @@ class Watch:
         self.model, self.optimizer, self.settings = model, optimizer, settings
         knows_flag = settings["strategy"] == "ddp" and settings["optimizer"] != "sgd"
         self.late = device.type in READ_LATE and knows_flag and settings["dtype"] != "float16"
-        self.waiting, self.latest = (), (math.nan, math.nan)
+        self.waiting, self.arrived = (), []
+        self.first = True
 
     def before_step(self, update: int, loss: Tensor, grad_norm: Tensor, lr: float) -> None:
         """Look at an update whose gradients are complete. ValueError if it, or the one before, has gone bad.
@@ -179,14 +182,16 @@ class Watch:
                 copied = torch.cuda.Event(blocking=True)
                 copied.record(torch.cuda.current_stream(flag.device))  # not that of the current device
         self.waiting = update, loss, grad_norm, lr, copied
-        if not self.late or math.isnan(self.latest[0]):  # the first update: there is none before
+        if not self.late or self.first:  # before the first there is none to read
             self.read()
+        self.first = False
 
-    def numbers(self, now: bool) -> tuple[float, float]:
-        """Loss and gradient norm of the latest update or, on a GPU and without `now`, of the one before."""
+    def numbers(self, now: bool) -> list[tuple[int, float, float]]:
+        """(update, loss, gradient norm) of those that have arrived since the last call; now: of all."""
         if now:
             self.read()
-        return self.latest
+        arrived, self.arrived = self.arrived, []
+        return arrived
 
     def read(self) -> None:
         """Read the numbers that are waiting, if any. ValueError with the likely cause if they are bad."""
@@ -196,8 +201,8 @@ class Watch:
         self.waiting = ()
         if copied:
             copied.synchronize()
-        self.latest = loss.item(), grad_norm.item()
-        stop_if_not_finite(self.model, update, *self.latest, self.settings, lr, self.late)
+        self.arrived.append((update, loss.item(), grad_norm.item()))
+        stop_if_not_finite(self.model, *self.arrived[-1], self.settings, lr, self.late)
 
 
 def stop_if_not_finite(

@@ -26,7 +26,8 @@ from torch import nn
 import optim
 import techniques
 from config import is_out_of_memory
-from machine import distributed, hardware
+from machine import distributed
+from machine.layers import Linear
 from model import GPT, Block, GPTConfig
 
 
@@ -55,24 +56,12 @@ def shard_numel(p: torch.Tensor, W: int) -> int:
 
 
 # ---- how much, by formula
-def logits_limit(logits_mb: float, device: torch.device | None = None) -> float:
-    """train.py's logits_mb, where -1 stands for 256 MB or, on a GPU, for an eighth of its free memory.
-
-    Chunks save memory and cost a quarter of the time. An update holds three times the logits at its peak.
-    """
-    if logits_mb >= 0:
-        return logits_mb
-    if device is None or device.type != "cuda":
-        return 256.0
-    return hardware.free_bytes(device) / 8 / 2**20
-
-
 def too_many_logits(n_tokens: int, vocab_size: int, logits_mb: float) -> bool:
     """Do the float32 logits of so many tokens take more than logits_mb? Then the loss is computed in chunks.
 
-    logits_mb: train.py's setting; 0 means no limit, -1 that of a CPU.
+    logits_mb: train.py's setting; 0 means no limit.
     """
-    return 0 < logits_limit(logits_mb) * 2**20 < 4 * n_tokens * vocab_size
+    return 0 < logits_mb * 2**20 < 4 * n_tokens * vocab_size
 
 
 def optimizer_bytes(model: GPT, settings: dict, W: int) -> int:
@@ -132,7 +121,7 @@ def block_activations(block: Block, dtype: str) -> int:
     trained); q, k, v and attention's output, but no T x T scores (Dao et al., 2022); the inputs of qk_norm
     (float32); and the MLP before and after its activation. A linear layer keeps its input only if something
     in it is trained: W, or LoRA's A, whose output of rank numbers is not counted. For those that read a
-    norm's output, autocast makes a copy for each. That is 40 C for GPT-2 in 16 bits, and with LoRA on q, k, v
+    norm's output, autocast makes a copy for each. That is 36 C for GPT-2 in 16 bits, and with LoRA on q, k, v
     and o 30 C. Korthikanti et al., 2022, count 34 C, with a residual stream of 16 bits.
     """
     n, config = 4 if dtype == "float32" else 2, block.attn.config
@@ -143,10 +132,17 @@ def block_activations(block: Block, dtype: str) -> int:
     copies = [sum(trained(layer) > 0 for layer in layers) for layers in readers]
     if n == 4:
         copies = [min(1, number) for number in copies]  # all of them keep the norm's output itself
+    one_product = n == 2 and all(type(layer) is Linear for layer in readers[0])  # q, k and v
+    if one_product:
+        copies[0] = min(1, copies[0])
     outputs = config.norm == "rmsnorm" and trained(block.attn_norm) > 0
     stream = 4 * C * (4 if outputs else 2)
     hidden = config.n_ff * ((3 if swiglu else 1) + (trained(block.mlp.down) > 0))
-    return stream + n * (sum(copies) * C + 2 * q + 2 * kv + hidden) + 4 * (q + kv) * (config.qk_norm > 0)
+    before = q + kv  # what rope or a norm turns into q and k: v is a view of the same memory
+    if not one_product or (config.position != "rope" and not config.qk_norm):
+        before = 0
+    numbers = sum(copies) * C + before + 2 * q + 2 * kv + hidden
+    return stream + n * numbers + 4 * (q + kv) * (config.qk_norm > 0)
 
 
 def hidden_activations(model: GPT, settings: dict) -> int:

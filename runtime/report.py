@@ -133,18 +133,17 @@ class Report:
         tokens, epochs = max_iters * self.tokens_per_iter, max_iters * windows / train.n_windows
         self.say(f"{counted(max_iters, 'update')}: {tokens:,} tokens, {epochs:.2f} epochs")
 
-    def count_update(self, progress, seconds: float, reading: float, loss: float, grad_norm: float) -> None:
-        """Note one update: its seconds, how many of them went into reading its batches, what is unusual.
-
-        loss: this process's share of the mean loss. grad_norm: before clipping.
-        """
+    def count_update(self, progress, seconds: float, reading: float, numbers: list[tuple]) -> None:
+        """Note an update: its seconds, those of reading its batches, and the numbers that are known by now:
+        (update, this process's share of the mean loss, gradient norm before clipping)."""
         self.updates += 1
-        progress.clipped += bool(0 < self.config["grad_clip"] < grad_norm < math.inf)
-        warmup = self.config["warmup_iters"] + round(self.config["warmup_ratio"] * self.max_iters)
-        self.say(self.losses.add(progress.step, loss * self.world_size, warmup, self.max_iters))
-        self.skipped += not math.isfinite(grad_norm)  # float16 overflowed: the scaler made no step
         self.update_seconds += seconds
         self.data_seconds += reading
+        warmup = self.config["warmup_iters"] + round(self.config["warmup_ratio"] * self.max_iters)
+        for update, loss, grad_norm in numbers:
+            progress.clipped += bool(0 < self.config["grad_clip"] < grad_norm < math.inf)
+            self.say(self.losses.add(update, loss * self.world_size, warmup, self.max_iters))
+            self.skipped += not math.isfinite(grad_norm)  # float16 overflowed: the scaler made no step
 
     def iteration(self, progress, loss: float, lr: float, grad_norm: float) -> None:
         """Print `iter 10: loss 2.5528, time 44.79ms, ...` and record the row. Times are means."""

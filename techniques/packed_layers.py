@@ -61,7 +61,7 @@ class QuantLinear(nn.Module):
         few = x.numel() <= FEW * self.in_features and not torch.is_grad_enabled()
         if few and self.has_kernel and x.device.type == "cpu":
             return self.few_rows(x)
-        if few and self.kind == "int8" and x.device.type == "cuda":
+        if few and self.kind == "int8" and x.device.type == "cuda" and x.dtype == torch.bfloat16:
             return self.scaled(x)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
@@ -74,7 +74,7 @@ class QuantLinear(nn.Module):
         return y if self.bias is None else y + self.bias_like(y)
 
     def scaled(self, x: Tensor) -> Tensor:
-        """The product with int8's codes, which 16 bits hold exactly, then the scales: for a GPU.
+        """The product with int8's codes, which bfloat16 holds exactly, then the scales: for a GPU.
 
         A compiled step (generate.py) reads the codes as they are (gpt-fast, 2023); without, they are copied
         in the dtype of x first. torch._weight_int8pack_mm has a CUDA kernel, which is not used: one thread

@@ -9,7 +9,6 @@ from torch.nn.attention import SDPBackend
 
 from machine import hardware
 from model import GPT, GPTConfig, summed_nats
-from runtime import memory
 
 CPU = torch.device("cpu")
 
@@ -123,13 +122,3 @@ def test_torch_takes_the_order_of_attention_as_a_decorator():
     ordered()
     assert orders == [[int(SDPBackend.FLASH_ATTENTION), int(SDPBackend.MATH)]] * 2
     assert torch._C._get_sdp_priority_order() == before
-
-
-def test_the_limit_of_logits_is_a_share_of_a_gpus_free_memory(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (80 * 2**30, 81 * 2**30))
-    gpu = torch.device("cuda")
-    assert [memory.logits_limit(-1, device) for device in (CPU, gpu, None)] == [256, 10 * 1024, 256]
-    assert [memory.logits_limit(given, gpu) for given in (0, 1, 300)] == [0, 1, 300]  # as typed
-    for n_tokens in (100, 10_000, 100_000):  # without a device, as on a CPU: 256 MB are 1,334 tokens of GPT-2
-        assert memory.too_many_logits(n_tokens, 50257, -1) == (n_tokens > 1334)
-        assert memory.too_many_logits(n_tokens, 50257, memory.logits_limit(-1, gpu)) == (n_tokens > 53_400)

@@ -194,7 +194,7 @@ def report_on(device: str, folder, capsys, **more) -> str:
     out.length(10, 8, 1, 2, types.SimpleNamespace(block_size=32, n_windows=100))
     capsys.readouterr()
     progress = Progress(1, 512, 0.5)
-    out.count_update(progress, 0.5, 0.1, 2.0, 1.0)
+    out.count_update(progress, 0.5, 0.1, [(1, 2.0, 1.0)])
     out.iteration(progress, 2.0, 1e-3, 1.0)
     return capsys.readouterr().out
 

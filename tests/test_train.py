@@ -20,7 +20,7 @@ import model
 import optim
 from conftest import ROOT, TINY
 from machine import hardware
-from runtime import guard
+from runtime import guard, report
 from text import prepare
 
 
@@ -278,6 +278,20 @@ def test_batches_that_are_gathered_on_the_device_give_the_same_run(train, monkey
     names = train("--max_iters=8")
     assert names["train_windows"].on_device is not None
     torch.testing.assert_close(names["raw_model"].state_dict(), plain, rtol=0, atol=0)
+
+
+def test_numbers_that_are_read_late_are_counted_once(train, monkeypatch):
+    """Update 9 was never seen with log_interval=10, and update 10 twice."""
+    seen, count = [], report.Report.count_update
+    monkeypatch.setattr(guard, "READ_LATE", ("cpu",))
+
+    def spied(self, progress, seconds, reading, numbers):
+        seen.extend(update for update, _, _ in numbers)
+        count(self, progress, seconds, reading, numbers)
+
+    monkeypatch.setattr(report.Report, "count_update", spied)
+    train("--max_iters=10", "--log_interval=5")
+    assert seen == list(range(1, 11))
 
 
 @pytest.mark.parametrize(
