@@ -769,7 +769,7 @@ def test_written_out_attention_equals_the_fused_kernel(dropout, n_kv_head):
     for function in (written_out_attention, F.scaled_dot_product_attention):
         q, k, v = (t.clone().requires_grad_() for t in qkv)
         if function is written_out_attention:
-            y = function(*(t.transpose(0, 1) for t in (q, k, v)), dropout).transpose(0, 1)
+            y = function(q, k, v, dropout)
         else:
             y = function(q, k, v, None, dropout, True, enable_gqa=n_kv_head < H)
         (y * torch.linspace(0, 1, hs)).sum().backward()
