@@ -225,7 +225,7 @@ if __name__ == "__main__":
 # %% [markdown]
 # ## Where it stands in the project
 #
-# `LayerNorm`, `RMSNorm` and `build_norm` in model.py are the norms; torch's fused kernels do the work, and
-# the choice between them is one of speed. `Block` is yours, with more to hand through: rotary tables, and
-# while text is generated its past. With `zero_init` the last matrix of each part starts at zero, so a new
-# model is the identity between embedding and head.
+# `LayerNorm` and `RMSNorm` in machine/layers.py are the norms, and `build_norm` in model.py makes one of
+# them; torch's fused kernels do the work, and the choice is one of speed. `Block` is yours, with more to hand
+# through: rotary tables, and while text is generated its past. With `zero_init` the last matrix of each part
+# starts at zero, so a new model is the identity between embedding and head.
