@@ -20,6 +20,7 @@ import torch
 import data
 from lab import decode, measure, measure_text, plan_check, scaling
 from lab import gpu as one_gpu
+from lab.gpu import GPT2, VOCABULARY
 from lab.measure import CPU, NotMeasured, Row, Run, alternate, compared, measured, settings_of, sized
 from lab.measure_text import of_shakespeare
 from lab.plan import Cluster, shaped, table
@@ -63,8 +64,6 @@ QUICK = dict(
     dataset="verse", n_layer=1, n_head=2, n_embd=32, block_size=32, batch_size=4, max_iters=10, eval_iters=1,
     eval_interval=5, log_interval=5, max_new_tokens=5, compile=False,
 )  # fmt: skip
-GPT2 = dict(arch="gpt2", optimizer="adamw", n_layer=12, n_head=12, n_embd=768, block_size=1024)  # 124M
-VOCABULARY = 50304  # GPT-2's 50,257 tokens, padded to a multiple of 128
 COLUMNS = Row("", "ratio", "absolute", "target", "smallest..largest")
 
 
