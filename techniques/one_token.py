@@ -1,22 +1,62 @@
-"""Decoding: the pass over one new token of a packed model of Llama's shape on a CPU, in few steps.
+"""Decoding: the pass over one new token of a packed model on a CPU, in few steps.
 
 With int4 the kernels of 135M weights take 8 ms a token on one core. GPT.next_logits needs as long again for
 its small operations, of some microseconds each: it serves any batch, shape and device. Here are fewer: q, k
-and v are one product, and so are gate and up; a norm is 4 operations, not 11; queries and keys are turned
-together. The logits are those of next_logits but for rounding (tests/test_quantize.py). What is not known
-here goes to next_logits: several rows, prompts, full contexts, other shapes, LoRA.
+and v are one product, and so are gate and up; a norm is at most 4 operations, not 11; queries and keys are
+turned together. The logits are those of next_logits but for rounding (tests/test_quantize.py). What is not
+known here goes to next_logits: several rows, prompts, full contexts, qk_norm=2, LoRA, odd shapes.
 """
 
 import weakref
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from model import GPT, RMSNorm, rope_tables
+from model import GPT, RMSNorm, rope_tables, token_shift
 from techniques.packed_layers import QuantLinear, kernel
 
 NOTHING = torch.zeros((), device="cpu")  # this file may be imported while a model is built on meta
+
+
+class Product(NamedTuple):
+    """One or several packed linear layers with the same input, as one product."""
+
+    packed: list[Tensor]  # in kernel_order()
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (1,in) -> (1,out) in bfloat16."""
+        y = kernel(x.bfloat16(), *self.packed)
+        return y if self.bias is None else y + self.bias
+
+
+class Norm(NamedTuple):
+    """RMSNorm or LayerNorm of one float32 row."""
+
+    layer: nn.Module
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (1,C) -> (1,C)."""
+        if not isinstance(self.layer, RMSNorm):
+            return F.layer_norm(x, x.shape[1:], self.weight, self.bias, self.layer.eps)
+        length = torch.linalg.vector_norm(x).item()
+        scale = (length * length / x.numel() + self.layer.eps) ** -0.5
+        return torch.addcmul(NOTHING, x, self.weight, value=scale)  # 2 us; x * weight * scale takes 5
+
+
+class Layer(NamedTuple):
+    """What step() needs of a block."""
+
+    attn_norm: Norm
+    qkv: Product
+    o: Product
+    mlp_norm: Norm
+    up: Product  # swiglu: gate and up
+    down: Product
 
 
 class OneToken:
@@ -34,73 +74,94 @@ class OneToken:
             return GPT.next_logits(self.model, idx, caches, pad)
         return self.step(idx[0], caches)
 
-    def prepared(self) -> list[tuple]:
-        """What step() reads of each block; [] for a model that it does not know."""
+    def prepared(self) -> list[Layer]:
+        """What step() needs of each block; [] for a model that it does not know."""
         model = self.model
-        config = model.config
-        llama = (
-            config.position == "rope" and config.activation == "swiglu" and isinstance(model.norm, RMSNorm)
-        )
-        plain = not (config.token_shift or config.qk_norm or config.bias or config.qkv_bias or config.window)
         layers = [m for block in model.blocks for m in (*block.attn.children(), *block.mlp.children())]
-        layers = [m for m in [*layers, model.head] if not isinstance(m, torch.nn.Identity)]
-        if not (llama and plain) or not all(isinstance(m, QuantLinear) and m.has_kernel for m in layers):
+        others = nn.Identity, nn.Dropout, nn.LayerNorm, nn.RMSNorm
+        layers = [m for m in [*layers, model.head] if not isinstance(m, others)]
+        known = all(isinstance(m, QuantLinear) and m.has_kernel for m in layers)
+        if not known or model.config.qk_norm == 2 or model.norm.weight.device.type != "cpu":
             return []
-        if model.norm.weight.device.type != "cpu":
-            return []
+        self.norm, self.head = norm_of(model.norm), product([model.head])
         found = []
         for block in model.blocks:
             a, m = block.attn, block.mlp
-            weights = (
-                joined([a.q, a.k, a.v]),
-                a.o.kernel_order(),
-                joined([m.gate, m.up]),
-                m.down.kernel_order(),
+            first = [m.gate, m.up] if model.config.activation == "swiglu" else [m.up]
+            found.append(
+                Layer(
+                    norm_of(block.attn_norm),
+                    product([a.q, a.k, a.v]),
+                    product([a.o]),
+                    norm_of(block.mlp_norm),
+                    product(first),
+                    product([m.down]),
+                )
             )
-            found.append((*weights, block.attn_norm.weight.float(), block.mlp_norm.weight.float()))
         return found
 
     def step(self, token: Tensor, caches: list) -> Tensor:
         """Token id (1) -> logits (1,V)."""
         model, config = self.model, self.model.config
-        H, K, hs, eps = config.n_head, config.n_kv_head, config.head_size, config.norm_eps
+        H, K, hs = config.n_head, config.n_kv_head, config.head_size
         n, kind = caches[0].length, caches[0].kv.dtype
-        rope = rope_tables(torch.tensor([[n]]), hs, config.rope_theta, config.rope_scaling)
-        cos, sin = (t.view(1, hs).expand(H + K, hs) for t in rope)
-        cos = torch.cat((cos, torch.ones(K, hs))).to(kind)  # (H+2K,hs); values are not turned
-        sin = torch.cat((sin, torch.zeros(K, hs))).to(kind)
+        start = max(0, n + 1 - config.window) if config.window else 0  # of what attention sees
         x = model.wte(token).float()  # (1,C)
-        for cache, (qkv, o, gate_up, down, attn_norm, mlp_norm) in zip(caches, self.layers, strict=True):
-            heads = kernel(normed(x, attn_norm, eps), *qkv).view(H + 2 * K, hs).to(kind)
-            turned = torch.addcmul(heads * cos, heads.roll(hs // 2, dims=-1), sin)  # as model.rotate
-            cache.kv[:, 0, :, n] = turned[H:].view(2, K, hs)
+        if config.position == "learned":
+            x = x + model.wpe.weight[n].float()
+        else:
+            rope = rope_tables(torch.tensor([[n]]), hs, config.rope_theta, config.rope_scaling)
+            cos, sin = (t.view(1, hs).expand(H + K, hs).to(kind) for t in rope)
+        for cache, layer in zip(caches, self.layers, strict=True):
+            h = layer.attn_norm(x)
+            if config.token_shift:
+                h = token_shift(h[None], cache.previous(h[None]))[0]
+            heads = layer.qkv(h).view(H + 2 * K, hs)
+            qk, v = heads.to(kind).split((H + K, K))
+            if config.qk_norm:
+                norm = F.rms_norm if config.norm == "rmsnorm" else F.layer_norm
+                qk = norm(qk, (hs,), eps=config.norm_eps)
+            if config.position == "rope":
+                qk = torch.addcmul(qk * cos, qk.roll(hs // 2, dims=-1), sin)  # as model.rotate
+            cache.kv[0, 0, :, n], cache.kv[1, 0, :, n] = qk[H:], v
             cache.length = n + 1
-            keys, values = cache.kv[:, :, :, : n + 1].unbind()  # (1,K,n+1,hs) each
-            q = turned[:H].view(1, H, 1, hs)
+            keys, values = cache.kv[:, :, :, start : n + 1].unbind()  # (1,K,seen,hs) each
+            q = qk[:H].view(1, H, 1, hs)
             y = F.scaled_dot_product_attention(q, keys, values, enable_gqa=K < H)  # (1,H,1,hs)
-            x = x + kernel(y.view(1, H * hs).bfloat16(), *o)
-            gate, up = kernel(normed(x, mlp_norm, eps), *gate_up).chunk(2, dim=-1)
-            x = x + kernel(F.silu(gate) * up, *down)
-        logits = kernel(normed(x, model.norm.weight.float(), eps), *model.head.kernel_order()).float()
+            x = x + layer.o(y.view(1, H * hs))
+            x = x + layer.down(activated(layer.up(layer.mlp_norm(x)), config.activation))
+        logits = self.head(self.norm(x)).float()
         return config.logit_cap * torch.tanh(logits / config.logit_cap) if config.logit_cap else logits
 
 
-def normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMSNorm of x (1,C) float32, in bfloat16."""
-    length = torch.linalg.vector_norm(x).item()
-    scale = (length * length / x.numel() + eps) ** -0.5
-    return torch.addcmul(NOTHING, x, weight, value=scale).bfloat16()  # 2 us; x * weight * scale takes 5
+def activated(h: Tensor, activation: str) -> Tensor:
+    """What an MLP makes of the output h of its first product."""
+    if activation == "swiglu":
+        gate, up = h.chunk(2, dim=-1)
+        return F.silu(gate) * up
+    if activation.startswith("gelu"):
+        return F.gelu(h, approximate="tanh" if activation == "gelu" else "none")
+    return F.relu(h).square()
 
 
-def joined(layers: list[QuantLinear]) -> list[Tensor]:
-    """The matrices of several layers with the same input as one, in kernel_order(). Made once, then kept.
+def norm_of(layer: nn.Module) -> Norm:
+    """A norm with weights in float32."""
+    bias = getattr(layer, "bias", None)
+    return Norm(layer, layer.weight.float(), None if bias is None else bias.float())
+
+
+def product(layers: list[QuantLinear]) -> Product:
+    """Several layers with the same input as one product. Its matrix is made once, then kept by the layers.
 
     int8's layers share its memory from then on. int4's kernel has an order of its own in any case.
     """
     first, rows = layers[0], [layer.out_features for layer in layers]
+    bias = None if first.bias is None else torch.cat([layer.bias for layer in layers]).bfloat16()
+    if len(layers) == 1:
+        return Product(first.kernel_order(), bias)
     found = first.ready.get("joined")
     if found and all(layer.ready.get("joined") is found for layer in layers):
-        return found
+        return Product(found, bias)
     tensors = {name: torch.cat([getattr(layer, name) for layer in layers]) for name in first.names}
     whole = torch.empty(sum(rows), first.in_features, device="meta")
     whole = QuantLinear(first.kind, whole, tensors=tensors)
@@ -108,4 +169,4 @@ def joined(layers: list[QuantLinear]) -> list[Tensor]:
         if layer.kind == "int8":
             layer.codes = codes
         layer.ready = {"joined": whole.kernel_order()}
-    return whole.kernel_order()
+    return Product(whole.kernel_order(), bias)

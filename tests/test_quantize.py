@@ -263,12 +263,23 @@ def test_a_model_on_the_meta_device_takes_the_weights(kind):
     assert empty.head is empty.wte
 
 
+SHAPES = [  # llama with and without a logit cap; then others
+    dict(logit_cap=0.0),
+    dict(logit_cap=15.0),
+    dict(arch="gpt2", bias=True, n_ff=0),
+    dict(arch="gpt2", activation="gelu_erf", bias=False, n_kv_head=3),
+    dict(arch="modern", n_ff=0, tied=0),
+    dict(arch="modern", norm="layernorm", rope_scaling="linear 2"),
+    dict(window=4),
+]
+
+
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("cap", [0.0, 15.0])
-def test_one_token_in_few_steps_equals_next_logits(kind, dtype, cap):
+@pytest.mark.parametrize("shape", SHAPES)
+def test_one_token_in_few_steps_equals_next_logits(kind, dtype, shape):
     """Both differ from float32 by what bfloat16 activations cost, and this one by no more."""
-    model = model_of(kind, logit_cap=cap).to(dtype)
+    model = model_of(kind, **shape).to(dtype)
     assert isinstance(model.next_logits, OneToken)
 
     def logits(next_logits) -> torch.Tensor:
@@ -286,7 +297,7 @@ def test_one_token_in_few_steps_equals_next_logits(kind, dtype, cap):
 
 
 def test_what_one_token_does_not_know_goes_the_usual_way():
-    for shape in (dict(arch="gpt2"), dict(arch="modern"), dict(n_ff=120), dict(bias=True), dict(window=4)):
+    for shape in (dict(qk_norm=2), dict(n_ff=120)):
         assert model_of("int4", **shape).next_logits.prepared() == []
     assert model_of("nf4").next_logits.prepared() == []
     model = model_of("int4")
