@@ -58,7 +58,7 @@ rope_theta = 10000.0  # base of the rotary wavelengths
 bias = False  # biases in linear and LayerNorm layers
 dropout = 0.0  # share of activations set to zero in training; 0.1-0.2 against overfitting
 technique = ""  # files in techniques/, joined by commas; each has settings of its own
-logits_mb = 256  # above so many MB of logits, compute the loss in chunks, a quarter slower; 0 = never
+logits_mb = -1  # above so many MB of logits, compute the loss in chunks; 0 = never; -1: 256, GPU: 1/16 of all
 gradient_checkpointing = False  # recompute activations in backward: less memory, about a third more time
 # the optimizer
 optimizer = "muon"  # muon | adamw | adam | sgd
@@ -129,7 +129,7 @@ changes = resolve.take_over(globals(), config, saved, resume)
 stages.begin("starting the device, waiting for other processes")
 rank, world_size, torch_device = distributed.start(device, backend, strategy, timeout)
 autocast, precision = hardware.choose_precision(dtype, torch_device)
-resolved = {**config, "dtype": precision}  # not auto
+resolved = {**config, "dtype": precision, "logits_mb": memory.logits_limit(logits_mb, torch_device)}
 micro_steps = gradient_accumulation_steps  # of an update, on each process
 batch_size, micro_steps = distributed.share_batch(global_batch_size, batch_size, micro_steps, world_size)
 changes += resolve.check_batch(config, batch_size, micro_steps, world_size)
@@ -159,7 +159,7 @@ raw_model = origin.put_weights(saved, raw_model, config, text_tokenizer, out_dir
 raw_model = techniques.change("change_model", raw_model, config, origin.new_techniques(saved, technique))
 raw_model = distributed.place(raw_model, torch_device, strategy, precision, offload)
 own_loss = techniques.hooks("loss", config)  # one at most
-in_chunks = memory.too_many_logits(batch_size * block_size, text_tokenizer.vocab_size, logits_mb)
+in_chunks = memory.too_many_logits(batch_size * block_size, text_tokenizer.vocab_size, resolved["logits_mb"])
 
 
 def summed_loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -143,7 +143,8 @@ class Run:
         self.schedule, _ = optim.resolve_schedule(settings)
         self.longest = settings["grad_clip"] or math.inf
         tokens = settings["batch_size"] * settings["block_size"]
-        self.in_chunks = memory.too_many_logits(tokens, vocab_size, settings["logits_mb"])
+        limit = memory.logits_limit(settings["logits_mb"], device)
+        self.in_chunks = memory.too_many_logits(tokens, vocab_size, limit)
         self.loss_of = self.summed_loss  # may be replaced by a compiled one
 
     def summed_loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

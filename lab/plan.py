@@ -145,7 +145,8 @@ def table(settings: dict, vocab_size: int, cluster: Cluster) -> Iterator[str]:
     yield "          GB per GPU                                            GB sent   ms per update"
     yield "          weights gradients optimizer working    total          per GPU   compute network  total"
     for strategy in STRATEGIES:
-        run = {**settings, "strategy": strategy}
+        limit = 1e9 * cluster.memory_gb / 2**20 / 16 if settings["logits_mb"] == -1 else settings["logits_mb"]
+        run = {**settings, "strategy": strategy, "logits_mb": limit}
         held, seconds = memory.needed(model, run, W), step_seconds(model, run, cluster)
         columns = "{weights:7.2f} {gradients:9.2f} {optimizer:9.2f} {working:7.2f} {total:8.2f}"
         gigabytes = columns.format(**{name: n_bytes / 1e9 for name, n_bytes in held.items()})
@@ -193,6 +194,6 @@ if __name__ == "__main__":
     from lab.measure import settings_of
 
     start_script(__doc__)
-    sizes = dict(block_size=2048, batch_size=1, gradient_accumulation_steps=4)
+    sizes = dict(block_size=2048, batch_size=1, gradient_accumulation_steps=4, logits_mb=256)
     for line in models(settings_of(**sizes, optimizer="adamw", dtype="bfloat16", lora_rank=16)):
         print(line, flush=True)

@@ -173,6 +173,11 @@ def free_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
+def total_bytes(device: torch.device) -> int:
+    """All memory of a GPU; 0 for other devices."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has computed all that it was given. A CPU has already."""
     if device.type == "cuda":

@@ -26,7 +26,7 @@ from torch import nn
 import optim
 import techniques
 from config import is_out_of_memory
-from machine import distributed
+from machine import distributed, hardware
 from machine.layers import Linear
 from model import GPT, Block, GPTConfig
 
@@ -56,10 +56,19 @@ def shard_numel(p: torch.Tensor, W: int) -> int:
 
 
 # ---- how much, by formula
+def logits_limit(logits_mb: int, device: torch.device) -> float:
+    """train.py's setting in MB; where it is -1, 256, or on a GPU a sixteenth of its memory.
+
+    An H100 takes a quarter longer in chunks, and its 5 GB hold the logits of 24 windows of GPT-2. All of the
+    memory counts, not what is free just now: a resumed run computes as before.
+    """
+    return logits_mb if logits_mb >= 0 else max(256, hardware.total_bytes(device) / 2**20 / 16)
+
+
 def too_many_logits(n_tokens: int, vocab_size: int, logits_mb: float) -> bool:
     """Do the float32 logits of so many tokens take more than logits_mb? Then the loss is computed in chunks.
 
-    logits_mb: train.py's setting; 0 means no limit.
+    logits_mb: from logits_limit(); 0 means no limit.
     """
     return 0 < logits_mb * 2**20 < 4 * n_tokens * vocab_size
 

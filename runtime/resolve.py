@@ -77,7 +77,8 @@ def check_numbers(config: dict) -> None:
     at_least(1, config, "batch_size block_size gradient_accumulation_steps max_iters")
     at_least(1, config, "eval_interval log_interval")
     at_least(0, config, "epochs eval_iters patience min_delta grad_clip save_interval sample_interval")
-    at_least(0, config, "seed max_new_tokens threads logits_mb global_batch_size")
+    at_least(0, config, "seed max_new_tokens threads global_batch_size")
+    at_least(-1, config, "logits_mb")
 
 
 # ---- techniques

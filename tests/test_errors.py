@@ -105,7 +105,7 @@ CASES = [
     ("an empty batch", "train.py --batch_size=0", "batch_size=0 makes no sense; expected 1 or more"),
     ("no micro-step", "train.py --gradient_accumulation_steps=0", "expected 1 or more"),
     ("no update", "train.py --max_iters=0", "max_iters=0 makes no sense"),
-    ("fewer logits than none", "train.py --logits_mb=-1", "logits_mb=-1 makes no sense; expected 0 or more"),
+    ("fewer logits than none", "train.py --logits_mb=-2", "logits_mb=-2 makes no sense; expected -1 or more"),
     ("a token shift of two", "train.py --token_shift=2", "choose one of 0, 1"),
     ("evaluation never", "train.py --eval_interval=0", "eval_interval=0 makes no sense"),
     ("patience below zero", "train.py --patience=-1", "patience=-1 makes no sense; expected 0 or more"),
