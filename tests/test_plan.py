@@ -400,7 +400,7 @@ def test_remedies_come_in_the_order_that_is_measured(shape, vocab_size, shell, f
 
 
 def test_logits_may_take_a_sixteenth_of_a_gpu(monkeypatch):
-    """GPT-2's of 24 windows of 1,024 tokens are computed in one piece on a GPU of 80 GB, those of 25 in chunks."""
+    """GPT-2's of 24 windows of 1,024 tokens are in one piece on a GPU of 80 GB, those of 25 in chunks."""
     assert [memory.logits_limit(given, torch.device("cpu")) for given in (-1, 0, 7)] == [256, 0, 7]
     monkeypatch.setattr(memory.hardware, "total_bytes", lambda device: 80e9)
     limit = memory.logits_limit(-1, torch.device("cuda"))
