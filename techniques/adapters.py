@@ -79,16 +79,18 @@ def put(saved: dict, path: Path, own: dict) -> None:
 
 
 def require_merged(saved: dict, out_dir: str) -> None:
-    """ValueError, with the command that merges it, for a run that has LoRA beside its weights."""
+    """ValueError, with the command that merges it, for a run that has LoRA or averages beside its weights."""
     on = saved["config"].get("technique", "").split(",")
     require("lora" not in on, f"merge first: python -m techniques.lora merge --out_dir={out_dir}")
+    require("average" not in on, f"first make it plain: python -m techniques.average --out_dir={out_dir}")
 
 
 def write_plain(folder: Path, model, saved: dict, out_dir: str) -> None:
-    """Write the run `saved` with a model that LoRA was merged into."""
-    own = [name for technique in ("lora", "quantize") for name in technique_settings().get(technique, ())]
+    """Write the run `saved` with a model that has become a plain GPT."""
+    gone = "lora", "quantize", "average"
+    own = [name for technique in gone for name in technique_settings().get(technique, ())]
     settings = {name: value for name, value in saved["config"].items() if name not in own}
-    others = [name for name in settings.get("technique", "").split(",") if name not in ("lora", "quantize")]
+    others = [name for name in settings.get("technique", "").split(",") if name not in gone]
     settings |= {"technique": ",".join(others), "out_dir": out_dir}
     rest = {name: value for name, value in saved.items() if name not in ("optimizer", "param_groups")}
     checkpoint.save_run(folder, {**rest, "model": model.state_dict(), "config": settings})
