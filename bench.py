@@ -103,8 +103,10 @@ def throughput() -> Iterator[Row]:
     V = prepare.ensure(settings["dataset"])["vocab_size"]
     windows = data.Windows(settings["dataset"], "train", T)
 
-    def ours(dtype: str) -> Callable:
+    def ours(dtype: str, compile: bool = False) -> Callable:
         run = Run({**settings, "dtype": dtype}, V)
+        if compile and not measure.SMALLER:  # without a C++ compiler it says so and goes on uncompiled
+            run.loss_of = hardware.try_compile(run.summed_loss, run.model, windows.batch(0, B), run.autocast)
         return lambda step: run.update(step, *windows.batch(step, B))
 
     def tokens_per_second(update: Callable) -> Callable:
@@ -113,10 +115,11 @@ def throughput() -> Iterator[Row]:
         return lambda turn: len(steps) * B * T / measure.seconds_of(lambda: [update(step) for step in steps])
 
     plain = measure.plain_loop(settings, windows, Run(settings, V).model)
-    updates = ours("auto"), plain, ours("bfloat16"), ours("float32")
-    auto, plain, bf16, fp32 = alternate(*map(tokens_per_second, updates), turns=blocks)
+    updates = ours("auto"), ours("auto", compile=True), plain, ours("bfloat16"), ours("float32")
+    auto, compiled, plain, bf16, fp32 = alternate(*map(tokens_per_second, updates), turns=blocks)
     resolved = hardware.choose_precision("auto", CPU)[1]
     yield compared("tokens/s, ours / a plain fp32 loop", auto, plain, "tokens/s", ">= 2")
+    yield compared("tokens/s, ours with --compile / the same", compiled, plain, "tokens/s")
     yield compared("tokens/s, ours, bfloat16 / float32", bf16, fp32, "tokens/s")
     yield compared(f"tokens/s, ours, auto ({resolved}) / float32", auto, fp32, "tokens/s", ">= 1")
 
