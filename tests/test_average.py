@@ -66,7 +66,8 @@ def test_a_run_evaluates_and_saves_the_average(train, tmp_path):
     for name, p in model.named_parameters():
         assert torch.equal(p, saved["average." + name.replace(".", "_")])
         assert not torch.equal(p, raw[name])
-    results = [json.loads((tmp_path / run / "result.json").read_text()) for run in ("plain", "out")]
+    files = [tmp_path / run / "result.json" for run in ("plain", "out")]
+    results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     assert results[0]["best_val_loss"] != results[1]["best_val_loss"]
 
 
