@@ -58,7 +58,7 @@ rope_theta = 10000.0  # base of the rotary wavelengths
 bias = False  # biases in linear and LayerNorm layers
 dropout = 0.0  # share of activations set to zero in training; 0.1-0.2 against overfitting
 technique = ""  # files in techniques/, joined by commas; each has settings of its own
-logits_mb = -1  # above so many MB of logits, compute the loss in chunks; 0 = never; -1: 256, GPU: 1/16 of all
+logits_mb = -1  # above so many MB of logits, compute the loss in chunks; 0 = never; -1: 256, or 1/16 of a GPU
 gradient_checkpointing = False  # recompute activations in backward: less memory, about a third more time
 # the optimizer
 optimizer = "muon"  # muon | adamw | adam | sgd
@@ -129,7 +129,7 @@ changes = resolve.take_over(globals(), config, saved, resume)
 stages.begin("starting the device, waiting for other processes")
 rank, world_size, torch_device = distributed.start(device, backend, strategy, timeout)
 autocast, precision = hardware.choose_precision(dtype, torch_device)
-resolved = {**config, "dtype": precision, "logits_mb": memory.logits_limit(logits_mb, torch_device)}
+resolved = resolve.for_device(config, precision, torch_device)  # dtype not auto, logits_mb not -1
 micro_steps = gradient_accumulation_steps  # of an update, on each process
 batch_size, micro_steps = distributed.share_batch(global_batch_size, batch_size, micro_steps, world_size)
 changes += resolve.check_batch(config, batch_size, micro_steps, world_size)

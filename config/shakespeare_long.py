@@ -11,5 +11,6 @@ max_iters = 1450  # x 4,096 = 5.9 passes over the training text
 muon_lr, muon_momentum = 0.025, 0.9
 beta1, beta2 = 0.8, 0.95
 min_lr, lr_cooldown = 0.0, 0.6  # constant, then falling linearly to 0 over the last 60 %
+average_decay = 0.99  # the average of about 100 updates is evaluated and saved (techniques/average.py)
 eval_iters = 0  # the whole val split
-eval_interval = 100
+eval_interval = 290

@@ -143,7 +143,7 @@ class Run:
         self.schedule, _ = optim.resolve_schedule(settings)
         self.longest = settings["grad_clip"] or math.inf
         tokens = settings["batch_size"] * settings["block_size"]
-        limit = memory.logits_limit(settings["logits_mb"], device)
+        limit = memory.logits_limit(settings["logits_mb"], hardware.total_bytes(device))
         self.in_chunks = memory.too_many_logits(tokens, vocab_size, limit)
         self.loss_of = self.summed_loss  # may be replaced by a compiled one
 

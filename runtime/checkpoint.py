@@ -82,7 +82,7 @@ class Saver:
 
         plain: everything but model.state_dict() and optimizer.state_dict().
         """
-        model.train()  # after an error in an evaluation, too: see techniques/average.py
+        model.train()  # the weights that learn are saved, even after an error in an evaluation
         kind, _, number = Path(name).stem.partition("_")  # ckpt_000500.pt -> ckpt, 000500
         if self.shards:
             return self.shards.save(kind, plain, model, optimizer)

@@ -26,7 +26,7 @@ from torch import nn
 import optim
 import techniques
 from config import is_out_of_memory
-from machine import distributed, hardware
+from machine import distributed
 from machine.layers import Linear
 from model import GPT, Block, GPTConfig
 
@@ -56,13 +56,13 @@ def shard_numel(p: torch.Tensor, W: int) -> int:
 
 
 # ---- how much, by formula
-def logits_limit(logits_mb: int, device: torch.device) -> float:
-    """train.py's setting in MB; where it is -1, 256, or on a GPU a sixteenth of its memory.
+def logits_limit(logits_mb: int, gpu_bytes: float) -> float:
+    """train.py's setting in MB; where it is -1, 256, or a sixteenth of the GPU's memory if that is more.
 
-    An H100 takes a quarter longer in chunks, and its 5 GB hold the logits of 24 windows of GPT-2. All of the
+    An H100 takes a quarter longer in chunks, and 5 GB hold the logits of 24 windows of GPT-2. All of the
     memory counts, not what is free just now: a resumed run computes as before.
     """
-    return logits_mb if logits_mb >= 0 else max(256, hardware.total_bytes(device) / 2**20 / 16)
+    return logits_mb if logits_mb >= 0 else max(256, gpu_bytes / 2**20 / 16)
 
 
 def too_many_logits(n_tokens: int, vocab_size: int, logits_mb: float) -> bool:
@@ -96,9 +96,9 @@ def kept(model: GPT, settings: dict, W: int) -> dict[str, int]:
     """Bytes per rank of weights, gradients (at the end of the backward pass) and optimizer state."""
     sharded = settings["strategy"] == "fsdp"
     held = {p: p.element_size() * (shard_numel(p, W) if sharded else p.numel()) for p in model.parameters()}
-    packed = sum(buffer.nbytes for buffer in model.buffers())
+    buffers = sum(buffer.nbytes for buffer in model.buffers())  # packed weights, averages
     return {
-        "weights": sum(held.values()) + packed,
+        "weights": sum(held.values()) + buffers,
         "gradients": sum(n_bytes for p, n_bytes in held.items() if p.requires_grad),
         "optimizer": optimizer_bytes(model, settings, W),
     }
@@ -168,7 +168,7 @@ def hidden_activations(model: GPT, settings: dict) -> int:
 
 
 def activations(model: GPT, settings: dict) -> int:
-    """The same with the logits, their log-softmax and their gradient."""
+    """The same with the logits, their log-softmax and their gradient. logits_mb: from logits_limit()."""
     tokens, vocab_size = settings["batch_size"] * model.config.block_size, model.config.vocab_size
     logits = 4 * tokens * vocab_size
     if too_many_logits(tokens, vocab_size, settings["logits_mb"]):

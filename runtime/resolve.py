@@ -3,6 +3,7 @@
 A setting that is typed is used, or a line says that it is not. train.py calls in this order:
 
     take_over      what was not given comes from the checkpoint; Muon's two learning rates go together
+    for_device     dtype=auto and logits_mb=-1
     check_batch    batch_size, gradient_accumulation_steps and global_batch_size together
     updates        max_iters, or epochs
     unused         a line about typed settings that this run does not use
@@ -11,8 +12,12 @@ A setting that is typed is used, or a line says that it is not. train.py calls i
 import dataclasses
 import math
 
+import torch
+
 from config import adopt, at_least, defaults_of, given, require, technique_settings, typed, untyped
+from machine import hardware
 from model import GPTConfig
+from runtime import memory
 from runtime.trust import check_types
 
 # Fine-tuning under Muon starts from this share of the base's learning rates. Measured with config/tiny.py
@@ -81,6 +86,12 @@ def check_numbers(config: dict) -> None:
     at_least(-1, config, "logits_mb")
 
 
+def for_device(config: dict, dtype: str, device: torch.device) -> dict:
+    """The settings with what "auto" and -1 stand for on this device."""
+    limit = memory.logits_limit(config["logits_mb"], hardware.total_bytes(device))
+    return {**config, "dtype": dtype, "logits_mb": limit}
+
+
 # ---- techniques
 def inherit_techniques(config: dict, old: dict, resume: bool) -> set[str]:
     """Add the techniques of a checkpoint to config, with their settings; return the names of these settings.
@@ -104,9 +115,10 @@ def inherit_techniques(config: dict, old: dict, resume: bool) -> set[str]:
     for name, default in settings.items():
         theirs_is = old.get(name, default)
         if typed(name) and config[name] != theirs_is:
+            advice = ", or merge the checkpoint first: python -m techniques.lora merge -h"
             raise ValueError(
-                f"the checkpoint was trained with {name}={theirs_is}, not {config[name]}; leave --{name} "
-                "out, or merge the checkpoint first: python -m techniques.lora merge -h"
+                f"the checkpoint was trained with {name}={theirs_is}, not {config[name]}; leave --{name} out"
+                + (advice if "lora" in theirs else "")
             )
         given.pop(name, None)  # a config file's: the checkpoint's holds
     config.update({name: default for name, default in settings.items() if name not in config})

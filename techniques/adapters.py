@@ -1,4 +1,4 @@
-"""What LoRA reads and writes (techniques/lora.py): merged runs, and lora.pt, which fits one base only.
+"""What LoRA reads and writes: lora.pt, which fits one base only, and plain runs (average.py's, too).
 
 tensors                            A and B (and M) of each layer, by name
 rank, alpha, targets, variant      what builds the layers that they belong to
@@ -79,7 +79,7 @@ def put(saved: dict, path: Path, own: dict) -> None:
 
 
 def require_merged(saved: dict, out_dir: str) -> None:
-    """ValueError, with the command that merges it, for a run that has LoRA or averages beside its weights."""
+    """ValueError, with the command that makes it plain, for a run with LoRA or averages in it."""
     on = saved["config"].get("technique", "").split(",")
     require("lora" not in on, f"merge first: python -m techniques.lora merge --out_dir={out_dir}")
     require("average" not in on, f"first make it plain: python -m techniques.average --out_dir={out_dir}")

@@ -7,18 +7,18 @@ An exponential moving average (Polyak and Juditsky, 1992; Tarvainen and Valpola,
 
     average = decay x average + (1 - decay) x weights
 
-so that about the last 1 / (1 - decay) updates count. Single updates are noisy and the noise averages out;
-where a text is read many times, the average also memorises less of it. It costs a copy of the weights and no
-measurable time.
+so that about the last 1 / (1 - decay) updates count. Single updates are noisy, and the noise averages out.
+It costs a copy of the weights, in memory and in each checkpoint, and no measurable time.
 
-In training mode the model has the weights that learn, in evaluation mode their average: so losses, samples
-and best.pt are those of the average. Both are in each checkpoint, and a resumed run goes on bit for bit.
+In training mode the model has the weights that learn, in evaluation mode their average: so losses and
+samples are those of the average, and sample.py reads it. A resumed run goes on bit for bit. A new run from
+such a run (--init_from) starts from the average, as a plain model.
 """
 
 import torch
 from torch import nn
 
-from config import end_script, override, require
+from config import end_script, given, override, require
 from runtime import checkpoint
 from runtime.folder import new_run_folder
 from techniques import adapters
@@ -35,7 +35,8 @@ to = ""  # folder of the plain run; '' = out_dir with -average behind its name
 class Average(nn.Module):
     """The averages of a model's parameters, as buffers; a child of that model.
 
-    model.eval() and model.train() reach all children: here they exchange the averages and the weights.
+    model.eval() and model.train() reach all children: here they exchange the averages and the weights. So
+    state_dict() has the two exchanged in evaluation mode.
     """
 
     def __init__(self, model: nn.Module):
@@ -57,10 +58,13 @@ class Average(nn.Module):
 
     @torch.no_grad()
     def train(self, mode: bool = True) -> "Average":
-        """In place: compiled code and optimizers keep the addresses."""
+        """Exchange weights and averages if the mode changes, in place: optimizers keep the addresses."""
         if mode != self.training:
-            for weight, average in zip(*self.pairs(), strict=True):
-                before = weight.clone()
+            weights, averages = self.pairs()
+            # One buffer for all, made first: if memory runs out, nothing has been exchanged.
+            spare = torch.empty_like(max(weights, key=torch.numel)).flatten()
+            for weight, average in zip(weights, averages, strict=True):
+                before = spare[: weight.numel()].view(weight.shape).copy_(weight)
                 weight.copy_(average)
                 average.copy_(before)
         return super().train(mode)
@@ -79,8 +83,22 @@ def change_model(model, config: dict):
 
 
 def after_step(model, step: int, config: dict) -> None:
-    """The first averages are over few updates: the random weights of the beginning must not count long."""
+    """Update the averages. Early decays are lower, 2/11, 3/12, ...: the first weights are soon forgotten."""
     model.average.update(min(config["average_decay"], (1 + step) / (10 + step)))
+
+
+def as_base(saved: dict) -> dict:
+    """The checkpoint as a new run starts from it: with averages, a plain one that has them as weights."""
+    weights, config = saved["model"], saved["config"]
+    on = config.get("technique", "").split(",")
+    if "average" not in on:
+        return saved
+    own = [name for name in weights if not name.startswith("average.")]
+    averages = {name: weights.get("average." + name.replace(".", "_")) for name in own}
+    if averages.get("head.weight") is None:  # tied: one parameter, by the name of wte
+        averages["head.weight"] = averages["wte.weight"]
+    technique = ",".join(name for name in on if name != "average")
+    return {**saved, "model": averages, "config": {**config, "technique": technique}}
 
 
 def plain_run(config: dict) -> str:
@@ -98,6 +116,7 @@ def plain_run(config: dict) -> str:
 
 if __name__ == "__main__":
     config = override(globals())
+    require("average_decay" not in given, "--average_decay is for training; leave it out")
     from techniques import average  # not this file, which is __main__
 
     print(average.plain_run(config))

@@ -4,7 +4,7 @@ With int4 the kernels of 135M weights take 8 ms a token on one core. GPT.next_lo
 its small operations, of some microseconds each: it serves any batch, shape and device. Here are fewer: q, k
 and v are one product, and so are gate and up; a norm is at most 4 operations, not 11; queries and keys are
 turned together. The logits are those of next_logits but for rounding (tests/test_quantize.py). What is not
-known here goes to next_logits: several rows, prompts, full contexts, qk_norm=2, LoRA, odd shapes.
+known here goes to next_logits: several rows, prompts, full contexts, GPUs, nf4, LoRA, qk_norm=2, odd shapes.
 """
 
 import weakref
@@ -27,7 +27,7 @@ class Product(NamedTuple):
     bias: Tensor | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x (1,in) -> (1,out) in bfloat16."""
+        """x (1,in) -> (1,out), in bfloat16 without a bias, else in float32."""
         y = kernel(x.bfloat16(), *self.packed)
         return y if self.bias is None else y + self.bias
 
@@ -68,6 +68,7 @@ class OneToken:
     def __call__(self, idx: Tensor, caches: list | None, pad: Tensor | None) -> Tensor:
         """As GPT.next_logits."""
         one = caches and caches[0].length and idx.numel() == 1 and pad is None and not caches[0].static
+        one = one and caches[0].length < self.model.config.block_size  # next_logits refuses more
         if one and self.cache() is not caches[0]:  # another text; the model may have changed
             self.cache, self.layers = weakref.ref(caches[0]), self.prepared()
         if not one or not self.layers:
@@ -153,10 +154,11 @@ def norm_of(layer: nn.Module) -> Norm:
 def product(layers: list[QuantLinear]) -> Product:
     """Several layers with the same input as one product. Its matrix is made once, then kept by the layers.
 
-    int8's layers share its memory from then on. int4's kernel has an order of its own in any case.
+    int8's layers share its memory from then on. int4's kernel reads a copy in its own order, and a prompt of
+    few tokens a third one, layer by layer.
     """
     first, rows = layers[0], [layer.out_features for layer in layers]
-    bias = None if first.bias is None else torch.cat([layer.bias for layer in layers]).bfloat16()
+    bias = None if first.bias is None else torch.cat([layer.bias for layer in layers]).float()
     if len(layers) == 1:
         return Product(first.kernel_order(), bias)
     found = first.ready.get("joined")

@@ -110,6 +110,54 @@ def test_the_plain_run_is_the_average(train, tmp_path, monkeypatch):
         average.plain_run({**config, "out_dir": config["to"], "to": str(tmp_path / "other")})
 
 
+def test_a_new_run_starts_from_the_average(train, tmp_path):
+    """As a plain model: at a rate of almost 0 its loss stays, also where LoRA or another decay is added."""
+    train(*AVERAGED)
+    base = json.loads((tmp_path / "out/metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    for i, flags in enumerate(("", "--lora_rank=2", "--average_decay=0.5")):
+        out = tmp_path / f"new-{i}"
+        slow = "--learning_rate=1e-9", "--muon_lr=1e-9", "--max_iters=2", "--eval_interval=1"
+        train(f"--init_from={tmp_path / 'out'}", *flags.split(), *slow, f"--out_dir={out}", "--dtype=float32")
+        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        found = [row["val_loss"] for row in rows if "val_loss" in row]
+        assert found == pytest.approx([base["val_loss"]] * 3, abs=1e-4)
+        config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+        assert config["technique"] == ["", "lora", "average"][i]
+
+
+@pytest.mark.parametrize("arch", ["modern", "gpt2"])
+def test_the_base_of_a_new_run_is_plain(arch):
+    model = averaged_model(arch=arch)
+    average.after_step(model, 1, {"average_decay": 0.9})
+    saved = {"model": model.state_dict(), "config": {"technique": "average,x", "average_decay": 0.9}}
+    base = average.as_base(saved)
+    assert base["config"]["technique"] == "x"
+    plain = GPT(model.config)
+    plain.load_state_dict(base["model"])
+    idx = torch.arange(8)[None]
+    assert torch.equal(plain.eval()(idx), model.eval()(idx))
+    untouched = {"model": {}, "config": {"technique": ""}}
+    assert average.as_base(untouched) is untouched
+
+
+def test_memory_that_runs_out_leaves_nothing_exchanged(monkeypatch):
+    """All of it is taken before the first weight is overwritten."""
+    model = averaged_model()
+    average.after_step(model, 1, {"average_decay": 0.9})
+    before = weights_of(model)
+
+    def refuse(*arguments, **keywords):
+        raise torch.OutOfMemoryError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "empty_like", refuse)
+        patch.setattr(torch.Tensor, "clone", refuse)
+        with pytest.raises(torch.OutOfMemoryError):
+            model.eval()
+    model.train()
+    assert all(map(torch.equal, weights_of(model), before))
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [

@@ -399,10 +399,9 @@ def test_remedies_come_in_the_order_that_is_measured(shape, vocab_size, shell, f
     )
 
 
-def test_logits_may_take_a_sixteenth_of_a_gpu(monkeypatch):
+def test_logits_may_take_a_sixteenth_of_a_gpu():
     """GPT-2's of 24 windows of 1,024 tokens are in one piece on a GPU of 80 GB, those of 25 in chunks."""
-    assert [memory.logits_limit(given, torch.device("cpu")) for given in (-1, 0, 7)] == [256, 0, 7]
-    monkeypatch.setattr(memory.hardware, "total_bytes", lambda device: 80e9)
-    limit = memory.logits_limit(-1, torch.device("cuda"))
-    assert memory.logits_limit(7, torch.device("cuda")) == 7
+    assert [memory.logits_limit(given, hardware.total_bytes(CPU)) for given in (-1, 0, 7)] == [256, 0, 7]
+    limit = memory.logits_limit(-1, 80e9)
+    assert memory.logits_limit(7, 80e9) == 7
     assert [memory.too_many_logits(n * 1024, 50304, limit) for n in (24, 25)] == [False, True]
