@@ -71,7 +71,7 @@ def base_of(init_from: str, folder: Path, eval_only: bool = False) -> tuple[dict
     saved = read(path, shards=True) if is_named else load(path, shards=resume)
     if resume and not {"optimizer", "shards"} & saved.keys():
         raise ValueError(f"{path} has no optimizer; start from its weights: --init_from={folder.name}")
-    return saved if resume else techniques.load("average")[0].as_base(saved), resume
+    return saved if resume else techniques.change("as_base", saved, saved["config"]), resume
 
 
 def refuse_own_base(path: Path, init_from: str, folder: Path) -> None:

@@ -1,9 +1,10 @@
-"""How an idea joins a run: a technique is a file here with settings on top and some of five functions.
+"""How an idea joins a run: a technique is a file here with settings on top and some of six functions.
 
     change_model(model, config) -> model     before the optimizer is built: adds, packs or masks parameters
     change_data(windows, config) -> windows  of the training split; val stays as it is
     loss(model, x, y, config) -> nats        in place of cross-entropy: summed over the targets, y != -1
     after_step(model, step, config)          after each update; step: how many there were
+    as_base(saved, config) -> saved          a checkpoint as a new run starts from it; else as it is
     after_save(path, checkpoint, config)     after best.pt, ckpt.pt, ... was written, on rank 0
 
     python train.py config/finetune_lora.py --technique=lora        or --lora_rank=16, which switches it on

@@ -87,12 +87,9 @@ def after_step(model, step: int, config: dict) -> None:
     model.average.update(min(config["average_decay"], (1 + step) / (10 + step)))
 
 
-def as_base(saved: dict) -> dict:
-    """The checkpoint as a new run starts from it: with averages, a plain one that has them as weights."""
-    weights, config = saved["model"], saved["config"]
-    on = config.get("technique", "").split(",")
-    if "average" not in on:
-        return saved
+def as_base(saved: dict, config: dict) -> dict:
+    """The checkpoint as a plain one, with the averages as weights. config: the settings in it."""
+    weights, on = saved["model"], config["technique"].split(",")
     own = [name for name in weights if not name.startswith("average.")]
     averages = {name: weights.get("average." + name.replace(".", "_")) for name in own}
     if averages.get("head.weight") is None:  # tied: one parameter, by the name of wte
