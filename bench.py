@@ -87,13 +87,16 @@ def equal_time() -> Iterator[Row]:
 
 
 def laptop() -> Iterator[Row]:
-    """config/shakespeare_long.py must reach val loss 1.4697 within 6 minutes and 1.42 within 10; one run."""
-    result, rows = measure.trained("config/shakespeare_long.py", 0, "--device=cpu")
-    reached = [row["seconds"] for row in rows if row.get("val_loss", np.inf) <= 1.4697]
-    first = min(reached, default=np.inf)  # inf: never
-    yield measured("training time to val loss 1.4697", [first], "s", of_shakespeare("<= 360"))
-    yield measured("training time to the end", [result["training_time"]], "s", "<= 600")
-    yield measured("final val loss", [result["final_val_loss"]], "nats", of_shakespeare("<= 1.42"))
+    """config/shakespeare_long.py: val loss 1.4697 by 520 updates in 3 minutes, 1.38 by all in 10; one run.
+
+    1.4697 is what nanoGPT's 10.7M-parameter recipe for Tiny Shakespeare reaches on a GPU.
+    """
+    for updates, loss, seconds in ((520, 1.4697, 180), (1450, 1.38, 600)):
+        flags = "--device=cpu", f"--max_iters={updates}"
+        result, _ = measure.trained("config/shakespeare_long.py", 0, *flags)
+        yield measured(f"training time, {updates} updates", [result["training_time"]], "s", f"<= {seconds}")
+        target = of_shakespeare(f"<= {loss}")
+        yield measured(f"final val loss, {updates} updates", [result["final_val_loss"]], "nats", target)
 
 
 def throughput() -> Iterator[Row]:

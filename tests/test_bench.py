@@ -378,17 +378,21 @@ def test_quality_items_compare_the_runs_they_name(monkeypatch):
     assert [row.target for row in bench.equal_time()] == ["<= 1", "none: a stand-in"]
 
 
-@pytest.mark.parametrize(
-    "losses, reached",
-    [((4.2, 1.6, 1.46, 1.41), "200.0 s"), ((4.2, 1.6, 1.48, 1.41), "300.0 s"), ((4.2, 1.5), "inf s")],
-)
-def test_laptop_finds_when_the_loss_was_reached(monkeypatch, losses, reached):
-    rows = [dict(step=i, seconds=100.0 * i, val_loss=loss) for i, loss in enumerate(losses)]
-    rows.insert(1, dict(step=1, seconds=50.0, loss=1.0))
-    result = dict(training_time=321.0, final_val_loss=losses[-1])
-    monkeypatch.setattr(measure, "trained", lambda *arguments: (result, rows))
+def test_laptop_trains_to_two_losses(monkeypatch):
+    """One run of 520 updates, one of as many as the config makes; each has a limit of time and of loss."""
+    results = {"--max_iters=520": (110.0, 1.468), "--max_iters=1450": (321.0, 1.406)}
+
+    def trained(file, turn, device, updates):
+        seconds, loss = results[updates]
+        return dict(training_time=seconds, final_val_loss=loss), []
+
+    monkeypatch.setattr(measure, "trained", trained)
     monkeypatch.setattr(prepare, "ensure", lambda name: {})
-    assert [row.absolute for row in bench.laptop()] == [reached, "321.0 s", f"{losses[-1]:.3f} nats"]
+    rows = [(row.absolute, row.target) for row in bench.laptop()]
+    short = [("110.0 s", "<= 180"), ("1.468 nats", "<= 1.4697")]
+    assert rows == [*short, ("321.0 s", "<= 600"), ("1.406 nats", "<= 1.38")]
+    assert settings_of("config/shakespeare_long.py")["average_decay"] == 0.99  # read, not joined
+    assert settings_of("config/shakespeare_long.py")["max_iters"] == 1450
 
 
 def test_what_is_not_there_is_not_measured(monkeypatch):
