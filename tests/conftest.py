@@ -68,6 +68,7 @@ def no_network(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", loopback_only)
+    monkeypatch.setenv("no_proxy", "*")  # a proxy of the machine's would answer in another way
 
 
 @pytest.fixture(scope="session")
