@@ -1,7 +1,7 @@
 """Weight averaging: evaluate and save the average of the weights of many updates, not the last weights.
 
-    python train.py config/shakespeare_long.py --average_decay=0.99     or --technique=average
-    python -m techniques.average --out_dir=out-shakespeare-long         writes ...-average, a plain run
+    python train.py config/small.py --average_decay=0.99           or --technique=average
+    python -m techniques.average --out_dir=out-small               writes out-small-average, a plain run
 
 An exponential moving average (Polyak and Juditsky, 1992; Tarvainen and Valpola, 2017): after each update
 
