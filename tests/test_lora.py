@@ -18,7 +18,7 @@ from model import GPT, GPTConfig
 from runtime import checkpoint
 from techniques import adapters, lora
 from test_strategies import MODEL, run_all
-from text import prepare
+from text import corpora, prepare
 
 DEFAULTS = {
     name: value for name, value in config.defaults_of("techniques/lora.py").items() if "lora_" in name
@@ -629,7 +629,9 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     """With each strategy; and what they save is what one process saves."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "DATASETS", tmp_path / "datasets")
-        prepare.prepare("plain", str(ROOT / "train.py"))
+        text = "".join(text for text, _ in corpora.open_corpus("verse", size=30_000).chunks())
+        (tmp_path / "plain.txt").write_text(text, encoding="utf-8")  # not a file of the project: those change
+        prepare.prepare("plain", str(tmp_path / "plain.txt"))
     same = f"{MODEL} --dataset=plain --batch_size=4 --eval_interval=20 --max_iters=20"
     runs = {
         n: [
