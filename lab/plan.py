@@ -144,8 +144,8 @@ def table(settings: dict, vocab_size: int, cluster: Cluster) -> Iterator[str]:
     )
     yield "          GB per GPU                                            GB sent   ms per update"
     yield "          weights gradients optimizer working    total          per GPU   compute network  total"
+    limit = memory.logits_limit(settings["logits_mb"], 1e9 * cluster.memory_gb)
     for strategy in STRATEGIES:
-        limit = memory.logits_limit(settings["logits_mb"], 1e9 * cluster.memory_gb)
         run = {**settings, "strategy": strategy, "logits_mb": limit}
         held, seconds = memory.needed(model, run, W), step_seconds(model, run, cluster)
         columns = "{weights:7.2f} {gradients:9.2f} {optimizer:9.2f} {working:7.2f} {total:8.2f}"

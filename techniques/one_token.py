@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model import GPT, RMSNorm, rope_tables, token_shift
+from machine.layers import RMSNorm, squared_relu
+from model import GPT, rope_tables, token_shift
 from techniques.packed_layers import QuantLinear, kernel
 
 NOTHING = torch.zeros((), device="cpu")  # this file may be imported while a model is built on meta
@@ -142,7 +143,7 @@ def activated(h: Tensor, activation: str) -> Tensor:
         return F.silu(gate) * up
     if activation.startswith("gelu"):
         return F.gelu(h, approximate="tanh" if activation == "gelu" else "none")
-    return F.relu(h).square()
+    return squared_relu(h)
 
 
 def norm_of(layer: nn.Module) -> Norm:
