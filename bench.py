@@ -1,14 +1,14 @@
 """How fast is all this, and against what? Measures this machine and prints one table.
 
-    python bench.py                     every item but laptop: an hour on 2 CPU cores
+    python bench.py                     every item but laptop: an hour and a quarter on 2 CPU cores
     python bench.py --only=throughput   one item
     python bench.py --plot              growth, with its two plots
     python bench.py --quick             tiny sizes: does everything run? (the numbers mean nothing)
 
 time_to_loss, equal_time, laptop and precision train whole configs to the end. gpu needs CUDA. throughput,
 generation, decoding, bytepairs, preparing, memory, growth and ablation take about 3 minutes each on a CPU,
-sharding and footprint half a minute. plan measures nothing: it computes what a run on many GPUs needs. Each
-item prints its target first. A ratio is ours / theirs, measured in turns (see lab/measure.py).
+claims 15, sharding and footprint half a minute. plan measures nothing: it computes what a run on many GPUs
+needs. Each item prints its target first. A ratio is ours / theirs, measured in turns (see lab/measure.py).
 """
 
 import copy
@@ -20,6 +20,7 @@ import torch
 
 import data
 import techniques
+from lab import claims as guides
 from lab import decode, measure, measure_text, plan_check, scaling
 from lab import gpu as one_gpu
 from lab.gpu import GPT2, VOCABULARY
@@ -39,6 +40,7 @@ blocks = 5  # turns of each side where a turn takes seconds
 seeds = 3  # runs of each variant in the ablation
 ablation_seconds = 3.0  # training time of each run in the ablation
 growth_seconds = 8.0  # training time of growth's longest runs; the others take half and a quarter of it
+claim = 0  # --only=claims: one of the 22 in docs/claims.md; 0 = all that can be measured here
 quick = False  # tiny sizes, to see that everything runs
 # The run that --only=plan computes. The defaults are config/base.py: GPT-2 (124M).
 gpus = 8  # in all; one process each
@@ -235,6 +237,13 @@ def plan() -> Iterator[str]:
     yield from table(*shaped(settings_of(**sizes, **batch, **way), vocab_size, shape), cluster)
 
 
+def claims() -> Iterator[Row]:
+    """What five guides claim, measured: docs/claims.md has the verdicts."""
+    known = ", ".join(map(str, guides.CLAIMS))
+    require(claim in (0, *guides.CLAIMS), f"claim={claim} is not measured here; expected one of {known}")
+    yield from guides.rows(claim, rounds)
+
+
 def gpu() -> Iterator[Row]:
     """124M must train on 530,000 tokens/s and write 3,000; shakespeare_char must take 4 ms an update.
 
@@ -248,7 +257,7 @@ ITEMS = {
     item.__name__: item
     for item in (
         time_to_loss, equal_time, laptop, throughput, precision, generation, decoding, bytepairs, preparing,
-        memory, growth, gpu, ablation, sharding, footprint, plan,
+        memory, growth, gpu, ablation, sharding, footprint, claims, plan,
     )
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -178,7 +178,25 @@ def one_update(settings: dict, vocab_size: int) -> dict[str, int]:
     torch.manual_seed(0)
     model = techniques.change("change_model", GPT(memory.shape_of(settings, vocab_size)), settings)
     optimizer = optim.build_optimizer(model, settings, "cpu")
-    own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    x = torch.randint(vocab_size, (settings["batch_size"], settings["block_size"]))
+    logits, kept = kept_for_backward(lambda: model(x), [*model.parameters(), *model.buffers()], vocab_size)
+    F.cross_entropy(logits.flatten(0, 1), x.flatten()).backward()
+    optimizer.step()
+    states = optim.named_state(optimizer).values()
+    return {
+        "weights": local_bytes([*model.parameters(), *model.buffers()]),
+        "gradients": local_bytes(p.grad for p in model.parameters() if p.grad is not None),
+        "optimizer": local_bytes(t for state in states for t in state.values() if t.ndim),
+        KEPT: kept,
+    }
+
+
+def kept_for_backward(forward: Callable, own, vocab_size: int = 0) -> tuple[torch.Tensor, int]:
+    """(the result of forward(), bytes of the tensors that autograd keeps, each storage once).
+
+    Left out are the tensors in own, and logits: those with a last dimension of vocab_size.
+    """
+    own = {t.untyped_storage().data_ptr() for t in own}
     kept = {}  # address: storage. They stay alive, else an address could come twice
 
     def note(t: torch.Tensor) -> torch.Tensor:
@@ -187,18 +205,9 @@ def one_update(settings: dict, vocab_size: int) -> dict[str, int]:
             kept[storage.data_ptr()] = storage
         return t
 
-    x = torch.randint(vocab_size, (settings["batch_size"], settings["block_size"]))
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        logits = model(x)
-    F.cross_entropy(logits.flatten(0, 1), x.flatten()).backward()
-    optimizer.step()
-    states = optim.named_state(optimizer).values()
-    return {
-        "weights": local_bytes([*model.parameters(), *model.buffers()]),
-        "gradients": local_bytes(p.grad for p in model.parameters() if p.grad is not None),
-        "optimizer": local_bytes(t for state in states for t in state.values() if t.ndim),
-        KEPT: sum(storage.nbytes() for storage in kept.values()),
-    }
+        result = forward()
+    return result, sum(storage.nbytes() for storage in kept.values())
 
 
 def footprints(shape: dict) -> Iterator[Row]:

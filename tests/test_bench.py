@@ -220,6 +220,7 @@ def test_the_envelope_holds_what_no_cheaper_point_beats():
         "preparing",
         "growth",
         "ablation",
+        pytest.param("claims", marks=pytest.mark.slow),
     ],
 )
 def test_an_item_gives_rows_with_numbers_and_targets(tiny, monkeypatch, tmp_path, name):
@@ -227,7 +228,7 @@ def test_an_item_gives_rows_with_numbers_and_targets(tiny, monkeypatch, tmp_path
     monkeypatch.setattr(bench, "out_dir", str(tmp_path))
     monkeypatch.setattr(scaling, "AXES", dict(block_size=(16, 32, 64), n_layer=(1, 2, 3)))
     rows = list(bench.rows_of(bench.ITEMS[name]))
-    expected = dict(bytepairs=2, preparing=2, throughput=4, generation=7, growth=5)
+    expected = dict(bytepairs=2, preparing=2, throughput=4, generation=7, growth=5, claims=23)
     assert len(rows) == expected.get(name, 1 + len(scaling.SWITCHES))
     for row in rows[: -1 if name == "growth" else None]:  # so short a training may have no law
         assert row.target == "reported" or row.target.startswith((">= ", "<= "))

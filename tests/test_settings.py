@@ -25,7 +25,7 @@ import config
 import data
 import model
 from conftest import ROOT, TINY
-from lab import measure, measure_text, scaling
+from lab import claims, measure, measure_text, scaling
 from machine import distributed, hardware
 from runtime import checkpoint, folder
 from techniques import offload
@@ -181,6 +181,7 @@ SETTINGS = {
         "seeds": ("--seeds=2", "calls", "--only=ablation"),
         "ablation_seconds": ("--ablation_seconds=1", "calls", "--only=ablation"),
         "growth_seconds": ("--growth_seconds=1", "calls", "--only=growth"),
+        "claim": ("--claim=5", "calls", "--only=claims"),
         "quick": ("--quick", "calls"),
         "gpus": ("--gpus=16", "lines"),
         "gpus_per_node": ("--gpus_per_node=4", "lines"),
@@ -319,6 +320,7 @@ def run(script: str, flags: str, here: dict, tmp: Path) -> dict:
         if script == "bench.py":
             patch.setattr(measure, "describe_machine", list)
             watch(patch, calls, measure_text, "bytepairs", lambda *arguments: [])
+            watch(patch, calls, claims, "rows", lambda *arguments: [])
             for name in ("growth_of_cost", "growth_of_loss", "ablation"):
                 watch(patch, calls, scaling, name, lambda *arguments: [])
             patch.setattr(measure, "SMALLER", {})
