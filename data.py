@@ -13,7 +13,6 @@ becomes train_000.bin, train_001.bin, ...
 
 import contextlib
 import functools
-import json
 import math
 import shutil
 import tempfile
@@ -26,12 +25,12 @@ import torch
 from machine.distributed import start
 from machine.hardware import to_device
 from runtime.trust import read_meta
-from text.corpora import open_text, stand_in_notice, two_meanings
-from text.formats import Source
+from text.corpora import stand_in_notice, two_meanings
+from text.for_evaluation import encode_text
 from text.prepare import KNOWN, folder_of, is_prepared, prepare
 from text.segments import LEARNED
 from text.show import show as print_rows
-from text.token_files import SPLITS, TokenFiles, encode, packed
+from text.token_files import SPLITS, TokenFiles, packed
 
 # -----------------------------------------------------------------------------
 input = ""  # a file (also .gz .zip), a folder, or built-in: shakespeare verse python sums sums_easy sums_text
@@ -254,20 +253,9 @@ def windows_of_text(
     """
     folder = Path(tempfile.mkdtemp())
     at_end(shutil.rmtree, folder, ignore_errors=True)
-    corpus, format = open_text(source, format=format, like=like, say=say)
-    if say and "stand_in_for" in corpus.info:
-        print(stand_in_notice(corpus.info))
-    text = Source(corpus, format, tokenizer=tokenizer)
-    closed = format != "text" or corpus.many  # else a document is closed if END stands in the text
-    parts = (("test", segments, ends and (closed or text.ended > 0)) for segments, ends in text)
-    end = format != "text" or tokenizer.end_id >= 0
-    meta = encode(parts, tokenizer, folder, end, masks=format == "jsonl")
-    meta.update(name=corpus.name, format=format, shown=source)
-    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-    if "test" not in meta["splits"]:
-        raise ValueError(f"{source} holds no text; expected some to evaluate")
+    notes = encode_text(source, tokenizer, folder, format, like, say)
     windows = Windows(folder, "test", block_size, may_be_short=True)
-    windows.notes = text.notes()
+    windows.notes = notes
     return windows
 
 

@@ -20,7 +20,7 @@ import regex
 import tiktoken
 
 import tokenizer
-from text import prepare
+from text import new_tokenizer, prepare
 from tokenizer import END, BPETokenizer, CharTokenizer
 
 SHAKESPEARE = Path(__file__).parents[2] / "shared/data/tinyshakespeare.txt"
@@ -521,7 +521,7 @@ def test_bad_files_are_one_line(tmp_path):
     with pytest.raises(ValueError, match="no tokenizer 'nowhere': expected"):
         tokenizer.load_any("nowhere")
     with pytest.raises(ValueError, match="no tokenizer 'words': expected char, bpe, gpt2, or"):
-        prepare.make_tokenizer("words", 300, False, [], None)
+        prepare.saved_tokenizer("words")
 
 
 def test_the_same_on_every_run_whatever_the_hash_seed():
@@ -634,7 +634,7 @@ def test_unknown_characters_are_listed_with_positions():
 
 def test_gpt2_ids():
     try:
-        ours = prepare.gpt2()  # the network is blocked in tests: from the cache or not at all
+        ours = new_tokenizer.gpt2()  # the network is blocked in tests: from the cache or not at all
     except ValueError:
         pytest.skip("tiktoken has not cached GPT-2's vocabulary on this machine")
     assert ours.vocab_size == 50_257
@@ -650,7 +650,7 @@ def test_gpt2_ids():
 def test_gpt2_without_cache_and_network_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     monkeypatch.delitem(tiktoken.registry.ENCODINGS, "gpt2", raising=False)
-    for load in (prepare.gpt2, lambda: prepare.make_tokenizer("gpt2", 0, False, [], None)):
+    for load in (new_tokenizer.gpt2, lambda: new_tokenizer.make_tokenizer("gpt2", 0, False, [], None)):
         with pytest.raises(ValueError) as error:
             load()
         assert "\n" not in str(error.value)
@@ -668,7 +668,7 @@ def test_a_vocabulary_with_its_bytes_in_another_order(bpe, monkeypatch):
         special_tokens={END: len(tokens)},
     )
     monkeypatch.setattr(tiktoken, "get_encoding", lambda name: theirs)
-    ours = prepare.gpt2()
+    ours = new_tokenizer.gpt2()
     assert ours.end_id == theirs.eot_token
     for s in random_strings(200, seed=10) + list(LANGUAGES.values()):
         assert ours.encode(s).tolist() == ours.encode_slowly(s) == theirs.encode_ordinary(s)

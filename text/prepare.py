@@ -24,8 +24,9 @@ from runtime.trust import read_meta
 from text.corpora import open_text, stand_in_notice, two_meanings
 from text.dataset import OLD, OLD_MASK, is_old, publish, require_same_content, restore
 from text.formats import Source
+from text.new_tokenizer import make_tokenizer
 from text.token_files import encode, summary
-from tokenizer import END, BPETokenizer, CharTokenizer, Tokenizer, load_any, open_tiktoken
+from tokenizer import Tokenizer, load_any
 
 DATASETS = ROOT / "datasets"
 KNOWN = {
@@ -97,7 +98,7 @@ def prepare(
     with contextlib.ExitStack() as at_end:
         if rank == 0:
             at_end.enter_context(guard.alone(DATASETS / f".{name}.lock"))
-            made = make_tokenizer(tokenizer, vocab_size, end, sources[0].parts(seed), alphabet)
+            made = known or make_tokenizer(tokenizer, vocab_size, end, sources[0].parts(seed), alphabet)
             made = extended(made, add_tokens)
             on_its_disk = folder if folder.is_symlink() else DATASETS
             temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=on_its_disk))
@@ -133,21 +134,6 @@ def prepare(
     return meta
 
 
-def make_tokenizer(kind: str, vocab_size: int, end: bool, parts, alphabet: set[str] | None) -> Tokenizer:
-    """The tokenizer that the setting names: kind is char, bpe, gpt2 or the path of a saved one.
-
-    alphabet: the characters of all splits, for char. This is no leak: an alphabet is no statistic, and val
-    could not be encoded without it. Byte pairs learn only from the training split of parts.
-    """
-    special = [END] if end or kind == "bpe" else []  # bpe: fine-tuning may add samples, which need it
-    if kind == "char":
-        return CharTokenizer.train(sorted(alphabet), special)
-    if kind == "bpe":
-        texts = (text for split, segments, _ in parts if split == "train" for text, _ in segments)
-        return BPETokenizer.train(texts, vocab_size or 1024, special)
-    return gpt2() if kind == "gpt2" else saved_tokenizer(kind)
-
-
 def saved_tokenizer(spec: str) -> Tokenizer:
     """The tokenizer of a run, dataset or file. ValueError if a file here and a dataset have that name."""
     found = load_any(spec)
@@ -158,17 +144,6 @@ def saved_tokenizer(spec: str) -> Tokenizer:
                 f"{DATASETS / spec}, whose tokenizers differ; write the path"
             )
     return found
-
-
-def gpt2() -> BPETokenizer:
-    """GPT-2's 50,257 tokens, from tiktoken's cache or the network. "Hello world" becomes 15496, 995."""
-    remedy = "connect, or set TIKTOKEN_CACHE_DIR to a folder that holds it, or use data.py --tokenizer=bpe"
-    tiktoken, _ = open_tiktoken()
-    try:
-        theirs = tiktoken.get_encoding("gpt2")
-    except Exception as error:  # of many types: no network, a broken download, a full disk
-        raise ValueError(f"GPT-2's vocabulary is not cached ({type(error).__name__}): {remedy}") from None
-    return BPETokenizer([theirs.decode_single_token_bytes(i) for i in range(theirs.eot_token)], [END])
 
 
 def folder_of(name: str | Path) -> Path:

@@ -49,7 +49,7 @@ def read(path: Path, vocab: str) -> tuple[GPTConfig, Loaded, Tokenizer]:
 def tokenizer_of(rows: int, vocab: str) -> Tokenizer:
     """nanoGPT's tokenizer: the sorted characters of a text, or GPT-2's. Its pickled meta.pkl is not read."""
     if not vocab and rows in GPT2_ROWS:
-        from text.prepare import gpt2
+        from text.new_tokenizer import gpt2
 
         return gpt2()
     ask = "give the text that it was trained on: --vocab=input.txt (meta.pkl may run code and is not read)"
