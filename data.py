@@ -42,9 +42,12 @@ format = ""  # '' jsonl for JSON rows, else text | text | lines: each a sample |
 val_ratio = 0.1  # share for validation: the text after the training text, or samples drawn by seed
 test_ratio = 0.0  # share for testing: the text after that, or samples drawn by seed
 val_input = ""  # a file or source for validation, in place of val_ratio
+first = 0  # take only so many characters of the input: of rows and lines, those that are complete; 0 = all
 seed = 1337  # for drawing samples and for generated text
 dedup = False  # drop repeated samples, or repeated lines of a text
 clean = False  # drop control characters, repeated blanks, and lines or samples shorter than 3 characters
+near_dedup = 0.0  # drop samples, or paragraphs of a text, that are so similar to an earlier one: 0.8; 0 = off
+quality = ""  # drop samples or paragraphs that break rules: gopher,c4, or some of those in text/quality.py
 skip_bad = False  # jsonl: leave out bad rows and count them
 threads = 0  # threads that encode byte pairs; 0 = one per core, 16 at most
 shard_mb = 0.0  # million characters per token file (train_000.bin, ...); 0 = one file for each split

@@ -10,6 +10,7 @@
 open_corpus opens any of them. builtin:verse is the built-in text where a file is called verse, too.
 """
 
+import dataclasses
 import functools
 import hashlib
 import http.client
@@ -157,6 +158,37 @@ def corpus_of(name: str, documents: list[Document], left_out: Counter) -> Corpus
             yield from cut(document.pieces(BLOCK))
 
     return Corpus(name, chunks, len(documents) > 1, {}, documents, left_out)
+
+
+def first_characters(corpus: Corpus, n: int, format: str) -> Corpus:
+    """The corpus up to its first n characters. Behind the chunk in which these end, nothing is read.
+
+    Of lines and JSON rows it takes the complete ones among them. ValueError if a JSON list would be cut.
+    """
+
+    def chunks() -> Iterator[tuple[str, bool]]:
+        left, opening = n, ""  # opening: the first visible character of the document
+        for text, ends in corpus.chunks():
+            opening = opening or text.lstrip("\ufeff \t\r\n")[:1]
+            if len(text) < left:
+                left -= len(text)
+                yield text, ends
+                opening = "" if ends else opening
+                continue
+            whole = len(text) == left  # then it ends where a line does
+            if format == "jsonl" and opening == "[" and not (whole and ends):
+                what = f"--first={n} ends inside a JSON list"
+                raise ValueError(f"{corpus.name}: {what}; expected one row a line, or --format=text")
+            cut = text[:left]
+            if format != "text" and not whole and text[left] not in "\r\n":
+                cut = cut[: max(cut.rfind("\r"), cut.rfind("\n")) + 1]
+                if left == n and not cut.strip():
+                    raise ValueError(f"{corpus.name}: its first line is longer than --first={n}; take more")
+            yield cut, True
+            return
+
+    corpus.info["first"] = n
+    return dataclasses.replace(corpus, chunks=chunks)
 
 
 def standard_library() -> Corpus:

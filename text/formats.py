@@ -20,6 +20,7 @@ import numpy as np
 
 from text.corpora import Corpus
 from text.segments import BORDER, LEARNED, SPECIAL, Segments, segments_of, unused_keys
+from text.selection import Selection
 from tokenizer import END, Tokenizer
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")  # all except tab and newline; \r is one of them
@@ -38,7 +39,7 @@ class Source:
 
     def __init__(
         self, corpus: Corpus, format="text", clean=False, dedup=False, skip_bad=False,
-        tokenizer: Tokenizer | None = None,
+        tokenizer: Tokenizer | None = None, quality="", near_dedup=0.0,
     ):  # fmt: skip
         """tokenizer: the one that is given for the text, with its chat template; None: one will be made."""
         self.corpus, self.format, self.clean, self.skip_bad = corpus, format, clean, skip_bad
@@ -53,11 +54,15 @@ class Source:
             hashes = array("Q", (digest(unit) for unit, _ in self.units() if self.countable(unit)))
             self.first = np.zeros(len(hashes), dtype=bool)
             self.first[np.unique(np.array(hashes, dtype=np.uint64), return_index=True)[1]] = True
+        self.selection = None
+        if quality or near_dedup:
+            self.selection = Selection(self.kept, format == "text", quality, near_dedup)
 
     def __iter__(self) -> Iterator[tuple[Segments, bool]]:
-        if self.format == "text" and not self.clean and self.first is None:
+        if self.format == "text" and not self.clean and self.first is None and not self.selection:
             return (([(text, LEARNED)], ends) for text, ends in self.chunks())
-        return joined(self.kept()) if self.format == "text" else self.kept()
+        kept = self.selection.apply(self.kept(), self.dropped) if self.selection else self.kept()
+        return joined(kept) if self.format == "text" else kept
 
     def count(self, alphabet: set[str] | None = None) -> int:
         """Count the characters (text) or samples in one pass. Adds all characters that occur to alphabet."""
@@ -124,7 +129,7 @@ class Source:
         return parts
 
     def notes(self) -> list[str]:
-        """Lines that tell how END was read, and which keys of rows have no use."""
+        """Lines that tell how END was read, which keys of rows have no use, and what was dropped and why."""
         lines = []
         if self.ended:
             documents = "" if self.format == "jsonl" else f"{self.documents:,} documents, "
@@ -136,7 +141,7 @@ class Source:
         if self.unused:
             keys = ", ".join(f"{key!r:.40} of {n:,} rows" for key, n in self.unused.most_common(8))
             lines.append(f"NOTE: {self.corpus.name}: keys that are not used: {keys}")
-        return lines
+        return lines + (self.selection.notes(self.corpus.name) if self.selection else [])
 
     def lines(self) -> Iterator[tuple[str, bool]]:
         """Yield (line, ends_document): the text, cut before every newline."""

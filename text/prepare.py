@@ -21,7 +21,7 @@ from machine.distributed import all_gather, barrier
 from runtime import guard
 from runtime.more_tokens import extended
 from runtime.trust import read_meta
-from text.corpora import open_text, stand_in_notice, two_meanings
+from text.corpora import first_characters, open_text, stand_in_notice, two_meanings
 from text.dataset import OLD, OLD_MASK, is_old, publish, require_same_content, restore
 from text.formats import Source
 from text.new_tokenizer import make_tokenizer
@@ -44,8 +44,8 @@ AUTOMATIC = {"tokenizer": "char", "val_ratio": 0.1, "seed": 1337}  # how train.p
 def prepare(
     name: str, source: str, tokenizer: str = "char", vocab_size: int = 0, format: str = "", val_ratio=0.1,
     test_ratio=0.0, val_input: str = "", seed: int = 1337, dedup=False, clean=False, skip_bad=False,
-    threads: int = 0, shard_mb=0.0, add_tokens: str = "", rank: int = 0, world_size: int = 1,
-    automatic: dict | None = None,
+    threads: int = 0, shard_mb=0.0, add_tokens: str = "", first: int = 0, near_dedup=0.0, quality: str = "",
+    rank: int = 0, world_size: int = 1, automatic: dict | None = None,
 ) -> dict:  # fmt: skip
     """Make datasets/NAME and return its meta.json as a dict. The settings of data.py explain the arguments.
 
@@ -64,7 +64,8 @@ def prepare(
         raise ValueError(f"{val_ratio=} and {test_ratio=} leave nothing to train on; try 0.1 and 0.0")
     if vocab_size and tokenizer != "bpe":
         raise ValueError(f"--vocab_size={vocab_size} is for --tokenizer=bpe, not {tokenizer}; leave it out")
-    at_least(0, dict(seed=seed, threads=threads, shard_mb=shard_mb), "seed threads shard_mb")
+    numbers = dict(seed=seed, threads=threads, shard_mb=shard_mb, first=first)
+    at_least(0, numbers, "seed threads shard_mb first")
     if world_size > 1 and not shard_mb:
         raise ValueError(f"{world_size} processes cannot write one file; set --shard_mb=100, or start one")
     paths = [path for path in (source, val_input) if path]
@@ -73,13 +74,16 @@ def prepare(
     format = formats[0]
     if format != formats[-1]:
         raise ValueError(f"--input is {format}, --val_input is {formats[-1]}; give one kind, or set --format")
+    if first:
+        corpora = (first_characters(corpora[0], first, format), *corpora[1:])
     source = source.removeprefix("builtin:")
     if rank == 0 and "stand_in_for" in corpora[-1].info and val_input:
         print(stand_in_notice(corpora[-1].info))
     if "stand_in_for" in corpora[0].info:
         source = f"{corpora[0].name}, in place of {source}"
     known = None if tokenizer in ("char", "bpe", "gpt2") else saved_tokenizer(tokenizer)
-    sources = [Source(corpus, format, clean, dedup, skip_bad, known) for corpus in corpora]
+    how = (format, clean, dedup, skip_bad, known, quality, near_dedup)
+    sources = [Source(corpus, *how) for corpus in corpora]
     alphabet = set() if tokenizer == "char" else None
     totals = [each.count(alphabet) for each in sources]
     hashes = [each.sha256.hexdigest() for each in sources]
