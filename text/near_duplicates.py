@@ -8,7 +8,8 @@ amount of white space do not count.
     LSH        the signatures are cut into bands; only texts that agree in a whole band are compared (Indyk
                and Motwani, 1998; Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, chapter 3)
 
-The time grows with the length of the text, the memory with the number of texts: 512 bytes for each.
+The time grows with the length of the text, the memory with the number of texts: 512 bytes for each signature,
+and as much again while they are joined.
 """
 
 from collections import defaultdict

@@ -82,8 +82,11 @@ def prepare(
     if "stand_in_for" in corpora[0].info:
         source = f"{corpora[0].name}, in place of {source}"
     known = None if tokenizer in ("char", "bpe", "gpt2") else saved_tokenizer(tokenizer)
-    how = (format, clean, dedup, skip_bad, known, quality, near_dedup)
-    sources = [Source(corpus, *how) for corpus in corpora]
+    selection = [(quality, near_dedup), ("", 0.0)]  # val_input stays whole: losses on it can be compared
+    sources = [
+        Source(corpus, format, clean, dedup, skip_bad, known, *how)
+        for corpus, how in zip(corpora, selection, strict=False)
+    ]
     alphabet = set() if tokenizer == "char" else None
     totals = [each.count(alphabet) for each in sources]
     hashes = [each.sha256.hexdigest() for each in sources]

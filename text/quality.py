@@ -13,6 +13,7 @@ lets them pass.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -54,10 +55,20 @@ def share(found: Iterable) -> float:
     return sum(found) / max(1, len(found))
 
 
+def has_letter(word: str) -> bool:
+    """Whether a word has a letter, or a mark that stands for a vowel, as in Thai."""
+    return any(c.isalpha() or unicodedata.category(c).startswith("M") for c in word)
+
+
 def word_length(text: Text) -> float:
     """The mean length of words; 5, which passes, where half or more of them are of short scripts."""
     lengths = [len(word) for word in text.words if not SHORT.search(word)]
     return sum(lengths) / len(lengths) if 2 * len(lengths) > len(text.words) else 5.0
+
+
+def repeated_lines(text: Text) -> float:
+    """The share of lines that stand further up already."""
+    return (len(text.lines) - len(set(text.lines))) / max(1, len(text.lines))
 
 
 def repeated_ngrams(text: Text) -> float:
@@ -86,12 +97,12 @@ def repeated_ngrams(text: Text) -> float:
 ANY = float("inf")
 RULES = {  # tried in this order; the first one that a text breaks is counted
     "few_words": Rule("c4", lambda t: len(t.words), 5, ANY),
-    "few_letters": Rule("gopher", lambda t: share(any(map(str.isalpha, word)) for word in t.words), 0.8, 1),
+    "few_letters": Rule("gopher", lambda t: share(map(has_letter, t.words)), 0.8, 1),
     "word_length": Rule("gopher", word_length, 3, 10),
     "symbols": Rule("gopher", lambda t: len(SYMBOL.findall(t.text)) / max(1, len(t.words)), 0, 0.1),
     "bullets": Rule("gopher", lambda t: share(map(BULLET.match, t.lines)), 0, 0.9),
     "ellipses": Rule("gopher", lambda t: share(line.endswith(("...", "…")) for line in t.lines), 0, 0.3),
-    "repeated_lines": Rule("gopher", lambda t: 1 - len(set(t.lines)) / max(1, len(t.lines)), 0, 0.3),
+    "repeated_lines": Rule("gopher", repeated_lines, 0, 0.3),
     "repeated_ngrams": Rule("gopher", repeated_ngrams, 0, 1),
     "no_ending": Rule("c4", lambda t: bool(ENDING.search(t.text.rstrip())), 1, 1),
     "boilerplate": Rule("c4", lambda t: len(BOILERPLATE.findall(t.text)), 0, 0),
