@@ -47,7 +47,7 @@ def test_lines_and_rows_stay_whole(tmp_path):
         expected = [line for i, line in enumerate(lines) if line and len("\n".join(lines[: i + 1])) <= n]
         prepare.prepare("mine", source, format="lines", val_ratio=0, first=n)
         assert samples("mine") == expected, n
-    assert "first line is longer than --first=2; take more" in error_of(
+    assert "first line is longer than first=2; take more" in error_of(
         prepare.prepare, "mine", source, format="lines", first=2
     )
     rows = [{"prompt": f"{i} ", "response": "x" * i} for i in range(1, 40)]
@@ -62,7 +62,7 @@ def test_a_json_list_cannot_be_cut(tmp_path):
     text = json.dumps([{"text": f"row {i}"} for i in range(30)], indent=1)
     source = write(tmp_path / "a.json", text)
     message = error_of(prepare.prepare, "mine", source, first=100)
-    assert message == "a: --first=100 ends inside a JSON list; expected one row a line, or --format=text"
+    assert message == "a: first=100 ends inside a JSON list; expected one row a line, or format=text"
     for n in (len(text), len(text) + 1):
         prepare.prepare("mine", source, first=n, val_ratio=0)
         assert len(samples("mine")) == 30

@@ -177,13 +177,13 @@ def first_characters(corpus: Corpus, n: int, format: str) -> Corpus:
                 continue
             whole = len(text) == left  # then it ends where a line does
             if format == "jsonl" and opening == "[" and not (whole and ends):
-                what = f"--first={n} ends inside a JSON list"
-                raise ValueError(f"{corpus.name}: {what}; expected one row a line, or --format=text")
+                what = f"first={n} ends inside a JSON list"
+                raise ValueError(f"{corpus.name}: {what}; expected one row a line, or format=text")
             cut = text[:left]
             if format != "text" and not whole and text[left] not in "\r\n":
                 cut = cut[: max(cut.rfind("\r"), cut.rfind("\n")) + 1]
                 if left == n and not cut.strip():
-                    raise ValueError(f"{corpus.name}: its first line is longer than --first={n}; take more")
+                    raise ValueError(f"{corpus.name}: its first line is longer than first={n}; take more")
             yield cut, True
             return
 

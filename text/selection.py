@@ -106,7 +106,8 @@ class Selection:
             most = self.characters.most_common(1)[0][0]
             lines.append(
                 f"NOTE: {name}: more than half of the text was dropped, most of it as {most}; if the example "
-                "above is text that you want, leave that rule out (python data.py --quality=...)"
+                "above is text that you want, run python data.py with other rules (--quality=...) or a "
+                "higher --near_dedup"
             )
         return lines
 
