@@ -1,0 +1,149 @@
+"""Run train.py many times, several at once, and go on after a stop. sweep.py is made of it.
+
+    results = run_all([["config/tiny.py", "--seed=1", "--out_dir=out-1"], ["config/tiny.py", ...]], jobs=2)
+
+A command is what one would type behind "python train.py", with an --out_dir of its own. In each folder there
+are two files more than train.py writes: asked.json, the settings that were asked for, and log.txt, what was
+printed. So the same call, made again, knows which runs have finished, and lets the others go on.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from config import ROOT, defaults_of, parse_flag, read_config_file, require, technique_settings
+from runtime.folder import newest, run_folder
+from runtime.guard import write_atomic
+
+PATIENCE = 60.0  # seconds that a stopped run has for its update and for saving
+
+
+def settings_of(command: list[str]) -> dict:
+    """train.py's settings by a command, those that differ from their defaults; no dicts (expected).
+
+    ValueError for what train.py would refuse at once: a name or a value that it does not know.
+    """
+    defaults = defaults_of("train.py")
+    for own in technique_settings().values():
+        defaults |= own
+    flags = dict(parse_flag(word, defaults) for word in command if word.startswith("-"))
+    settings = {
+        **defaults,
+        **flags,
+    }  # a config file sees what was typed, and what was typed has the last word
+    for file in (word for word in command if not word.startswith("-")):
+        settings |= read_config_file(file, settings, defaults)
+    settings |= flags
+    changed = {name: value for name, value in settings.items() if value != defaults[name]}
+    return {name: value for name, value in changed.items() if not isinstance(value, dict)}
+
+
+def run_all(commands: list[list[str]], jobs: int = 1, say: Callable = print) -> list[dict]:
+    """Run train.py with each command, at most `jobs` at a time; returns a dict for each, in their order.
+
+    It is the run's result.json with "folder" (a Path). A run that failed has "error" instead, its last line:
+    the others go on. Finished runs are not made again, unfinished ones are resumed. The runs share the CPU
+    threads. Ctrl-C, or SIGTERM, stops and saves them all. say: prints a line for each run.
+    ValueError, before any run starts, for a command that train.py would refuse, two with one folder, and a
+    folder that holds something else.
+    """
+    require(jobs >= 1, f"jobs={jobs} makes no sense; expected 1 or more")
+    asked = [settings_of(command) for command in commands]
+    folders = [run_folder(settings.pop("out_dir", "out")) for settings in asked]
+    for i, folder in enumerate(folders):
+        require(folder not in folders[:i], f"two runs have the same folder {folder}")
+        check_same(folder, asked[i])
+    results = [result_in(folder) for folder in folders]
+    waiting = [i for i, result in enumerate(results) if not result]
+    if len(waiting) < len(commands):
+        say(f"{len(commands) - len(waiting)} of {len(commands)} runs have finished before")
+    threads = max(1, torch.get_num_threads() // jobs)
+    running: dict[int, subprocess.Popen] = {}
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt, as Ctrl-C
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                i = waiting.pop(0)
+                running[i] = start(commands[i], folders[i], asked[i], threads)
+            time.sleep(0.05)
+            for i in [i for i, process in running.items() if process.poll() is not None]:
+                results[i] = result_in(folders[i]) or failure_in(folders[i], running[i].returncode)
+                del running[i]
+                say(line_about(results[i], len(commands) - len(waiting) - len(running), len(commands)))
+    except KeyboardInterrupt:
+        say("stopping; the same command goes on from here")
+        raise
+    finally:
+        stop(list(running.values()))
+        signal.signal(signal.SIGTERM, before)
+    return results
+
+
+def check_same(folder: Path, asked: dict) -> None:
+    """ValueError if a folder holds a run that was asked for with other settings, or by hand."""
+    advice = "choose another --out_dir, or delete that folder"
+    if not (folder / "asked.json").exists():
+        require(not (folder / "config.json").exists(), f"{folder} holds a run of its own; {advice}")
+        return
+    old = json.loads((folder / "asked.json").read_text(encoding="utf-8"))
+    for name in sorted(old.keys() | asked.keys()):
+        before, now = (settings.get(name, "its default") for settings in (old, asked))
+        require(before == now, f"{folder} was made with {name}={before}, not {now}; {advice}")
+
+
+def start(command: list[str], folder: Path, asked: dict, threads: int) -> subprocess.Popen:
+    """Start train.py, or go on with its run. What it prints goes to log.txt.
+
+    Its session is its own: Ctrl-C reaches only us, and we stop it once. A second signal would kill it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "asked.json", json.dumps(asked, indent=2) + "\n")
+    again = ["--init_from=auto"] if newest(folder / "ckpt.pt").exists() else []
+    with open(folder / "log.txt", "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *command, *again],
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+
+def stop(processes: list[subprocess.Popen]) -> None:
+    """End runs: SIGTERM lets them save. Those that do not end in time, or at a second Ctrl-C, are killed."""
+    for process in processes:
+        process.terminate()
+    try:
+        for process in processes:
+            process.wait(PATIENCE)
+    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        for process in processes:
+            process.kill()
+    for process in processes:
+        process.wait()
+
+
+def result_in(folder: Path) -> dict:
+    """A finished run's result.json and its folder; {} if it has not finished."""
+    path = folder / "result.json"
+    return {**json.loads(path.read_text(encoding="utf-8")), "folder": folder} if path.exists() else {}
+
+
+def failure_in(folder: Path, code: int) -> dict:
+    """What is known of a run that ended without a result. code: its exit code, negative for a signal."""
+    lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").split("\n")
+    last = next((line for line in reversed(lines) if line.strip()), "it printed nothing")
+    return {"error": f"killed by signal {-code}" if code < 0 else last, "folder": folder}
+
+
+def line_about(result: dict, number: int, total: int) -> str:
+    """The line of progress about a run that has ended."""
+    place = f"{number} of {total}  {result['folder'].name}: "
+    if "error" in result:
+        return f"{place}FAILED: {result['error']}"
+    return f"{place}val loss {result['final_val_loss']:.4f}, {result['training_time']:.1f} s"
