@@ -49,8 +49,8 @@ def run_all(commands: list[list[str]], jobs: int = 1, say: Callable = print) -> 
     """Run train.py with each command, at most `jobs` at a time; returns a dict for each, in their order.
 
     It is the run's result.json with "folder" (a Path). A run that failed has "error" instead, its last line:
-    the others go on. Finished runs are not made again, unfinished ones are resumed. The runs share the CPU
-    threads. Ctrl-C, or SIGTERM, stops and saves them all. say: prints a line for each run.
+    the others go on. Finished runs are not made again, unfinished ones are resumed. Runs at the same time
+    share the CPU threads. Ctrl-C, or SIGTERM, stops and saves them all. say: prints a line for each run.
     ValueError, before any run starts, for a command that train.py would refuse, two with one folder, and a
     folder that holds something else.
     """
@@ -64,14 +64,14 @@ def run_all(commands: list[list[str]], jobs: int = 1, say: Callable = print) -> 
     waiting = [i for i, result in enumerate(results) if not result]
     if len(waiting) < len(commands):
         say(f"{len(commands) - len(waiting)} of {len(commands)} runs have finished before")
-    threads = max(1, torch.get_num_threads() // jobs)
+    share = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // jobs))} if jobs > 1 else {}
     running: dict[int, subprocess.Popen] = {}
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt, as Ctrl-C
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 i = waiting.pop(0)
-                running[i] = start(commands[i], folders[i], asked[i], threads)
+                running[i] = start(commands[i], folders[i], asked[i], share)
             time.sleep(0.05)
             for i in [i for i, process in running.items() if process.poll() is not None]:
                 results[i] = result_in(folders[i]) or failure_in(folders[i], running[i].returncode)
@@ -98,7 +98,7 @@ def check_same(folder: Path, asked: dict) -> None:
         require(before == now, f"{folder} was made with {name}={before}, not {now}; {advice}")
 
 
-def start(command: list[str], folder: Path, asked: dict, threads: int) -> subprocess.Popen:
+def start(command: list[str], folder: Path, asked: dict, environment: dict) -> subprocess.Popen:
     """Start train.py, or go on with its run. What it prints goes to log.txt.
 
     Its session is its own: Ctrl-C reaches only us, and we stop it once. A second signal would kill it.
@@ -109,7 +109,7 @@ def start(command: list[str], folder: Path, asked: dict, threads: int) -> subpro
     with open(folder / "log.txt", "ab") as log:
         return subprocess.Popen(
             [sys.executable, str(ROOT / "train.py"), *command, *again],
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            env={**os.environ, **environment},
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 
