@@ -295,7 +295,7 @@ def test_a_sweep_that_is_stopped_goes_on_bit_for_bit(shell, datasets, tmp_path):
     losses = [
         [
             row["final_val_loss"]
-            for row in json.loads((tmp_path / f"{name}/sweep.json").read_text("utf-8"))["runs"]
+            for row in json.loads((tmp_path / f"{name}/sweep.json").read_text(encoding="utf-8"))["runs"]
         ]
         for name in ("whole", "parts")
     ]
