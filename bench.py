@@ -6,9 +6,9 @@
     python bench.py --quick             tiny sizes: does everything run? (the numbers mean nothing)
 
 time_to_loss, equal_time, laptop and precision train whole configs to the end. gpu needs CUDA. throughput,
-generation, decoding, bytepairs, preparing, memory, growth and ablation take about 3 minutes each on a CPU,
-claims 15, sharding and footprint half a minute. plan measures nothing: it computes what a run on many GPUs
-needs. Each item prints its target first. A ratio is ours / theirs, measured in turns (see lab/measure.py).
+generation, decoding, bytepairs, preparing, memory, growth, ablation and sizes take about 3 minutes each on a
+CPU, claims 15, sharding and footprint half a minute. plan measures nothing: it computes what a run on many
+GPUs needs. Each item prints its target first. A ratio is ours / theirs, measured in turns (lab/measure.py).
 """
 
 import copy
@@ -216,6 +216,11 @@ def ablation() -> Iterator[Row]:
     yield from scaling.ablation(ablation_seconds, seeds)
 
 
+def sizes() -> Iterator[Row]:
+    """Six model sizes, one budget of compute, seeds from 1337 on: which size makes the most of it?"""
+    yield from scaling.sizes(seeds)
+
+
 def sharding() -> Iterator[Row]:
     """Bytes held and sent on 1, 2 and 4 processes with each strategy must equal the formulas."""
     yield from plan_check.rows(sized((1, 2, 4), (2,)), "muon", micro_steps=2)
@@ -257,7 +262,7 @@ ITEMS = {
     item.__name__: item
     for item in (
         time_to_loss, equal_time, laptop, throughput, precision, generation, decoding, bytepairs, preparing,
-        memory, growth, gpu, ablation, sharding, footprint, claims, plan,
+        memory, growth, gpu, ablation, sizes, sharding, footprint, claims, plan,
     )
 }  # fmt: skip
 

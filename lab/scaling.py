@@ -16,12 +16,13 @@ import torch
 import data
 from evaluate import evaluate, spread
 from lab.measure import CPU, Row, Run, alternate, measured, seconds_of, settings_of, show, sized
-from runtime import plot
+from runtime import memory, plot
 from text import prepare
 from text.dataset import floor_per_token
 
 RECIPE = "config/shakespeare_char.py"
 AXES = dict(block_size=(64, 128, 256, 512, 1024, 2048), n_layer=(1, 2, 4, 8, 16), n_embd=(64, 128, 256, 512))
+BUDGET = 3e11  # flop of each run in `sizes`: config/shakespeare_char.py's first 24 updates
 MODELS = [(1, 32), (2, 32), (2, 64), (3, 96), (4, 128), (4, 192)]  # n_layer, n_embd
 SWITCHES = [  # what the ablation changes, one row at a time
     dict(norm="rmsnorm"), dict(position="learned"), dict(activation="gelu"), dict(qk_norm=0),
@@ -35,8 +36,7 @@ def train_for(settings: dict, seconds: float) -> tuple[float, float]:
     """Train for a fixed time; returns (val loss, flop = 6 x weights without the embedding x tokens).
 
     The learning rate follows the clock: after a third of the time it is what lr_at gives after a third of
-    max_iters. So every run completes its schedule, however fast its updates are. The val loss is measured on
-    65,536 tokens spread over the val split.
+    max_iters. So every run completes its schedule, however fast its updates are.
     """
     meta, T, B = prepare.ensure(settings["dataset"]), settings["block_size"], settings["batch_size"]
     train, val = (data.Windows(settings["dataset"], split, T, settings["seed"]) for split in ("train", "val"))
@@ -47,9 +47,32 @@ def train_for(settings: dict, seconds: float) -> tuple[float, float]:
         run.update(int(settings["max_iters"] * elapsed / seconds), *train.batch(updates, B))
         updates += 1
         elapsed = time.perf_counter() - began
-    loss = evaluate(run.model, val, spread(val, 65536 // T), CPU, run.autocast)["loss"]
-    weights = sum(p.numel() for p in run.model.parameters()) - run.model.wte.weight.numel()
-    return loss, 6.0 * weights * updates * B * T
+    return val_loss(run, val), 6.0 * weights_of(run.model) * updates * B * T
+
+
+def val_loss(run: Run, val: data.Windows) -> float:
+    """The loss on 65,536 tokens spread over the val split."""
+    return evaluate(run.model, val, spread(val, 65536 // val.block_size), CPU, run.autocast)["loss"]
+
+
+def weights_of(model) -> int:
+    """The number of weights that a token is multiplied by: all but the embedding."""
+    return sum(p.numel() for p in model.parameters()) - model.wte.weight.numel()
+
+
+def train_with(settings: dict, flop: float) -> tuple[float, int, int]:
+    """Train until 6 x weights x tokens is that many flop; returns (val loss, weights, tokens).
+
+    The schedule ends with the last update. So the result depends on no clock.
+    """
+    meta, T, B = prepare.ensure(settings["dataset"]), settings["block_size"], settings["batch_size"]
+    train, val = (data.Windows(settings["dataset"], split, T, settings["seed"]) for split in ("train", "val"))
+    weights = weights_of(memory.on_meta(settings, meta["vocab_size"]))
+    updates = max(1, round(flop / (6 * weights * B * T)))
+    run = Run({**settings, "max_iters": updates}, meta["vocab_size"])
+    for step in range(updates):
+        run.update(step, *train.batch(step, B))
+    return val_loss(run, val), weights, updates * B * T
 
 
 def ablation(seconds: float, seeds: int) -> Iterator[Row]:
@@ -63,6 +86,23 @@ def ablation(seconds: float, seeds: int) -> Iterator[Row]:
         name = " ".join(f"{key}={value}" for key, value in changes.items()) or "the recipe"
         worse = f", {np.mean(loss - losses[0]):+.4f}" if changes else ""
         yield measured(name, loss, "")._replace(absolute=f"{loss.mean():.4f} nats{worse}")
+
+
+def sizes(seeds: int) -> Iterator[Row]:
+    """Val loss of six model sizes with one budget of compute each; mean and standard deviation over seeds."""
+
+    def side(shape: tuple[int, int]) -> Callable:
+        layers, width = shape
+        changes = dict(n_layer=layers, n_embd=width, n_head=width // 32)
+        flop = sized(BUDGET, 1e8)
+        return lambda turn: train_with(settings_of(RECIPE, **changes, seed=1337 + turn), flop)
+
+    found = alternate(*map(side, MODELS), turns=seeds)  # (sizes, seeds, 3)
+    for (layers, width), runs in zip(MODELS, found, strict=True):
+        loss, (weights, tokens) = runs[:, 0], runs[0, 1:]
+        spread = f" +-{np.std(loss, ddof=1):.4f}" if seeds > 1 else ""
+        what = f"n_layer {layers}, n_embd {width}: {weights:,.0f} weights, {tokens / weights:.2g} tokens each"
+        yield measured(what, loss, "")._replace(absolute=f"{loss.mean():.4f} nats{spread}")
 
 
 # ---- power laws

@@ -26,7 +26,7 @@ from runtime.guard import atomic_file
 
 # -----------------------------------------------------------------------------
 runs = ""  # folders of two runs or more, joined by commas: out-a,out-b
-picture = "out-compare.png"  # file for the plot, a PNG
+picture = "out-compare/compare.png"  # file for the plot, a PNG
 # -----------------------------------------------------------------------------
 AXES = {"step": "updates", "tokens": "tokens", "seconds": "seconds of training"}
 POINTS = 4  # rows of each table
@@ -198,9 +198,7 @@ def draw(found: list[dict], path: Path) -> None:
 if __name__ == "__main__":
     config = override(globals())
     path = ROOT / config["picture"]
-    require(
-        path.suffix == ".png", f"picture={path} is no name for a plot; expected one such as out-compare.png"
-    )
+    require(path.suffix == ".png", f"picture={path} is no name for a plot; expected one such as compare.png")
     compared = read_all(config["runs"])
     print(*tables(compared), sep="\n")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -138,6 +138,20 @@ def test_training_by_the_clock_ends_the_schedule_in_time(tiny, monkeypatch):
     assert flops == 6 * weights * len(steps) * 4 * 32
 
 
+def test_training_with_a_budget_makes_as_many_updates_as_it_pays_for(tiny, monkeypatch):
+    steps, update = [], Run.update
+    monkeypatch.setattr(Run, "update", lambda run, step, x, y: steps.append(step) or update(run, step, x, y))
+    settings = settings_of()
+    vocab_size = read_meta(prepare.folder_of(settings["dataset"]))["vocab_size"]
+    model = Run(settings, vocab_size).model
+    names = {name for name, _ in model.named_parameters()}
+    weights = sum(p.numel() for name, p in model.named_parameters() if "wte" not in name)
+    assert "wte.weight" in names
+    loss, counted, tokens = scaling.train_with(settings, 7.2 * 6 * weights * 4 * 32)
+    assert (steps, counted, tokens) == ([*range(7)], weights, 7 * 4 * 32)
+    assert 1 < loss < 5
+
+
 def test_the_baseline_trains_too(tiny):
     settings = settings_of("config/classic.py", learning_rate=1e-2)
     windows = data.Windows(settings["dataset"], "train", 32)
@@ -220,6 +234,7 @@ def test_the_envelope_holds_what_no_cheaper_point_beats():
         "preparing",
         "growth",
         "ablation",
+        "sizes",
         pytest.param("claims", marks=pytest.mark.slow),
     ],
 )
@@ -228,7 +243,9 @@ def test_an_item_gives_rows_with_numbers_and_targets(tiny, monkeypatch, tmp_path
     monkeypatch.setattr(bench, "out_dir", str(tmp_path))
     monkeypatch.setattr(scaling, "AXES", dict(block_size=(16, 32, 64), n_layer=(1, 2, 3)))
     rows = list(bench.rows_of(bench.ITEMS[name]))
-    expected = dict(bytepairs=2, preparing=2, throughput=4, generation=7, growth=5, claims=23)
+    expected = dict(
+        bytepairs=2, preparing=2, throughput=4, generation=7, growth=5, sizes=6, claims=23
+    )  # fmt: skip
     assert len(rows) == expected.get(name, 1 + len(scaling.SWITCHES))
     for row in rows[: -1 if name == "growth" else None]:  # so short a training may have no law
         assert row.target == "reported" or row.target.startswith((">= ", "<= "))

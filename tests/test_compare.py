@@ -12,7 +12,7 @@ from techniques import compare
 
 
 def write_run(folder, evaluations: list[tuple], **settings) -> str:
-    """A folder with a run; evaluations: (step, tokens, seconds, val loss). finished=0: without result.json."""
+    """A folder with a run; evaluations: (step, tokens, seconds, val loss). finished=0: no result.json."""
     folder.mkdir()
     finished = settings.pop("finished", True)
     rows = [dict(zip(("step", "tokens", "seconds", "val_loss"), row, strict=True)) for row in evaluations]
