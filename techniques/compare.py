@@ -61,7 +61,7 @@ def read_all(names: str) -> list[dict]:
     """The runs of "out-a,out-b". ValueError if they are fewer than two, or one of them is there twice."""
     listed = [name.strip() for name in names.split(",") if name.strip()]
     require(
-        len(listed) > 1, f"runs={names} is {len(listed)} of them; expected two or more: --runs=out-a,out-b"
+        len(listed) > 1, f"runs={names} is not enough; expected two runs or more, such as --runs=out-a,out-b"
     )
     folders = [run_folder(str(Path(name).expanduser())).resolve() for name in listed]
     for name, folder in zip(listed, folders, strict=True):
@@ -166,7 +166,7 @@ def tables(found: list[dict]) -> list[str]:
 def draw(found: list[dict], path: Path) -> None:
     """Draw val loss against steps, tokens and seconds, a panel each, into a PNG file."""
     pyplot = plot.open_pyplot()
-    figure, panels = pyplot.subplots(1, 3, figsize=(9, 3.3), dpi=plot.DPI, sharey=True)
+    figure, panels = pyplot.subplots(1, 3, figsize=(8.6, 3.1), dpi=plot.DPI, sharey=True)
     figure.subplots_adjust(left=0.075, right=0.78, top=0.97, bottom=0.15, wspace=0.08)
     val_only = [[{**row, "train_loss": math.nan} for row in run["evaluations"]] for run in found]
     views = [plot.view_of(rows, {}, 0.0) for rows in val_only]

@@ -83,8 +83,9 @@ def run(against: str, candidate: list[str], config: dict) -> bool:
 
     differences = until_decided(differences_of, config["seeds"], alpha)
     if rows:
-        low, high = anytime(differences, alpha)
-        record = dict(base=against, candidate=candidate, alpha=alpha, seeds=rows, interval=[low, high])
+        ends = anytime(differences, alpha)
+        ends = ends if np.isfinite(ends).all() else None  # too few seeds; JSON has no infinity
+        record = dict(base=against, candidate=candidate, alpha=alpha, seeds=rows, interval=ends)
         write_atomic(folder / "race.json", json.dumps(record, indent=2) + "\n")
         draw(differences, alpha, folder / "race.png")
         print(verdict(differences, alpha))

@@ -132,12 +132,8 @@ def table(found: list[dict]) -> list[str]:
         if not one["losses"]:
             rows.append([*row, "failed", "", "0", "", ""])
             continue
-        row += [
-            f"{one['mean']:.4f}",
-            f"{one['spread']:.4f}",
-            str(len(one["losses"])),
-            f"{one['seconds']:.1f}",
-        ]
+        spread = f"{one['spread']:.4f}" if len(one["losses"]) > 1 else "-"
+        row += [f"{one['mean']:.4f}", spread, str(len(one["losses"])), f"{one['seconds']:.1f}"]
         low, high = one.get("behind", (0.0, 0.0))
         note = "  within noise" if within_noise(one) else ""
         shown = f"{low:+.4f} to {high:+.4f}{note}" if "behind" in one else ""

@@ -120,8 +120,8 @@ def test_what_cannot_be_compared_is_said(two, data, line, bits):
 def test_bad_input_is_one_line(two, tmp_path):
     a, b = two.split(",")
     for runs, message in (
-        ("", "runs= is 0 of them; expected two or more"),
-        (a, "is 1 of them; expected two or more"),
+        ("", "runs= is not enough; expected two runs or more"),
+        (a, "is not enough; expected two runs or more"),
         (f"{a},{a}/", "is there twice"),
         (f"{a},{tmp_path / 'none'}", "none holds no run that was evaluated"),
         (f"{a},{b}/config.json", "cannot be a run's folder"),
