@@ -1,6 +1,6 @@
 """A race of one candidate against a base, seed by seed until it is decided: techniques/sweep.py --against.
 
-The statistics are in significance.py. In out_dir: base.py, the base's settings as a config file, the runs'
+The statistics are in significance.py. In out_dir: base.config, the base's settings as a config file, the runs'
 folders, race.json with the losses of each seed, and race.png, how the interval closed.
 """
 
@@ -49,7 +49,7 @@ def run(against: str, candidate: list[str], config: dict) -> bool:
     folder, alpha = run_folder(config["out_dir"]), config["alpha"]
     require(0 < alpha < 1, f"alpha={alpha} makes no sense; expected above 0, below 1; 0.005 is usual")
     settings = base_settings(run_folder(against))
-    file = folder / "base.py"
+    file = folder / "base.config"
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"{name} = {value!r}\n" for name, value in settings.items()]
     write_atomic(file, f"# The settings of {against}, for a race.\n" + "".join(lines))

@@ -239,7 +239,7 @@ def test_a_race_ends_when_it_is_decided(fake_train, tmp_path, capsys):
     found = json.loads((fake_train / "race.json").read_text(encoding="utf-8"))
     assert [row["seed"] for row in found["seeds"]] == [1, 2, 3, 4, 5, 6]
     assert found["seeds"][2]["base"] == pytest.approx(1.059)
-    assert (fake_train / "base.py").read_text(encoding="utf-8").endswith("n_layer = 3\n")
+    assert (fake_train / "base.config").read_text(encoding="utf-8").endswith("n_layer = 3\n")
 
 
 @pytest.mark.slow
