@@ -22,7 +22,7 @@ from text.dataset import floor_per_token
 
 RECIPE = "config/shakespeare_char.py"
 AXES = dict(block_size=(64, 128, 256, 512, 1024, 2048), n_layer=(1, 2, 4, 8, 16), n_embd=(64, 128, 256, 512))
-BUDGET = 3e11  # flop of each run in `sizes`: config/shakespeare_char.py's first 24 updates
+BUDGET = 1e11  # flop of each run in `sizes`: 80 updates of MODELS' third, 8 of config/shakespeare_char.py
 MODELS = [(1, 32), (2, 32), (2, 64), (3, 96), (4, 128), (4, 192)]  # n_layer, n_embd
 SWITCHES = [  # what the ablation changes, one row at a time
     dict(norm="rmsnorm"), dict(position="learned"), dict(activation="gelu"), dict(qk_norm=0),
