@@ -244,8 +244,6 @@ def plan() -> Iterator[str]:
 
 def claims() -> Iterator[Row]:
     """What five guides claim, measured: docs/claims.md has the verdicts."""
-    known = ", ".join(map(str, guides.CLAIMS))
-    require(claim in (0, *guides.CLAIMS), f"claim={claim} is not measured here; expected one of {known}")
     yield from guides.rows(claim, rounds)
 
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 import data
 import techniques
+from config import require
 from evaluate import evaluate, spread
 from lab import measure
 from lab.measure import CPU, Row, Run, alternate, compared, measured, seconds_of, settings_of, show, sized
@@ -194,6 +195,8 @@ CLAIMS = {
 
 
 def rows(claim: int, turns: int) -> Iterator[Row]:
-    """The rows of a claim by its number; of all that are here if it is 0."""
+    """The rows of a claim by its number; of all that are here if it is 0. ValueError for another number."""
+    known = ", ".join(map(str, CLAIMS))
+    require(claim in (0, *CLAIMS), f"claim={claim} is not measured here; expected one of {known}")
     for item in dict.fromkeys(CLAIMS.values() if claim == 0 else [CLAIMS[claim]]):
         yield from item(turns)

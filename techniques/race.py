@@ -1,7 +1,7 @@
 """A race of one candidate against a base, seed by seed until it is decided: techniques/sweep.py --against.
 
-The statistics are in significance.py. In out_dir: base.config, the base's settings as a config file, the runs'
-folders, race.json with the losses of each seed, and race.png, how the interval closed.
+The statistics are in significance.py. In out_dir are base.config, the base's settings as a config file, the
+runs' folders, race.json with the losses of each seed, and race.png, how the interval closed.
 """
 
 import json
