@@ -29,7 +29,7 @@ from lab.measure_text import of_shakespeare
 from lab.plan import Cluster, shaped, table
 from machine import hardware
 from runtime.folder import run_folder
-from text import prepare
+from text import settle
 
 # -----------------------------------------------------------------------------
 only = ""  # one item, or several: throughput,memory; '' = all but laptop
@@ -105,7 +105,7 @@ def throughput() -> Iterator[Row]:
     """arch=gpt2 in config/classic.py's shape must train 2.0 times as many tokens/s as a plain fp32 loop."""
     settings = settings_of("config/classic.py")
     T, B = settings["block_size"], settings["batch_size"]
-    V = prepare.ensure(settings["dataset"])["vocab_size"]
+    V = settle.ensure(settings["dataset"])["vocab_size"]
     windows = data.Windows(settings["dataset"], "train", T)
 
     def ours(dtype: str, compile: bool = False) -> Callable:

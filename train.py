@@ -23,7 +23,7 @@ from machine.threads import Threads, gradients_of
 from model import GPT, summed_nats
 from runtime import checkpoint, guard, memory, origin, report, resolve, transfer
 from sample import prompt_ids, read_start, stream_text
-from text import corpora, prepare
+from text import corpora, prepare, settle
 from text.dataset import floor_per_token
 
 # -----------------------------------------------------------------------------
@@ -140,7 +140,7 @@ torch.manual_seed(seed)
 
 # ---- the data
 stages.begin(f"reading the dataset {dataset}")
-dataset, meta = prepare.settle(dataset, rank, resume)  # rank 0 prepares what is not there yet
+dataset, meta = settle.settle(dataset, rank, resume)  # rank 0 prepares what is not there yet
 config["dataset"] = dataset  # not the path of a text, but the name of what was made from it
 text_tokenizer = tokenizer.load_any(prepare.folder_of(dataset))
 train_windows = data.Windows(dataset, "train", block_size, seed, pack)
@@ -152,7 +152,7 @@ train_set, val_set = fixed_windows(train_windows, val_windows, eval_iters)  # th
 # ---- the model and its loss
 stages.begin("building the model and its optimizer")
 if resume:
-    prepare.require_same(saved, meta, dataset, out_dir)
+    settle.require_same(saved, meta, dataset, out_dir)
 changes += transfer.fit({} if resume else saved, config, text_tokenizer, init_from)  # fine-tuning
 raw_model = GPT(memory.shape_of(config, text_tokenizer.vocab_size, saved.get("model_config")))
 raw_model = origin.put_weights(saved, raw_model, config, text_tokenizer, out_dir if resume else init_from)

@@ -24,7 +24,7 @@ from lab.measure_text import of_shakespeare
 from machine.speed import flops_per_token
 from runtime import report
 from techniques import load
-from text import prepare
+from text import settle
 
 LAST = "8ec7af7"  # the commit at which the figures in docs/speed.md were measured
 BUDGET = 480.0  # seconds
@@ -70,7 +70,7 @@ def rows() -> Iterator[Row]:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")  # as in train.py
     if not measure.SMALLER:
-        prepare.ensure("shakespeare_char")  # once, not by two processes at the same time
+        settle.ensure("shakespeare_char")  # once, not by two processes at the same time
         warm(COMPILED, WARMING)
     for part in PARTS:
         yield from rows_of(part, end)

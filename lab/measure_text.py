@@ -16,13 +16,13 @@ from unittest import mock
 import tiktoken
 
 from lab.measure import NotMeasured, Row, alternate, compared, seconds_of, sized
-from text import corpora, prepare
+from text import corpora, prepare, settle
 from tokenizer import END, BPETokenizer
 
 
 def of_shakespeare(target: str) -> str:
     """The target, if the real text is here. It means nothing on the stand-in that replaces it offline."""
-    return "none: a stand-in" if "stand_in_for" in prepare.ensure("shakespeare_char") else target
+    return "none: a stand-in" if "stand_in_for" in settle.ensure("shakespeare_char") else target
 
 
 def large_text(size: int) -> list[str]:

@@ -17,7 +17,7 @@ import data
 from evaluate import evaluate, spread
 from lab.measure import CPU, Row, Run, alternate, measured, seconds_of, settings_of, show, sized
 from runtime import memory, plot
-from text import prepare
+from text import settle
 from text.dataset import floor_per_token
 
 RECIPE = "config/shakespeare_char.py"
@@ -38,7 +38,7 @@ def train_for(settings: dict, seconds: float) -> tuple[float, float]:
     The learning rate follows the clock: after a third of the time it is what lr_at gives after a third of
     max_iters. So every run completes its schedule, however fast its updates are.
     """
-    meta, T, B = prepare.ensure(settings["dataset"]), settings["block_size"], settings["batch_size"]
+    meta, T, B = settle.ensure(settings["dataset"]), settings["block_size"], settings["batch_size"]
     train, val = (data.Windows(settings["dataset"], split, T, settings["seed"]) for split in ("train", "val"))
     run = Run(settings, meta["vocab_size"])
     run.gradients(*train.batch(0, B))  # not counted: the first call allocates, and chooses kernels
@@ -181,7 +181,7 @@ def growth_of_loss(seconds: float, folder: Path | None) -> Iterator[Row]:
     cheaper run beats are fitted (the lower envelope).
     """
     dataset = sized("verse", settings_of()["dataset"])
-    floor = floor_per_token(prepare.ensure(dataset), "val")
+    floor = floor_per_token(settle.ensure(dataset), "val")
     points = {}
     for n_layer, n_embd in MODELS[: sized(None, 2)]:
         shape = dict(n_layer=n_layer, n_embd=n_embd, n_head=n_embd // 32)

@@ -20,7 +20,7 @@ from lab.measure import CPU, NotMeasured, Row, Run, settings_of
 from machine.speed import flops_per_token
 from runtime.trust import read_meta
 from test_errors import report as exit_code
-from text import prepare
+from text import prepare, settle
 
 
 @pytest.fixture
@@ -291,7 +291,7 @@ def runs_of_train_py(monkeypatch, batch_sizes=()) -> None:
 def test_each_part_of_the_gpu_item_runs_on_a_cpu_at_a_tiny_size(tiny, monkeypatch):
     """In this process; the runs of train.py are given."""
     runs_of_train_py(monkeypatch, batch_sizes=(2,))
-    monkeypatch.setattr(prepare, "ensure", lambda name: {})
+    monkeypatch.setattr(settle, "ensure", lambda name: {})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(one_gpu, "TURNS", 1)
     found = {row.what: row for row in bench.rows_of(bench.gpu)}
@@ -386,13 +386,13 @@ def test_quality_items_compare_the_runs_they_name(monkeypatch):
         "config/fast.py": (9, 1.8), "config/classic.py": (100, 1.9), "config/shakespeare_char.py": (95, 1.53),
     }  # fmt: skip
     monkeypatch.setattr(measure, "time_and_loss", lambda file, *flags: lambda turn: runs[file])
-    monkeypatch.setattr(prepare, "ensure", lambda name: {})
+    monkeypatch.setattr(settle, "ensure", lambda name: {})
     first, second = bench.time_to_loss()
     assert (first.ratio, first.absolute) == ("0.09000", "9.000 / 100.0 s")
     assert (second.ratio, second.target) == ("0.9474", "<= 1")
     first, second = bench.equal_time()
     assert (first.ratio, second.absolute, second.target) == ("0.9500", "1.530 nats", "<= 1.54")
-    monkeypatch.setattr(prepare, "ensure", lambda name: {"stand_in_for": "shakespeare"})
+    monkeypatch.setattr(settle, "ensure", lambda name: {"stand_in_for": "shakespeare"})
     assert [row.target for row in bench.equal_time()] == ["<= 1", "none: a stand-in"]
 
 
@@ -405,7 +405,7 @@ def test_laptop_trains_to_two_losses(monkeypatch):
         return dict(training_time=seconds, final_val_loss=loss), []
 
     monkeypatch.setattr(measure, "trained", trained)
-    monkeypatch.setattr(prepare, "ensure", lambda name: {})
+    monkeypatch.setattr(settle, "ensure", lambda name: {})
     rows = [(row.absolute, row.target) for row in bench.laptop()]
     short = [("110.0 s", "<= 180"), ("1.468 nats", "<= 1.4697")]
     assert rows == [*short, ("321.0 s", "<= 600"), ("1.406 nats", "<= 1.38")]

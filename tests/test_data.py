@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 import data
 import tokenizer
-from text import formats, prepare, token_files
+from text import formats, prepare, settle, token_files
 from text.corpora import Corpus, open_corpus
 from text.dataset import floor_per_token
 
@@ -118,7 +118,7 @@ def test_text_file(tmp_path):
     folder = prepare.DATASETS / "mine"
     assert sorted(os.listdir(folder)) == ["meta.json", "tokenizer.json", "train.bin", "val.bin"]
     assert os.listdir(prepare.DATASETS) == ["mine"]  # nothing temporary is left
-    assert json.loads((folder / "meta.json").read_text(encoding="utf-8")) == meta == prepare.ensure("mine")
+    assert json.loads((folder / "meta.json").read_text(encoding="utf-8")) == meta == settle.ensure("mine")
     assert meta["sha256"] == hashlib.sha256(text.encode()).hexdigest()
     assert meta["splits"]["val"]["sha256"] == hashlib.sha256((folder / "val.bin").read_bytes()).hexdigest()
     assert (meta["vocab_size"], meta["dtype"], meta["masked"]) == (len(set(text)), "uint16", False)
@@ -338,7 +338,7 @@ def test_clean(tmp_path, capsys):
     counts = {"control characters": 5, "runs of blanks": 4, "short lines": 1, "blank lines": 6}
     assert meta["dropped"] == counts and "4 runs of blanks" in capsys.readouterr().out
     prepare.prepare("twice", write(tmp_path / "b.txt", once), clean=True, val_ratio=0)
-    assert decode("twice") == once and prepare.ensure("twice")["dropped"] == {}
+    assert decode("twice") == once and settle.ensure("twice")["dropped"] == {}
     rows = [
         {"prompt": "2+2  =\t", "response": "4"},
         {"text": "a\x01"},
@@ -356,7 +356,7 @@ def test_clean_is_idempotent_on_random_text(tmp_path):
         path = write(tmp_path / "a.txt", "start\n" + dirty)
         prepare.prepare("once", path, clean=True, val_ratio=0)
         prepare.prepare("twice", write(tmp_path / "b.txt", decode("once")), clean=True, val_ratio=0)
-        assert decode("twice") == decode("once") and prepare.ensure("twice")["dropped"] == {}
+        assert decode("twice") == decode("once") and settle.ensure("twice")["dropped"] == {}
 
 
 def test_skip_bad(tmp_path):
@@ -448,7 +448,7 @@ def test_reused_tokenizer(tmp_path):
     )
     bpe = tokenizer.load_any(str(prepare.DATASETS / "first"))
     assert read_ids("second").tolist() == bpe.encode("low hell " * 20).tolist()
-    assert prepare.ensure("second")["tokenizer_hash"] == prepare.ensure("first")["tokenizer_hash"] == bpe.hash
+    assert settle.ensure("second")["tokenizer_hash"] == settle.ensure("first")["tokenizer_hash"] == bpe.hash
     prepare.prepare("chars", write(tmp_path / "c.txt", "abc" * 20))
     message = error_of(
         prepare.prepare, "x", write(tmp_path / "d.txt", "abz" * 9), str(prepare.DATASETS / "chars")
@@ -471,7 +471,7 @@ def test_val_text_leaves_merges_alone(tmp_path):
     for name, val in (("a", "zebra zebra zebra " * 13), ("b", "quick quick quick " * 13)):
         prepare.prepare(name, write(tmp_path / f"{name}.txt", train + val[:220]), "bpe", 300)
     assert decode("a") == decode("b") == train
-    assert prepare.ensure("a")["tokenizer_hash"] == prepare.ensure("b")["tokenizer_hash"]
+    assert settle.ensure("a")["tokenizer_hash"] == settle.ensure("b")["tokenizer_hash"]
     lines = {name: [f"the cat sat {name * 5} {i}" for i in range(100)] for name in "ab"}
     labels = np.repeat([0, 1], [90, 10])
     np.random.default_rng(7).shuffle(labels)  # as documented: the seed draws which samples are val
@@ -480,7 +480,7 @@ def test_val_text_leaves_merges_alone(tmp_path):
         path = write(tmp_path / f"{name}.txt", "\n".join(lines[name]))
         prepare.prepare(name, path, "bpe", 300, format="lines", seed=7)
     assert samples("a") == samples("b") and samples("a", "val") != samples("b", "val")
-    assert prepare.ensure("a")["tokenizer_hash"] == prepare.ensure("b")["tokenizer_hash"]
+    assert settle.ensure("a")["tokenizer_hash"] == settle.ensure("b")["tokenizer_hash"]
 
 
 def test_dtype(tmp_path):
@@ -499,22 +499,22 @@ def test_ensure(tmp_path, monkeypatch):
     """D19: prepared once; the second time nothing is touched. Unknown names give the command."""
     known = {"tiny": {"source": write(tmp_path / "a.txt", "some text " * 20), "tokenizer": "char"}}
     monkeypatch.setattr(prepare, "KNOWN", known)
-    meta = prepare.ensure("tiny")
+    meta = settle.ensure("tiny")
     path = prepare.DATASETS / "tiny" / "train.bin"
     before = path.stat().st_mtime_ns
     time.sleep(0.01)
-    assert prepare.ensure("tiny") == meta and path.stat().st_mtime_ns == before
-    message = error_of(prepare.ensure, "other")
+    assert settle.ensure("tiny") == meta and path.stat().st_mtime_ns == before
+    message = error_of(settle.ensure, "other")
     assert "'other'" in message and "python data.py --input=FILE --name=other" in message
     assert "python data.py --name=tiny" in error_of(
         data.Windows, shutil.move(path.parent, tmp_path / "x") and "tiny", "val", 4
     )
-    assert prepare.ensure(str(tmp_path / "x")) == meta  # a path is as good as a name
+    assert settle.ensure(str(tmp_path / "x")) == meta  # a path is as good as a name
     assert data.Windows(tmp_path / "x", "val", 4).n_tokens == 20
     monkeypatch.chdir(tmp_path)
     assert prepare.folder_of("x") == Path("x")
     (tmp_path / "x" / "meta.json").write_text("{", encoding="utf-8")
-    assert "damaged" in error_of(prepare.ensure, "x")
+    assert "damaged" in error_of(settle.ensure, "x")
 
 
 def test_known_datasets():
@@ -577,7 +577,7 @@ def test_killed_preparation(tmp_path):
     )
     assert run.returncode == -signal.SIGKILL, run.stderr.decode()
     assert {file.name: file.read_bytes() for file in (prepare.DATASETS / "mine").iterdir()} == old
-    assert prepare.ensure("mine")["sha256"] and data.Windows("mine", "train", 8).n_tokens == 405
+    assert settle.ensure("mine")["sha256"] and data.Windows("mine", "train", 8).n_tokens == 405
     prepare.prepare("mine", path)
     assert decode("mine").startswith("something new")
 

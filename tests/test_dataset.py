@@ -1,4 +1,4 @@
-"""dataset.py and prepare.settle: the old stays until the new is there, and what counts is the content."""
+"""dataset.py and settle.settle: the old stays until the new is there, and what counts is the content."""
 
 import errno
 import json
@@ -16,7 +16,7 @@ import pytest
 import data
 from conftest import ROOT, TINY
 from test_data import decode, error_of, own_datasets, write, write_rows
-from text import corpora, dataset, prepare
+from text import corpora, dataset, prepare, settle
 from text.token_files import SPLITS
 
 __all__ = ["own_datasets"]  # a fixture: each test has its own datasets folder
@@ -155,7 +155,7 @@ def test_killed_at_each_rename_old_or_new_is_whole(tmp_path, monkeypatch):
     assert codes == [str(int(signal.SIGKILL))] * 9, run.stderr
     for i in range(1, 10):
         monkeypatch.setattr(prepare, "DATASETS", tmp_path / "many" / str(i))
-        found = prepare.ensure("mine")
+        found = settle.ensure("mine")
         assert data.Windows("mine", "train", 8).n_tokens == found["splits"]["train"]["tokens"]
         assert decode("mine") + decode("mine", "val") + decode("mine", "test") == OLD_TEXT
         prepare.prepare("mine", path)
@@ -172,7 +172,7 @@ def test_a_link_to_a_disk_that_is_not_there(tmp_path):
 # ---- identity is content
 def checked(meta: dict, name: str) -> None:
     folder = prepare.folder_of(name)
-    dataset.require_same_content(meta, prepare.read_meta(folder), folder, "out-x", "or so")
+    dataset.require_same_content(meta, settle.read_meta(folder), folder, "out-x", "or so")
 
 
 def test_the_same_content_under_another_name_in_shards_is_the_same(tmp_path):
@@ -218,16 +218,16 @@ def here(tmp_path, monkeypatch):
 
 # ---- straight from a file
 def test_a_file_is_prepared_by_its_name_and_again_when_it_changes(here, capsys):
-    assert prepare.settle("mine.txt")[0] == "mine.txt"
+    assert settle.settle("mine.txt")[0] == "mine.txt"
     assert whole("mine.txt") == OLD_TEXT
     assert "preparing mine.txt by characters as dataset mine.txt (" in capsys.readouterr().out
     before = (prepare.DATASETS / "mine.txt" / "meta.json").stat().st_mtime_ns
     for spelling in ("mine.txt", "./mine.txt", str(here / "mine.txt")):
-        name, meta = prepare.settle(spelling)
+        name, meta = settle.settle(spelling)
         assert (name, capsys.readouterr().out) == ("mine.txt", "")
     assert (prepare.DATASETS / "mine.txt" / "meta.json").stat().st_mtime_ns == before
     write(here / "mine.txt", NEW_TEXT)
-    prepare.settle("mine.txt")
+    settle.settle("mine.txt")
     said = "preparing mine.txt, which has changed, by characters as dataset mine.txt ("
     assert said in capsys.readouterr().out
     assert whole("mine.txt") == NEW_TEXT
@@ -235,45 +235,45 @@ def test_a_file_is_prepared_by_its_name_and_again_when_it_changes(here, capsys):
 
 def test_a_resumed_run_keeps_its_text(here):
     """The file has changed: one line, and the dataset of the run is still there; its path goes on."""
-    trained = prepare.settle("mine.txt")[1]
-    prepare.settle("mine.txt", resume=True)
+    trained = settle.settle("mine.txt")[1]
+    settle.settle("mine.txt", resume=True)
     write(here / "mine.txt", NEW_TEXT)
     for name in ("mine.txt", "./mine.txt"):
-        message = error_of(prepare.settle, name, resume=True)
+        message = error_of(settle.settle, name, resume=True)
         assert f"mine.txt is not the text in {prepare.DATASETS / 'mine.txt'}" in message
         assert "--init_from=scratch --out_dir=NEW" in message
     assert whole("mine.txt") == OLD_TEXT
-    assert prepare.settle(str(prepare.DATASETS / "mine.txt"), resume=True)[0] == "mine.txt"
+    assert settle.settle(str(prepare.DATASETS / "mine.txt"), resume=True)[0] == "mine.txt"
 
-    prepare.settle("mine.txt")  # another run has prepared the new text meanwhile
+    settle.settle("mine.txt")  # another run has prepared the new text meanwhile
     write(here / "mine.txt", OLD_TEXT)  # and the old one is back
     words = re.search(r"add --dataset=NAME, .*\(python data.py (.*?)\)$", message)[1].split()
     assert words == ["--input=FILE", "--name=NAME"]
-    assert "mine.txt is not the text in" in error_of(prepare.settle, "mine.txt", resume=True)
+    assert "mine.txt is not the text in" in error_of(settle.settle, "mine.txt", resume=True)
     prepare.prepare("kept", str(here / "mine.txt"))  # what that command does
-    prepare.require_same({"dataset": trained}, prepare.settle("kept", resume=True)[1], "kept", "out")
+    settle.require_same({"dataset": trained}, settle.settle("kept", resume=True)[1], "kept", "out")
 
 
 def test_a_resumed_run_knows_its_file_from_any_folder(here, tmp_path, monkeypatch):
-    prepare.settle("mine.txt")
+    settle.settle("mine.txt")
     (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path / "there")
-    assert prepare.settle("mine.txt", resume=True)[0] == "mine.txt"
+    assert settle.settle("mine.txt", resume=True)[0] == "mine.txt"
     write(Path("mine.txt"), NEW_TEXT)  # another file of that name, which the run has never seen
-    assert prepare.settle("mine.txt", resume=True)[0] == "mine.txt"
+    assert settle.settle("mine.txt", resume=True)[0] == "mine.txt"
     assert whole("mine.txt") == OLD_TEXT
-    assert prepare.settle("mine.txt")[0] == "mine.txt-2"  # a new run: this file; the other dataset stays
+    assert settle.settle("mine.txt")[0] == "mine.txt-2"  # a new run: this file; the other dataset stays
     assert (whole("mine.txt"), whole("mine.txt-2")) == (OLD_TEXT, NEW_TEXT)
 
 
 def test_what_is_no_text_is_not_called_one(here, capsys):
     """`bad.bin is a text, and is prepared by characters` stood before the error that it is binary."""
     (here / "bad.bin").write_bytes(bytes(range(256)))
-    assert "bad.bin" in error_of(prepare.settle, "bad.bin")
+    assert "bad.bin" in error_of(settle.settle, "bad.bin")
     assert capsys.readouterr().out == ""
     (here / "texts").mkdir()
     write(here / "texts" / "a.txt", OLD_TEXT)
-    prepare.settle("texts")
+    settle.settle("texts")
     assert "preparing the folder texts by characters as dataset texts.folder (" in capsys.readouterr().out
 
 
@@ -281,33 +281,33 @@ def test_folders_rows_and_odd_names(here):
     (here / "my texts (1)").mkdir()
     write(here / "my texts (1)" / "a.txt", OLD_TEXT)
     write(here / "my texts (1)" / "b.txt", "more of it " * 9)
-    name, meta = prepare.settle("my texts (1)")
+    name, meta = settle.settle("my texts (1)")
     assert name == "my-texts-1-.folder" and meta["splits"]["train"]["documents"] > 1
     write(here / "my texts (1)" / "a.txt", OLD_TEXT + "more of it " * 9)  # the same text, cut elsewhere
     write(here / "my texts (1)" / "b.txt", "")
-    assert prepare.settle("my texts (1)")[1]["sha256"] != meta["sha256"]
+    assert settle.settle("my texts (1)")[1]["sha256"] != meta["sha256"]
     write_rows(here / "rows.jsonl", [{"prompt": "a", "response": "b"}] * 30)
-    assert prepare.settle("rows.jsonl")[1]["format"] == "jsonl"
+    assert settle.settle("rows.jsonl")[1]["format"] == "jsonl"
 
 
 def test_what_was_prepared_by_hand_is_never_replaced(here):
     prepare.prepare("mine.txt", write(here / "other", NEW_TEXT))
-    assert prepare.settle("mine.txt")[0] == "mine.txt"
-    assert prepare.settle("./mine.txt")[0] == "mine.txt-2"
+    assert settle.settle("mine.txt")[0] == "mine.txt"
+    assert settle.settle("./mine.txt")[0] == "mine.txt-2"
     assert (whole("mine.txt"), whole("mine.txt-2")) == (NEW_TEXT, OLD_TEXT)
 
 
 def test_local_files_never_disturb_known_datasets(here, monkeypatch):
     monkeypatch.setitem(prepare.KNOWN, "tiny", {"source": write(here / "t", NEW_TEXT)})
     write(here / "tiny", OLD_TEXT)
-    assert prepare.settle("tiny")[0] == "tiny" and whole("tiny") == NEW_TEXT
-    assert prepare.settle("./tiny")[0] == "tiny-2" and whole("tiny-2") == OLD_TEXT
+    assert settle.settle("tiny")[0] == "tiny" and whole("tiny") == NEW_TEXT
+    assert settle.settle("./tiny")[0] == "tiny-2" and whole("tiny-2") == OLD_TEXT
     for name in prepare.KNOWN.keys() - {"tiny"}:
         assert prepare.KNOWN[name]["source"].startswith("builtin:")
 
 
 def test_neither_a_dataset_nor_a_text(here):
-    assert "dataset 'gone.txt' is not prepared" in error_of(prepare.settle, "gone.txt")
+    assert "dataset 'gone.txt' is not prepared" in error_of(settle.settle, "gone.txt")
 
 
 # ---- through the scripts

@@ -21,7 +21,7 @@ import data
 import sample
 import tokenizer
 from test_data import error_of, own_datasets, samples, write, write_rows
-from text import corpora, prepare
+from text import corpora, prepare, settle
 from text.corpora import open_corpus
 from text.readers import HEAD, encoding_of
 
@@ -156,7 +156,7 @@ def test_what_is_no_text_is_refused_by_name_the_same_by_both(tmp_path, kind):
     by_data = error_of(prepare.prepare, "mine", str(tmp_path / "a.txt"))
     assert words in by_data and "a.txt" in by_data
     assert by_data == error_of(data.windows_of_text, str(tmp_path / "a.txt"), letters, 8)
-    assert by_data == error_of(prepare.settle, str(tmp_path / "a.txt"))
+    assert by_data == error_of(settle.settle, str(tmp_path / "a.txt"))
     (tmp_path / "folder").mkdir()
     os.rename(tmp_path / "a.txt", tmp_path / "folder" / "a.txt")
     assert words in error_of(prepare.prepare, "mine", str(tmp_path / "folder"))
@@ -284,7 +284,7 @@ def test_a_local_tokenizer_called_like_a_kind(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(sys, "argv", [*flags, f"--tokenizer=./{kind}"])
     runpy.run_path(data.__file__, run_name="__main__")
     hash = tokenizer.load_any(f"./{kind}").hash
-    assert prepare.ensure("mine")["tokenizer_hash"] == hash
+    assert settle.ensure("mine")["tokenizer_hash"] == hash
     monkeypatch.setattr(sys, "argv", flags)  # the default is no word that was typed
     runpy.run_path(data.__file__, run_name="__main__")
     assert prepare.prepare("mine", text, tokenizer="builtin:char")["tokenizer"] == "char"

@@ -15,7 +15,7 @@ import torch
 import data
 from runtime.trust import read_meta
 from test_data import dataset_of, error_of, own_datasets, project, samples_of, write, write_rows
-from text import prepare, token_files
+from text import prepare, settle, token_files
 from text.corpora import open_corpus
 
 __all__ = ["own_datasets"]  # a fixture: each test has its own datasets folder
@@ -237,7 +237,7 @@ def test_several_processes_write_what_one_writes(tmp_path, kind, n):
     assert done.returncode == 0, done.stderr
     assert contents(folder / "datasets/mine") == contents(prepare.DATASETS / "mine")
     assert os.listdir(folder / "datasets") == ["mine"]
-    words = ["settings:", "datasets/mine:", *(f"{split}:" for split in prepare.ensure("mine")["splits"])]
+    words = ["settings:", "datasets/mine:", *(f"{split}:" for split in settle.ensure("mine")["splits"])]
     assert [line.split()[0] for line in done.stdout.splitlines()] == words
 
 

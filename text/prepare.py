@@ -1,7 +1,7 @@
 """Prepare a text: make the dataset datasets/NAME/ with token files, tokenizer.json and meta.json.
 
 `python data.py` is the command for it. train.py prepares by itself: the datasets in KNOWN, and a file or
-folder of text that its setting `dataset` names (see settle).
+folder of text that its setting `dataset` names (settle.py).
 """
 
 import contextlib
@@ -15,14 +15,13 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from config import ROOT, at_least, require, typed
+from config import ROOT, at_least
 from config._nanogpt import DATASETS as OF_NANOGPT
 from machine.distributed import all_gather, barrier
 from runtime import guard
 from runtime.more_tokens import extended
-from runtime.trust import read_meta
-from text.corpora import first_characters, open_text, stand_in_notice, two_meanings
-from text.dataset import OLD, OLD_MASK, is_old, publish, require_same_content, restore
+from text.corpora import first_characters, open_text, stand_in_notice
+from text.dataset import OLD, publish, restore
 from text.formats import Source
 from text.new_tokenizer import make_tokenizer
 from text.token_files import encode, summary
@@ -38,7 +37,6 @@ KNOWN = {
     "sums_text": {"source": "builtin:sums_text", "tokenizer": "char"},
     "sums_easy": {"source": "builtin:sums_easy", "tokenizer": "char", "format": "jsonl", "dedup": True},
 }
-AUTOMATIC = {"tokenizer": "char", "val_ratio": 0.1, "seed": 1337}  # how train.py prepares a file of text
 
 
 def prepare(
@@ -166,117 +164,8 @@ def folder_of(name: str | Path) -> Path:
     raise ValueError(f"dataset {str(name)!r} is not prepared; {advice}")
 
 
-def ensure(name: str) -> dict:
-    """Return a dataset's meta.json as a dict; prepares what settle() can prepare."""
-    return settle(name)[1]
-
-
-def settle(dataset: str, rank: int = 0, resume: bool = False) -> tuple[str, dict]:
-    """What train.py's setting names: (the name of a prepared dataset, or its absolute path; its meta.json).
-
-    dataset: a name in KNOWN, a prepared dataset's name or path, or a file or folder of text. If a known one
-    is missing, or the text has not been prepared as it is now, rank 0 prepares it; other ranks wait. resume:
-    a text that has changed since then is an error instead. ValueError names the command that prepares others.
-    """
-    refuse_two_meanings(dataset)
-    dataset = dataset.removeprefix("builtin:") if dataset.removeprefix("builtin:") in KNOWN else dataset
-    if dataset in KNOWN:
-        if rank == 0 and not (DATASETS / dataset / "meta.json").is_file():
-            with guard.alone(DATASETS / f".{dataset}.lock"):
-                if not is_prepared(dataset):  # another process may have made it meanwhile
-                    prepare(dataset, **KNOWN[dataset])
-        barrier()
-        return dataset, read_meta(folder_of(dataset))
-    text = text_of(dataset, resume)
-    if text and rank == 0:
-        prepare_text(text, dataset, resume)
-    barrier()
-    folder = Path(os.path.abspath(folder_of(automatic_name(text) if text else dataset)))
-    inside = folder.parent.resolve() == DATASETS.resolve()
-    meta = read_meta(folder)
-    if rank == 0 and is_old(meta):
-        print(f"NOTE: {dataset} was prepared by an older version: {OLD_MASK}; prepare it again with data.py")
-    return folder.name if inside else str(folder), meta
-
-
-def refuse_two_meanings(dataset: str) -> None:
-    """ValueError if the typed setting names a file here and another dataset, of the project or prepared."""
-    path = Path(dataset)
-    if not typed("dataset") or dataset != path.name or not path.exists():
-        return
-    require(dataset not in KNOWN, two_meanings("dataset", dataset))
-    if path.is_file() and is_prepared(DATASETS / dataset) and not automatic_source(dataset):
-        source = read_meta(folder_of(DATASETS / dataset))["source"]
-        if not (Path(source).exists() and path.samefile(source)):
-            raise ValueError(
-                f"--dataset={dataset} has two meanings: the file here, and {DATASETS / dataset}, made from "
-                f"{source}; write ./{dataset} or datasets/{dataset}"
-            )
-
-
 def is_prepared(name: str | Path) -> bool:
     """Whether a dataset is there, by its name or path."""
     with contextlib.suppress(ValueError):
         return bool(folder_of(name))
     return False
-
-
-def text_of(dataset: str, resume: bool) -> Path | None:
-    """The file or folder of text that train.py's setting names; None if it names a prepared dataset."""
-    path = Path(dataset)
-    if dataset == path.name and is_prepared(DATASETS / dataset):
-        source = automatic_source(dataset)
-        candidates = [source, path] if resume else [path, source]
-        return next((each for each in candidates if source and each.exists()), None)
-    return path if path.exists() and not is_prepared(path.absolute()) else None
-
-
-def automatic_source(name: str) -> Path | None:
-    """The file or folder that settle() has made this dataset from; None if it was made by hand, or copied."""
-    meta = read_meta(folder_of(DATASETS / name))
-    return Path(meta["source"]) if "automatic" in meta and meta["name"] == name else None
-
-
-def automatic_name(text: Path) -> str:
-    """The name of the dataset that is made from a file or folder: mine.txt, texts.folder.
-
-    If another dataset has it, a number follows.
-    """
-    text = text.resolve()
-    base = re.sub(r"[^\w.-]+", "-", text.name).lstrip(".-") or "text"
-    base += ".folder" if text.is_dir() else ""
-    for name in itertools.chain([base], (f"{base}-{n}" for n in itertools.count(2))):
-        if name not in KNOWN and (not is_prepared(DATASETS / name) or automatic_source(name) == text):
-            return name
-
-
-def prepare_text(text: Path, dataset: str, resume: bool) -> None:
-    """Prepare a file or folder of text as train.py does, unless that was done and its content is the same."""
-    name = automatic_name(text)
-    with guard.alone(DATASETS / f".{name}.lock"):
-        source = Source(*open_text(str(text), say=False))
-        changed = is_prepared(DATASETS / name)
-        if changed:
-            meta = read_meta(folder_of(DATASETS / name))
-            for _ in source.chunks():
-                pass
-            if (source.sha256.hexdigest(), AUTOMATIC) == (meta["sha256"], meta["automatic"]):
-                return
-        if changed and resume:
-            raise ValueError(
-                f"{text} is not the text in {DATASETS / name}; for a new run on {text}: "
-                "--init_from=scratch --out_dir=NEW; to resume, add --dataset=NAME, and prepare the text that "
-                "the run was trained on (python data.py --input=FILE --name=NAME)"
-            )
-        what = f"the folder {dataset}" if text.is_dir() else dataset
-        what += ", which has changed," if changed else ""
-        print(f"preparing {what} by characters as dataset {name} (python data.py offers more)", flush=True)
-        prepare(name, str(text.resolve()), **AUTOMATIC, automatic=AUTOMATIC)
-
-
-def require_same(saved: dict, meta: dict, dataset: str, out_dir: str) -> None:
-    """ValueError if a run that is resumed was trained on another text than the dataset holds now."""
-    same_tokenizer = saved["dataset"].get("tokenizer_hash") == meta.get("tokenizer_hash")
-    base = out_dir if same_tokenizer else "scratch"  # with other tokens its weights would mean nothing
-    advice = f"start a new run on this one: --init_from={base} --out_dir=NEW"
-    require_same_content(saved["dataset"], meta, folder_of(dataset), out_dir, advice)

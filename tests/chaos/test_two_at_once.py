@@ -35,7 +35,7 @@ runpy.run_path("train.py", run_name="__main__")
 PREPARE = """
 import json, os, signal, sys, time
 from pathlib import Path
-from text import prepare
+from text import prepare, settle
 
 folder = Path(sys.argv[1])
 prepare.DATASETS = folder / "datasets"
@@ -65,10 +65,10 @@ def both(job):
     return sorted(os.waitpid(pid, 0)[1] for pid in pids)
 
 prepare.make_tokenizer = slowly
-codes = [both(lambda: prepare.ensure("fresh"))]
+codes = [both(lambda: settle.ensure("fresh"))]
 prepare.DATASETS = folder / "others"
 dying.touch()
-codes.append(both(lambda: prepare.ensure("fresh")))
+codes.append(both(lambda: settle.ensure("fresh")))
 codes.append(both(lambda: prepare.prepare("fresh", **prepare.KNOWN["fresh"])))
 print(json.dumps(codes))
 """
