@@ -22,12 +22,15 @@ from config import at_end, at_least, end_script, given, override, require  # iso
 import numpy as np
 import torch
 
+import techniques
 from machine.distributed import start
 from machine.hardware import to_device
 from runtime.trust import read_meta
 from text.corpora import stand_in_notice, two_meanings
 from text.for_evaluation import encode_text
+from text.mixture import is_mixture
 from text.prepare import KNOWN, folder_of, is_prepared, prepare
+from text.replies import learned_in
 from text.segments import LEARNED
 from text.show import show as print_rows
 from text.token_files import SPLITS, TokenFiles, packed
@@ -99,7 +102,7 @@ class Windows:
         self.on_device = None  # the ids, after keep_on()
         self.tokens = TokenFiles(folder, split, counts, self.dtype, meta.get("vocab_size", 2**32))
         self.masks = TokenFiles(folder, f"{split}_mask", counts, np.uint8) if self.masked else None
-        self._epoch = functools.lru_cache(maxsize=2)(self._draw_epoch)  # a batch may need two
+        self.epoch = functools.lru_cache(maxsize=2)(self._draw_epoch)  # a batch may need two
         if self.in_rows:
             self._make_rows(what, may_be_short)
         elif may_be_short and self.n_tokens < 2:
@@ -140,9 +143,13 @@ class Windows:
         is divided.
         """
         first = ((step * n_micro_steps + micro_step) * world_size + rank) * batch_size
+        return self.at(range(first, first + batch_size))
+
+    def at(self, numbers) -> tuple[torch.Tensor, torch.Tensor]:
+        """x, y as of batch(), of the windows with these numbers in the series. A technique may replace it."""
         windows, offsets = [], []
-        for i in range(first, first + batch_size):
-            order, offset = self._epoch(i // self.n_windows)
+        for i in numbers:
+            order, offset = self.epoch(i // self.n_windows)
             windows.append(order[i % self.n_windows])
             offsets.append(offset)
         read = self._read if self.on_device is None else self._gather
@@ -177,14 +184,7 @@ class Windows:
 
         The second ends with the token that closes it. ValueError if nothing follows a context.
         """
-        found, samples = [], (self.starts.tolist(), self.lengths.tolist()) if self.masked else ((), ())
-        for begin, length in zip(*samples, strict=True):
-            places = np.arange(begin, begin + length)
-            ids, learned = self.tokens[places], self.masks[places] & LEARNED
-            edges = np.flatnonzero(np.diff(learned, prepend=0, append=0))
-            for first, end in edges.reshape(-1, 2).tolist():
-                if first:
-                    found.append((ids[:first].tolist(), ids[first:end].tolist()))
+        found = learned_in(self.tokens, self.masks, self.starts, self.lengths) if self.masked else []
         if not found:
             rows = "expected rows of prompt and response, or of messages"
             raise ValueError(f"{self.path} holds no replies: all of its text is learned; {rows}")
@@ -239,6 +239,13 @@ class Windows:
         if self.masked:
             scored[filled] &= (self.masks[places[filled]] & LEARNED).astype(bool)
         return ids, scored
+
+
+def open_windows(dataset: str | Path, split: str, *shape, **options) -> Windows:
+    """The windows of a dataset, or of a mixture such as "a:0.7,b:0.3". The arguments are those of Windows."""
+    if is_mixture(dataset):
+        return techniques.load("mixture")[0].Mixture(dataset, split, *shape, **options)
+    return Windows(dataset, split, *shape, **options)
 
 
 def count_targets(y: torch.Tensor) -> int:

@@ -20,17 +20,15 @@ import torch
 import torch.nn.functional as F
 
 import techniques
-from data import Windows, windows_of_text
+from data import Windows, open_windows, windows_of_text
 from machine import distributed, hardware
 from machine.stages import Stages
 from machine.threads import use_saved
 from runtime import checkpoint
 from runtime.guard import first_not_finite
 from runtime.plot import open_pyplot
-from runtime.trust import check_types, read_meta
-from text.dataset import require_same_content
-from text.prepare import folder_of
-from tokenizer import load_any
+from runtime.trust import check_types
+from text import settle
 
 # -----------------------------------------------------------------------------
 out_dir = "out-shakespeare-char"  # folder of the run
@@ -103,7 +101,8 @@ def evaluate(
     8,192 tokens and 256 MB of logits. token_bytes: (V,), the UTF-8 bytes of each token.
 
     Returns a dict: loss (nats per target), standard_error of the loss, targets (their number), perplexity,
-    bits_per_byte (0 without token_bytes), and by_position, (T,): the mean loss at each position of a window.
+    bits_per_byte (0 without token_bytes), by_position, (T,): the mean loss at each position of a window, and
+    by_corpus: {name: loss} of the datasets of a mixture.
     ValueError if the windows have no target, or if the loss is not finite.
     """
     was_training = model.training
@@ -114,6 +113,8 @@ def evaluate(
     batches = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
     sums = Sums()
     nats_at, targets_at = np.zeros(T), np.zeros(T)  # sums at each position of a window
+    names = getattr(windows, "names", [])  # of the datasets of a mixture
+    in_corpus = np.zeros((2, len(names)))  # nats and targets in each of them
     rounds = math.ceil(len(batches) / world_size)
     for i in range(rank, rounds * world_size, world_size):
         x, y = windows.window_batch(batches[min(i, len(batches) - 1)])  # (B, T)
@@ -127,14 +128,18 @@ def evaluate(
         sums.nats_nats += n @ n
         sums.nats_targets += n @ t
         sums.targets_targets += t @ t
+        if names:
+            np.add.at(in_corpus, (slice(None), windows.corpus_at(batches[min(i, len(batches) - 1)])), (n, t))
         if token_bytes is not None:
             sums.bytes += token_bytes[y.numpy()[scored]].sum()
         width = nats.shape[1]  # unpacked batches are as wide as their longest sample
         nats_at[:width] += nats.sum(0)
         targets_at[:width] += scored.sum(0)
-    totals = distributed.sum_over_ranks([*nats_at, *targets_at, *astuple(sums)], device)
+    totals = distributed.sum_over_ranks([*nats_at, *targets_at, *astuple(sums), *in_corpus.flat], device)
     nats_at, targets_at = np.array(totals[: 2 * T]).reshape(2, T)
-    sums = Sums(*map(float, totals[2 * T :]))
+    end = len(totals) - in_corpus.size
+    sums = Sums(*map(float, totals[2 * T : end]))
+    nats_in, targets_in = np.array(totals[end:]).reshape(2, len(names)).tolist()
     model.train(was_training)
     if not sums.targets:
         raise ValueError(f"{windows.path} has no target to score: all of its text is context")
@@ -151,6 +156,7 @@ def evaluate(
         perplexity=math.exp(min(loss, 700)),
         bits_per_byte=sums.nats / math.log(2) / sums.bytes if sums.bytes else 0.0,
         by_position=nats_at / np.maximum(targets_at, 1),
+        by_corpus={name: n / max(t, 1) for name, n, t in zip(names, nats_in, targets_in, strict=True)},
     )
 
 
@@ -241,14 +247,15 @@ if __name__ == "__main__":
         what = input
     else:
         require(not format, f"--format={format} is for --input=FILE; a split is read as it was prepared")
-        place = folder_of(dataset or saved["config"]["dataset"])
+        name = dataset or saved["config"]["dataset"]
+        meta = settle.meta_of(name)
         advice = "evaluate on a file: --input=FILE, or on any dataset: --dataset=NAME"
         if not dataset:
-            require_same_content(saved["dataset"], read_meta(place), place, out_dir, advice)
-        checkpoint.check_same(saved, model.config, load_any(place), out_dir)
-        pack = saved["config"]["pack"] or read_meta(place)["format"] == "text"
-        windows = Windows(place, split, block_size, pack=pack, may_be_short=True)
-        what = f"{split} split of {read_meta(place)['name']}"
+            settle.require_same_text(saved["dataset"], meta, name, out_dir, advice)
+        checkpoint.check_same(saved, model.config, settle.tokenizer_of(name), out_dir)
+        pack = saved["config"]["pack"] or meta["format"] == "text"
+        windows = open_windows(name, split, block_size, pack=pack, may_be_short=True)
+        what = f"{split} split of {meta['name']}"
     where = f"({out_dir}/{file}, step {saved['step']})"
     notes = [on_top, *windows.notes] if on_top else list(windows.notes)
     if windows.n_dropped:
@@ -265,6 +272,7 @@ if __name__ == "__main__":
             f"perplexity {found['perplexity']:.3f}, {found['bits_per_byte']:.4f} bits per byte, "
             f"{found['targets']:,} targets {where}"
         )
+        notes += [f"  {name}: loss {loss:.4f}" for name, loss in found["by_corpus"].items()]
     else:
         replies = windows.replies()
         stages.begin(f"generating {len(replies):,} replies")

@@ -15,7 +15,6 @@ import torch
 import data
 import optim
 import techniques
-import tokenizer
 from evaluate import evaluate, fixed_windows
 from machine import distributed, hardware, speed
 from machine.stages import Stages
@@ -23,7 +22,7 @@ from machine.threads import Threads, gradients_of
 from model import GPT, summed_nats
 from runtime import checkpoint, guard, memory, origin, report, resolve, transfer
 from sample import prompt_ids, read_start, stream_text
-from text import corpora, prepare, settle
+from text import corpora, settle
 from text.dataset import floor_per_token
 
 # -----------------------------------------------------------------------------
@@ -142,11 +141,11 @@ torch.manual_seed(seed)
 stages.begin(f"reading the dataset {dataset}")
 dataset, meta = settle.settle(dataset, rank, resume)  # rank 0 prepares what is not there yet
 config["dataset"] = dataset  # not the path of a text, but the name of what was made from it
-text_tokenizer = tokenizer.load_any(prepare.folder_of(dataset))
-train_windows = data.Windows(dataset, "train", block_size, seed, pack)
+text_tokenizer = settle.tokenizer_of(dataset)
+train_windows = data.open_windows(dataset, "train", block_size, seed, pack)
 train_windows.keep_on(torch_device, hardware.free_bytes(torch_device) / 20)
 train_windows = techniques.change("change_data", train_windows, config)
-val_windows = data.Windows(dataset, "val", block_size, seed, pack)
+val_windows = data.open_windows(dataset, "val", block_size, seed, pack)
 train_set, val_set = fixed_windows(train_windows, val_windows, eval_iters)  # the same in each evaluation
 
 # ---- the model and its loss
@@ -253,7 +252,7 @@ while True:
         on_train = evaluate(raw_model, *train_set, torch_device, autocast, rank, world_size)
         on_val = evaluate(raw_model, *val_set, torch_device, autocast, rank, world_size)
         is_best = progress.note_losses(on_train["loss"], on_val["loss"], min_delta)
-        reporter.evaluation(progress, on_val["standard_error"])
+        reporter.evaluation(progress, on_val["standard_error"], on_val["by_corpus"])
         if eval_only:
             leave()
         if is_best:

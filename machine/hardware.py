@@ -5,10 +5,16 @@ import os
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+try:
+    import resource  # not on Windows
+except ImportError:
+    resource = None
 
 # Below so many parameters x tokens in a micro-batch, a GPU is faster than the CPU that launches its kernels:
 # 6 operations for each are 3e12, about 8 ms on an H100. 10M parameters x 16,384 tokens: 1.8e11.
@@ -200,3 +206,16 @@ def loss_scaler(dtype: str, device: torch.device, state: dict) -> torch.amp.Grad
     if state:  # the saved state is {} if the scaler was off
         scaler.load_state_dict(state)
     return scaler
+
+
+def memory_mb(device: torch.device) -> float:
+    """Peak memory in MB: allocated by torch on a GPU, else resident (RSS) of this process."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    status = Path("/proc/self/status")  # Linux, where getrusage includes the peak of the parent process
+    if status.exists():
+        lines = status.read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1.024e-3 for line in lines if line.startswith("VmHWM"))
+    if resource is None:
+        return 0.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes on macOS

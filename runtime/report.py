@@ -3,7 +3,7 @@
 metrics.jsonl has one JSON object a line. Every log_interval updates: step, tokens, seconds (of training),
 loss, lr, muon_lr (with Muon), grad_norm, clipped (share of the updates since the row before),
 tokens_per_second, memory_mb, cpu_percent, data_ms. Every evaluation: step, tokens, seconds, train_loss,
-val_loss, val_perplexity.
+val_loss, val_perplexity; with a mixture a and b (techniques/mixture.py) val_loss_a, val_loss_b.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from config import at_end, given, typed
+from machine.hardware import memory_mb
 from machine.speed import flops_utilisation, parameters_of
 from optim import state_names
 from runtime import branch, guard, samples
@@ -26,11 +27,6 @@ from runtime.folder import newest
 from runtime.health import Losses, verdict
 from runtime.plot import plot_loss
 from runtime.trackers import Trackers
-
-try:
-    import resource  # not on Windows
-except ImportError:
-    resource = None
 
 SHARDED = {"ddp": "", "zero1": " (sharded over the processes)", "fsdp": " (all sharded over the processes)"}
 
@@ -102,6 +98,7 @@ class Report:
             f"data: {meta['name']} (source {meta['source']}, sha256 {meta['sha256'][:12]}), "
             f"{train.n_tokens:,} train and {val.n_tokens:,} val tokens, vocabulary {meta['vocab_size']:,}"
         )
+        self.say(*train.notes)
         for split, windows in (("train", train), ("val", val)):
             if windows.n_dropped:
                 longer = counted(windows.n_dropped, f"{split} example")
@@ -123,7 +120,7 @@ class Report:
 
     def length(self, max_iters: int, batch_size: int, micro_steps: int, world_size: int, train) -> None:
         """Print how much is trained: tokens per update with their factors, and passes over the data."""
-        self.max_iters, self.world_size = max_iters, world_size
+        self.max_iters, self.world_size, self.train = max_iters, world_size, train
         windows = batch_size * micro_steps * world_size
         self.tokens_per_iter = windows * train.block_size
         self.say(
@@ -177,12 +174,16 @@ class Report:
         else:
             self.say(line)
 
-    def evaluation(self, progress, standard_error: float) -> None:
-        """Print `step 250: train loss 1.9612, val loss 2.0647, perplexity 7.88` and record the row."""
+    def evaluation(self, progress, standard_error: float, by_corpus: dict[str, float] | None = None) -> None:
+        """Print `step 250: train loss 1.9612, val loss 2.0647, perplexity 7.88` and record the row.
+
+        by_corpus: the val loss of each dataset of a mixture.
+        """
         step, train_loss, val_loss = progress.step, progress.train_loss, progress.val_loss
         perplexity = math.exp(min(val_loss, 700))  # e**710 is no float
         row = dict(step=step, tokens=progress.tokens, seconds=progress.seconds)
         row |= dict(train_loss=train_loss, val_loss=val_loss, val_perplexity=perplexity)
+        row |= {f"val_loss_{name}": loss for name, loss in (by_corpus or {}).items()}
         if self.rows and self.rows[-1]["step"] == step and "val_loss" in self.rows[-1]:
             self.rows.pop()  # resumed from a checkpoint saved just before this evaluation
             self.write_rows()
@@ -192,6 +193,10 @@ class Report:
             line += f", entropy of the source {self.floor:.4f}, gap {val_loss - self.floor:.4f}"
         line += verdict(self.rows, row, self.floor, standard_error)
         self.record(row)
+        if by_corpus:
+            line += "\n" + self.train.standing(
+                by_corpus, step * self.tokens_per_iter // self.train.block_size
+            )
         self.say(line)
 
     def sample(self, step: int, meta: dict, text: str) -> None:
@@ -272,19 +277,6 @@ class Report:
             self.say(f"WARNING: no loss.png: {self.plot_error}")
         gc.collect()
         gc.unfreeze()
-
-
-def memory_mb(device: torch.device) -> float:
-    """Peak memory in MB: allocated by torch on a GPU, else resident (RSS) of this process."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
-    status = Path("/proc/self/status")  # Linux, where getrusage includes the peak of the parent process
-    if status.exists():
-        lines = status.read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) * 1.024e-3 for line in lines if line.startswith("VmHWM"))
-    if resource is None:
-        return 0.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes on macOS
 
 
 def clock(seconds: float) -> str:

@@ -15,12 +15,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from data import Windows, windows_of_text
+from data import open_windows, windows_of_text
 from evaluate import spread
-from runtime.trust import read_meta
 from techniques.packing import GROUP, codes_of, decode, in_groups, int4_scales, int4_tensors
-from text.dataset import require_same_content
-from text.prepare import folder_of
+from text import settle
 
 DAMPING = 0.01  # of the mean of H's diagonal, added to it: inputs that hardly vary cannot undo anything
 
@@ -98,10 +96,10 @@ def calibration(config: dict, saved: dict, tokenizer) -> list[Tensor]:
     if config["input"]:
         windows = windows_of_text(config["input"], tokenizer, T)
     else:
-        folder = folder_of(saved["config"]["dataset"])
+        name = saved["config"]["dataset"]
         advice = "calibrate on a text: --input=FILE"
-        require_same_content(saved["dataset"], read_meta(folder), folder, config["out_dir"], advice)
-        windows = Windows(folder, "train", T, pack=saved["config"]["pack"])
+        settle.require_same_text(saved["dataset"], settle.meta_of(name), name, config["out_dir"], advice)
+        windows = open_windows(name, "train", T, pack=saved["config"]["pack"])
     numbers = spread(windows, math.ceil(config["tokens"] / T))
     size = max(1, 4096 // T)
     return [windows.window_batch(numbers[i : i + size])[0] for i in range(0, len(numbers), size)]

@@ -15,16 +15,14 @@ from config import at_least, end_script, override, require, typed  # isort: skip
 import torch
 from torch import nn
 
-from data import Windows
+from data import open_windows
 from evaluate import evaluate, fixed_windows
 from runtime import checkpoint
 from runtime.folder import new_run_folder, run_folder
-from runtime.trust import read_meta
 from techniques import adapters, gptq
 from techniques.one_token import OneToken
 from techniques.packed_layers import QuantEmbedding, QuantLinear
-from text.dataset import require_same_content
-from text.prepare import folder_of
+from text import settle
 
 # -----------------------------------------------------------------------------
 quantize = ""  # linear layers of the blocks: '' | int8 | int4 | nf4; embedding and head become int8
@@ -98,12 +96,12 @@ def val_loss(model, saved: dict) -> float | None:
     """The loss on the windows that train.py evaluates; None if the run's dataset is not here."""
     try:
         settings = {name: saved["config"][name] for name in ("dataset", "seed", "pack", "eval_iters")}
-        folder = folder_of(settings["dataset"])
-        require_same_content(saved["dataset"], read_meta(folder), folder, "", "")
+        name = settings["dataset"]
+        settle.require_same_text(saved["dataset"], settle.meta_of(name), name, "", "")
     except (KeyError, OSError, ValueError):
         return None
     shape = model.config.block_size, settings["seed"], settings["pack"]
-    train, val = (Windows(folder, split, *shape) for split in ("train", "val"))
+    train, val = (open_windows(name, split, *shape) for split in ("train", "val"))
     _, val_set = fixed_windows(train, val, settings["eval_iters"])
     return evaluate(model, *val_set, torch.device("cpu"), contextlib.nullcontext())["loss"]
 

@@ -802,7 +802,7 @@ def test_epochs_differ(tmp_path):
     assert not torch.equal(first, second) and not torch.equal(first.sort(0)[0], second.sort(0)[0])
     other = data.Windows(tmp_path / "a", "train", 32, seed=2)
     assert not torch.equal(first, one_epoch(other, 32, 0)[0][0])
-    offsets = {windows._epoch(epoch)[1] for epoch in range(400)}
+    offsets = {windows.epoch(epoch)[1] for epoch in range(400)}
     assert offsets == set(range(32 * 32 - 999 + 1))
 
 

@@ -1,4 +1,5 @@
-"""What train.py's setting `dataset` names: a known dataset, a prepared one, or a text, which is prepared."""
+"""What train.py's setting `dataset` names: a known dataset, a prepared one, a text, which is prepared, or a
+mixture of several (techniques/mixture.py)."""
 
 import itertools
 import os
@@ -13,7 +14,9 @@ from text import prepare
 from text.corpora import open_text, two_meanings
 from text.dataset import OLD_MASK, is_old, require_same_content
 from text.formats import Source
+from text.mixture import UNIT, is_mixture, joined, parts_of, require_same_mixture
 from text.prepare import folder_of, is_prepared
+from tokenizer import Tokenizer, load_any
 
 AUTOMATIC = {"tokenizer": "char", "val_ratio": 0.1, "seed": 1337}  # how train.py prepares a file of text
 
@@ -29,7 +32,16 @@ def settle(dataset: str, rank: int = 0, resume: bool = False) -> tuple[str, dict
     dataset: a name in KNOWN, a prepared dataset's name or path, or a file or folder of text. If a known one
     is missing, or the text has not been prepared as it is now, rank 0 prepares it; other ranks wait. resume:
     a text that has changed since then is an error instead. ValueError names the command that prepares others.
+    Of a mixture, each is settled; its name is then "a:0.7,b:0.3", with the names and paths of all.
     """
+    if is_mixture(dataset):
+        found = [(settle(name, rank, resume)[0], share) for name, share in parts_of(dataset).items()]
+        for i, (name, _) in enumerate(found):
+            require("," not in name, f"{name} has a comma in its path, which separates datasets; rename it")
+            same = [other for other, _ in found[:i] if Path(other).name == Path(name).name]
+            require(not same, f"dataset={dataset} names {name} twice; add its shares up")
+        dataset = ",".join(f"{name}:{share / UNIT:g}" for name, share in found)
+        return dataset, joined(dataset)
     refuse_two_meanings(dataset)
     known = dataset.removeprefix("builtin:")
     if known in prepare.KNOWN:
@@ -127,4 +139,26 @@ def require_same(saved: dict, meta: dict, dataset: str, out_dir: str) -> None:
     same_tokenizer = saved["dataset"].get("tokenizer_hash") == meta.get("tokenizer_hash")
     base = out_dir if same_tokenizer else "scratch"  # with other tokens its weights would mean nothing
     advice = f"start a new run on this one: --init_from={base} --out_dir=NEW"
-    require_same_content(saved["dataset"], meta, folder_of(dataset), out_dir, advice)
+    require_same_text(saved["dataset"], meta, dataset, out_dir, advice)
+
+
+def require_same_text(trained: dict, meta: dict, dataset: str, where: str, advice: str) -> None:
+    """As require_same_content; a mixture has to consist of the same datasets, with the same shares."""
+    if "mixture" in trained or "mixture" in meta:
+        require_same_mixture(trained, meta, where, advice)
+    else:
+        require_same_content(trained, meta, folder_of(dataset), where, advice)
+
+
+def meta_of(dataset: str) -> dict:
+    """What meta.json says of a prepared dataset; of a mixture, the same keys for all of it together."""
+    if is_mixture(dataset):
+        return joined(dataset)
+    return read_meta(folder_of(dataset))
+
+
+def tokenizer_of(dataset: str) -> Tokenizer:
+    """The tokenizer of a prepared dataset, or of a mixture, whose datasets have the same one."""
+    if is_mixture(dataset):
+        dataset = next(iter(parts_of(dataset)))
+    return load_any(folder_of(dataset))
