@@ -175,9 +175,9 @@ class Windows:
         y.n_targets = int(n_targets.sum())
         return ids[:, :-1].contiguous(), y
 
-    def window_batch(self, indices) -> tuple[torch.Tensor, torch.Tensor]:
-        """x, y (B, T) of the windows with these numbers, at offset 0. For evaluation: always the same."""
-        return self._read(np.asarray(indices), np.zeros(len(indices), dtype=np.int64))
+    def window_batch(self, indices, offset=0) -> tuple[torch.Tensor, torch.Tensor]:
+        """x, y (B, T) of the windows with these numbers, at one offset. For evaluation: always the same."""
+        return self._read(np.asarray(indices), np.full(len(indices), offset, dtype=np.int64))
 
     def replies(self) -> list[tuple[list[int], list[int]]]:
         """(ids of a prompt, ids of what is learned next) for each learned stretch of each sample, in order.

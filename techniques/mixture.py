@@ -20,7 +20,7 @@ from config import end_script, override, require  # isort: skip
 import numpy as np
 import torch
 
-from data import Windows, count_targets
+from data import Windows
 from runtime.curve import read_rows
 from runtime.folder import run_folder
 from runtime.guard import atomic_file
@@ -105,7 +105,8 @@ class Mixture(Windows):
         found = [read(self.corpora[c], own[corpora == c].tolist()) for c in np.unique(corpora)]
         back = torch.from_numpy(np.argsort(order)).to(found[0][0].device)
         x, y = (torch.cat(parts)[back] for parts in zip(*found, strict=True))
-        y.n_targets = sum(count_targets(part) for _, part in found)
+        if all(hasattr(part, "n_targets") for _, part in found):  # gathered on a device: see count_targets
+            y.n_targets = sum(part.n_targets for _, part in found)
         return x, y
 
     def keep_on(self, device: torch.device, n_bytes: float) -> None:
