@@ -115,7 +115,10 @@ def main() -> None:
         if not run:
             raise ValueError(f"{folder} holds no run that was evaluated; train it first")
     name = json.loads((ROOT / sys.argv[1] / "config.json").read_text(encoding="utf-8"))["dataset"]
-    meta = json.loads((ROOT / "datasets" / name / "meta.json").read_text(encoding="utf-8"))
+    path = ROOT / "datasets" / name / "meta.json"
+    if not path.is_file():
+        raise ValueError(f"{sys.argv[1]} was trained on {name}, which is no folder in datasets/: no bands")
+    meta = json.loads(path.read_text(encoding="utf-8"))
     print("expected =", {"val": meta["splits"]["val"]["sha256"][:12], **bands(runs)})
 
 

@@ -24,7 +24,7 @@ from data import count_targets
 from runtime import resolve
 
 # -----------------------------------------------------------------------------
-curriculum = ""  # length | difficulty | domain
+curriculum = ""  # '' off | length | difficulty | domain
 curriculum_stages = (
     ""  # length: 16:0.25,32:0.25 (tokens:share); domain: a:0.25 (dataset:share); '' = a quarter each
 )
@@ -39,6 +39,8 @@ def change_data(windows, config: dict):
     """Order the training windows. ValueError for settings that make no sense."""
     kinds = {"length": by_length, "difficulty": by_difficulty, "domain": by_domain}
     kind, stages = config["curriculum"], config["curriculum_stages"]
+    if not kind and not stages:
+        return windows
     require(kind in kinds, f"curriculum={kind} is unknown; expected one of {', '.join(kinds)}")
     require(not stages or kind != "difficulty", "curriculum=difficulty has no stages; leave them out")
     kinds[kind](windows, stages, config)

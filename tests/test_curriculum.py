@@ -69,6 +69,10 @@ def test_difficulty_sorts_the_first_epoch_by_the_bigrams_of_the_text(small):
     assert torch.equal(x, torch.cat([batches[number][0] for number in easy.epoch(0)[0][:4]]))
 
 
+def test_no_curriculum_changes_nothing(small):
+    assert "at" not in vars(ordered(small(), curriculum=""))
+
+
 def test_without_a_table_of_pairs_single_tokens_are_counted(small, monkeypatch):
     monkeypatch.setattr(curriculum, "BIGRAMS", 1)
     windows = small()
@@ -96,6 +100,7 @@ def test_domain_reads_one_dataset_first_and_then_goes_on_with_it(small, datasets
 @pytest.mark.parametrize(
     "settings, message",
     [
+        ({"curriculum": "", "curriculum_stages": "4:0.5"}, "curriculum= is unknown"),
         ({"curriculum": "hard"}, "curriculum=hard is unknown; expected one of length, difficulty, domain"),
         ({"curriculum": "difficulty", "curriculum_stages": "4:0.1"}, "has no stages"),
         ({"curriculum": "domain"}, "is for mixtures, such as --dataset=a:0.7,b:0.3"),
