@@ -32,9 +32,8 @@ def two(tmp_path_factory):
         patch.setattr(prepare, "DATASETS", folder)
         (folder / "all").mkdir()
         for name in "ab":
-            (folder / f"all/{name}.txt").write_text(
-                (folder / f"{name}.txt").read_text(encoding="utf-8"), "utf-8"
-            )
+            text = (folder / f"{name}.txt").read_text(encoding="utf-8")
+            (folder / f"all/{name}.txt").write_text(text, encoding="utf-8")
         prepare.prepare("letters", str(folder / "all"))  # a folder: its tokenizer has an end token
         letters = str(folder / "letters")
         prepare.prepare("verse_a", str(folder / "a.txt"), letters)
