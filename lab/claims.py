@@ -25,7 +25,7 @@ from lab.plan_check import KEPT, kept_for_backward, one_update
 from lab.scaling import exponent
 from machine import hardware
 from model import written_out_attention
-from text import prepare
+from text import settle
 
 MODEL = dict(n_layer=4, n_head=4, n_embd=128, block_size=256, batch_size=8, optimizer="adamw")
 
@@ -38,7 +38,7 @@ def text() -> str:
 def learned(seed: int, *stops: int) -> Iterator[Run]:
     """Train config/fast.py on Tiny Shakespeare; yields the run at each of these numbers of updates."""
     settings = settings_of("config/fast.py", seed=seed)
-    run = Run(settings, prepare.ensure(settings["dataset"])["vocab_size"])
+    run = Run(settings, settle.ensure(settings["dataset"])["vocab_size"])
     train = data.Windows(settings["dataset"], "train", settings["block_size"], seed)
     for step in range(max(stops) + 1):
         if step in stops:

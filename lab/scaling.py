@@ -65,7 +65,7 @@ def train_with(settings: dict, flop: float) -> tuple[float, int, int]:
 
     The schedule ends with the last update. So the result depends on no clock.
     """
-    meta, T, B = prepare.ensure(settings["dataset"]), settings["block_size"], settings["batch_size"]
+    meta, T, B = settle.ensure(settings["dataset"]), settings["block_size"], settings["batch_size"]
     train, val = (data.Windows(settings["dataset"], split, T, settings["seed"]) for split in ("train", "val"))
     weights = weights_of(memory.on_meta(settings, meta["vocab_size"]))
     updates = max(1, round(flop / (6 * weights * B * T)))
