@@ -26,7 +26,7 @@ def test_the_first_characters_of_a_text(tmp_path, packed):
     whole = prepare.prepare("whole", source, first=10**9)
     assert decode("whole") + decode("whole", "val") == text
     assert "first" not in prepare.prepare("all", source)
-    assert prepare.ensure("all")["sha256"] == whole["sha256"] != meta["sha256"]
+    assert settle.ensure("all")["sha256"] == whole["sha256"] != meta["sha256"]
 
 
 def test_two_beginnings_are_two_datasets(tmp_path):
