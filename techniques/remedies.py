@@ -34,8 +34,7 @@ out_dir = "out-remedies"  # for the runs' folders and remedies.png
 share = 1.0  # of the updates: below 1 only to see that everything runs
 # -----------------------------------------------------------------------------
 
-# GPT-2's architecture under AdamW with torch's betas and cosine: what the guides train.
-GUIDES = (
+GUIDES = (  # GPT-2's architecture under AdamW with torch's betas and cosine: what the guides train
     "--arch=gpt2 --optimizer=adamw --beta2=0.999 --lr_schedule=cosine --learning_rate=3e-3 --n_layer=2 "
     "--n_head=2 --n_embd=64 --block_size=64 --batch_size=16 --dtype=float32 --threads=1 --log_interval=1 "
     "--eval_interval=50 --eval_iters=10 --max_new_tokens=0"
