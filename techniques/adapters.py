@@ -79,15 +79,17 @@ def put(saved: dict, path: Path, own: dict) -> None:
 
 
 def require_merged(saved: dict, out_dir: str) -> None:
-    """ValueError, with the command that makes it plain, for a run with LoRA or averages in it."""
+    """ValueError, with the command that makes it plain, for a run with LoRA, averages or masks in it."""
     on = saved["config"].get("technique", "").split(",")
     require("lora" not in on, f"merge first: python -m techniques.lora merge --out_dir={out_dir}")
     require("average" not in on, f"first make it plain: python -m techniques.average --out_dir={out_dir}")
+    command = f"python -m techniques.prune --sparsity=0 --out_dir={out_dir}"
+    require("prune" not in on, f"first leave the masks out: {command}")
 
 
 def write_plain(folder: Path, model, saved: dict, out_dir: str) -> None:
     """Write the run `saved` with a model that has become a plain GPT."""
-    gone = "lora", "quantize", "average"
+    gone = "lora", "quantize", "average", "prune"
     own = [name for technique in gone for name in technique_settings().get(technique, ())]
     settings = {name: value for name, value in saved["config"].items() if name not in own}
     others = [name for name in settings.get("technique", "").split(",") if name not in gone]

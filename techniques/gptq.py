@@ -11,6 +11,7 @@ In the order of the model: each block is rounded with inputs that come from bloc
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -56,12 +57,24 @@ def round_model(model, batches: list[Tensor]) -> dict[str, dict[str, Tensor]]:
 
     The model's weights become the rounded ones.
     """
+    found = {}
+    for name, layer, hessian in with_inputs(model, batches):
+        found[name] = round_matrix(layer.weight, hessian)
+        layer.weight.copy_(decode("int4", tuple(layer.weight.shape), *found[name].values()))
+    return found
+
+
+@torch.no_grad()
+def with_inputs(model, batches: list[Tensor]) -> Iterator[tuple[str, nn.Module, Tensor]]:
+    """Yield (name, linear layer, H) for all blocks in the order of the model, on token ids (B,T).
+
+    The caller may change the weights of what it gets: inputs of the next block come from the changed ones.
+    """
     inputs = []  # of a block: (x, rope) for each batch
     hook = model.blocks[0].register_forward_pre_hook(lambda block, arguments: inputs.append(arguments[:2]))
     for idx in batches:
         model.trunk(idx)
     hook.remove()
-    found = {}
     for i, block in enumerate(model.blocks):
         layers = {f"blocks.{i}.{n}": m for n, m in block.named_modules() if isinstance(m, nn.Linear)}
         hessians = {name: torch.zeros(m.in_features, m.in_features) for name, m in layers.items()}
@@ -71,10 +84,8 @@ def round_model(model, batches: list[Tensor]) -> dict[str, dict[str, Tensor]]:
         for hook in hooks:
             hook.remove()
         for name, layer in layers.items():
-            found[name] = round_matrix(layer.weight, hessians[name])
-            layer.weight.copy_(decode("int4", tuple(layer.weight.shape), *found[name].values()))
+            yield name, layer, hessians[name]
         inputs = [(block(x, rope), rope) for x, rope in inputs]
-    return found
 
 
 def adder(hessian: Tensor):
