@@ -91,7 +91,8 @@ def compare(settings: dict) -> list[str]:
     for method in settings["methods"].split(","):
         for share in [0.5] if method == "2:4" else shares:
             cells[method, share] = [base.losses(share, method) for base in found]
-    lines.append(f"{'':12}{'share':>6}{'gone':>7}{'val loss':>18}{f'after {settings['updates']}':>18}")
+    later = f"after {settings['updates']}"
+    lines.append(f"{'':12}{'share':>6}{'gone':>7}{'val loss':>18}{later:>18}")
     for (method, share), rows in cells.items():
         gone, *losses = np.array(rows).T  # (seeds) each
         shown = [f"{each.mean():.3f} +- {each.std(ddof=len(rows) > 1):.3f}" for each in losses]
