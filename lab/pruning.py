@@ -46,8 +46,8 @@ class Base:
         path = checkpoint.run_folder(out_dir) / "best.pt"
         self.model, tokenizer, saved = checkpoint.load_model(path, CPU)
         self.prune, self.settings, self.steps = load("prune")[0], saved["config"], settings["updates"]
-        folder, T, seed = folder_of(saved["config"]["dataset"]), self.model.config.block_size, 1
-        self.train = Windows(folder, "train", T, saved["config"]["seed"] + seed)  # another order
+        folder, T = folder_of(saved["config"]["dataset"]), self.model.config.block_size
+        self.train = Windows(folder, "train", T, saved["config"]["seed"] + 1)  # not in the base's order
         self.val = fixed_windows(self.train, Windows(folder, "val", T), settings["eval_iters"])[1]
         calibration = {"input": "", "tokens": settings["tokens"], "out_dir": out_dir}
         self.batches = load("gptq")[0].calibration(calibration, saved, tokenizer)
@@ -73,26 +73,25 @@ class Base:
         pruned = self.prune.prune_model(copied, share, method, self.batches)
         gone, run = 1 - self.weights(pruned) / self.size, self.run_of(pruned)
         before = evaluate(run.model, *self.val, CPU, run.autocast)["loss"]
-        masked = {"prune_sparsity": 0.0, "prune_iters": 1}
-        self.prune.change_model(run.model, masked)
+        self.prune.change_model(run.model, {"prune_sparsity": 0.0, "prune_iters": 1})
         for step in range(self.steps):
             run.update(step, *self.train.batch(step, self.settings["batch_size"]))
-            if share:
-                self.prune.after_step(run.model, step + 2, masked)  # not 1: heads and neurons leave no zeros
+            for layer in self.prune.matrices(run.model).values():
+                self.prune.put_back(layer)
         return gone, before, evaluate(run.model, *self.val, CPU, run.autocast)["loss"]
 
 
 def compare(settings: dict) -> list[str]:
     """Prune all bases in all ways; draws the picture; returns the lines of a table."""
     torch.set_num_threads(settings["threads"])
-    found, lines = [Base(name, settings) for name in settings["bases"].split(",")], []
+    found = [Base(name, settings) for name in settings["bases"].split(",")]
     shares = [float(share) for share in settings["sparsities"].split(",")]
     cells = {("not pruned", 0.0): [base.losses(0.0, "layer") for base in found]}
     for method in settings["methods"].split(","):
         for share in [0.5] if method == "2:4" else shares:
             cells[method, share] = [base.losses(share, method) for base in found]
     later = f"after {settings['updates']}"
-    lines.append(f"{'':12}{'share':>6}{'gone':>7}{'val loss':>18}{later:>18}")
+    lines = [f"{'':12}{'share':>6}{'gone':>7}{'val loss':>18}{later:>18}"]
     for (method, share), rows in cells.items():
         gone, *losses = np.array(rows).T  # (seeds) each
         shown = [f"{each.mean():.3f} +- {each.std(ddof=len(rows) > 1):.3f}" for each in losses]

@@ -43,7 +43,7 @@ out_dir = "out-shakespeare-char"  # folder of the run
 file = "best.pt"  # which checkpoint in it
 to = ""  # folder of the pruned run; '' = out_dir with -pruned behind its name
 sparsity = 0.5  # the share of the weights that becomes zero, or of the heads or neurons that are taken out
-method = "magnitude"  # magnitude | layer | wanda | 2:4 | heads | neurons
+method = "layer"  # layer | magnitude | wanda | 2:4 | heads | neurons
 input = ""  # all but the first two: a text to measure inputs on; '' = the training split of the run's dataset
 tokens = 65536  # of it, how many tokens to read
 # -----------------------------------------------------------------------------
@@ -153,6 +153,7 @@ def after_step(model, step: int, config: dict) -> None:
         require(kept, f"technique=prune keeps zeros, and the weights that it began with have none; {advice}")
 
 
+@torch.no_grad()
 def put_back(layer: nn.Linear) -> None:
     """Set the weights of a layer that are pruned to zero; with fsdp, those of this rank's shard."""
     weight = local_shard(layer.weight)
@@ -192,9 +193,7 @@ def pruned_run(config: dict) -> list[str]:
         for layer in matrices(model).values():
             del layer.pruned
     on = saved["config"].get("technique", "")
-    require(
-        "quantize" not in on, f"{source / config['file']} is quantized; prune the run that it was made of"
-    )
+    require("quantize" not in on, f"{config['out_dir']} is quantized; prune the run that it was made of")
     adapters.require_merged(saved, config["out_dir"])
     batches = [] if method in ("magnitude", "layer") else gptq.calibration(config, saved, tokenizer)
     before = val_loss(model, saved)

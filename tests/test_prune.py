@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from lab import pruning
 from model import GPT, GPTConfig
 from runtime import checkpoint
 from techniques import change, prune, prune_parts, quantize
@@ -230,6 +231,26 @@ def test_a_smaller_run_is_an_ordinary_run(train, command, tmp_path, monkeypatch)
     shape = ran["raw_model"].config
     assert (shape.n_head, shape.head_size, shape.n_embd, shape.n_ff) == (2, 8, 32, 64)
     assert json.loads((tmp_path / "new/config.json").read_text(encoding="utf-8"))["n_ff"] == 64
+
+
+@pytest.mark.slow
+def test_a_table_and_a_picture_of_all_methods(train, tmp_path):
+    """Half of the neurons is a third of the blocks' weights: 2 x 4 of 4 + 2 x 4 squares of n_embd."""
+    train("--max_iters=1")
+    settings = dict(
+        bases=str(tmp_path / "out"), sparsities="0.5", methods="layer,2:4,heads,neurons", threads=1
+    )
+    picture = tmp_path / "prune.png"
+    lines = pruning.compare(dict(**settings, updates=2, eval_iters=1, tokens=256, picture=str(picture)))
+    rows = {line[:12].strip(): line[12:].split()[:2] for line in lines[1:-1]}
+    halves = {
+        "layer": ["50%", "50%"],
+        "2:4": ["50%", "50%"],
+        "heads": ["50%", "17%"],
+        "neurons": ["50%", "33%"],
+    }
+    assert rows == {"not pruned": ["0%", "0%"], **halves}
+    assert picture.read_bytes().startswith(b"\x89PNG") and lines[-1] == f"saved {picture}"
 
 
 def test_a_matrix_that_starts_at_zero_is_not_pruned():
