@@ -20,7 +20,7 @@ from evaluate import evaluate, fixed_windows
 from lab.measure import CPU, Run
 from runtime import checkpoint
 from runtime.guard import atomic_file
-from runtime.plot import DPI, open_pyplot
+from runtime.plot import open_pyplot
 from runtime.resolve import FINE_TUNING
 from techniques import load
 from text.prepare import folder_of
@@ -94,7 +94,9 @@ def compare(settings: dict) -> list[str]:
     lines = [f"{'':12}{'share':>6}{'gone':>7}{'val loss':>18}{later:>18}"]
     for (method, share), rows in cells.items():
         gone, *losses = np.array(rows).T  # (seeds) each
-        shown = [f"{each.mean():.3f} +- {each.std(ddof=len(rows) > 1):.3f}" for each in losses]
+        shown = [f"{each.mean():.3f}" for each in losses]
+        if len(rows) > 1:  # the standard deviation of one seed
+            shown = [f"{mean} +- {each.std(ddof=1):.3f}" for mean, each in zip(shown, losses, strict=True)]
         lines.append(f"{method:12}{share:>6.0%}{gone.mean():>7.0%}{shown[0]:>18}{shown[1]:>18}")
     if settings["picture"]:
         draw({key: np.mean(rows, axis=0) for key, rows in cells.items()}, ROOT / settings["picture"])
@@ -105,7 +107,7 @@ def compare(settings: dict) -> list[str]:
 def draw(cells: dict[tuple, np.ndarray], path: Path) -> None:
     """Draw val loss by the share of weights that is gone, before and after recovery. cells: as compare()."""
     pyplot = open_pyplot()
-    figure, panels = pyplot.subplots(1, 2, figsize=(9, 4), dpi=DPI, sharey=True)
+    figure, panels = pyplot.subplots(1, 2, figsize=(8, 3.6), dpi=95, sharey=True)
     start = cells["not pruned", 0.0]
     for i, (axes, title) in enumerate(zip(panels, ("pruned", "and trained on"), strict=True), 1):
         for method in dict.fromkeys(method for method, _ in cells):
