@@ -9,8 +9,9 @@
 
     python train.py config/finetune_lora.py --technique=lora        or --lora_rank=16, which switches it on
 
-config: all settings of the run, the technique's own (lora_rank) among them. They are saved with the run, and
-whatever reads a checkpoint builds its model through change_model again: on resume, in sample.py, evaluate.py.
+config: all settings of the run, the technique's own (lora_rank) among them. They are saved with the run, so a
+hook may note there what a resumed run must find again, in a setting of its own (distill_hash).
+Whatever reads a checkpoint builds its model through change_model again: on resume, in sample.py, evaluate.py.
 So it makes the same model each time, on the meta device, too, where tensors have shapes and no values.
 AFTER = ("quantize",) in a file: those techniques change the model first.
 
@@ -47,7 +48,7 @@ def load(names: str) -> list[ModuleType]:
 def hooks(function: str, config: dict, names: str | None = None) -> list[Callable]:
     """The functions of that name of a run's techniques (config["technique"], or names), in their order.
 
-    Each gets config by itself, with the defaults of settings that an older checkpoint does not have.
+    Each gets config by itself; a copy with defaults, if an older checkpoint does not have all settings.
     ValueError for a setting of another type than its default.
     """
     found = []
@@ -57,7 +58,8 @@ def hooks(function: str, config: dict, names: str | None = None) -> list[Callabl
             kind, expected = type(config.get(name, default)), type(default)
             require(kind is expected, f"{name} is a {kind.__name__}; expected {expected.__name__}")
         if hasattr(module, function):
-            found.append(functools.partial(getattr(module, function), config={**defaults, **config}))
+            settings = config if defaults.keys() <= config.keys() else {**defaults, **config}
+            found.append(functools.partial(getattr(module, function), config=settings))
     return found
 
 
