@@ -1,7 +1,7 @@
 """distill.py's cache: what a teacher says of each window, on disk, so that no run computes it a second time.
 
     python train.py config/tiny.py --distill_teacher=out-big --distill_top_k=16 --distill_cache=out-big/cache
-    python -m techniques.teacher_cache --out_dir=out-tiny            what is lost with 16, 4 or 1 in place of all?
+    python -m techniques.teacher_cache --out_dir=out-tiny         what is lost with 16, 4, 1 in place of all?
 
 A file holds records of one size, one for each window (row of x) that training has read:
 
