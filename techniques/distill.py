@@ -1,7 +1,7 @@
 """Distillation: a small model learns what a large one says of each next token, not the text alone.
 
     python train.py config/tiny.py --distill_teacher=out-big --distill_alpha=0.5 --distill_temperature=2
-    python -m techniques.teacher_cache --out_dir=out-tiny            what do the teacher's top k tokens hold?
+    python -m techniques.teacher_cache --out_dir=out-tiny            what is lost with its top k tokens?
 
 Hinton, Vinyals and Dean, 2015. p and q are the next-token probabilities of teacher and student, both at
 temperature T: softmax(logits / T). The loss, summed over the targets, y != -1:
@@ -62,7 +62,7 @@ class Teacher:
         self.hash = hashlib.sha256((hash_of(saved["model"]) + shape).encode()).hexdigest()
         self.step, self.temperature = saved["step"], config["distill_temperature"]
         self.k, self.cache = config["distill_top_k"], None
-        if config.get("compile"):  # the cache is no code for a GPU; so the teacher is not compiled
+        if config.get("compile"):  # a cache is not compiled; nor is then the teacher
             self.targets = torch.compiler.disable(self.targets)
 
     @torch.no_grad()

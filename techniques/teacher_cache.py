@@ -81,14 +81,13 @@ class TopKCache:
         return torch.from_numpy(ids.astype(np.int64)).to(x.device), torch.from_numpy(log_p).to(x.device)
 
     def record_of(self, key: bytes) -> np.void:
-        """Read one record. ValueError if it is damaged."""
+        """Read one record from its file. ValueError if it is damaged."""
         path, i = self.places[key]
         with open(path, "rb") as file:  # 20 us; a cache may have more files than a process may hold open
             file.seek(i * self.record.itemsize)
             content = file.read(self.record.itemsize)
-        whole = len(content) == self.record.itemsize and zlib.crc32(content[:-4]) == int.from_bytes(
-            content[-4:], "little"
-        )
+        checksum = int.from_bytes(content[-4:], "little")
+        whole = len(content) == self.record.itemsize and zlib.crc32(content[:-4]) == checksum
         record = np.frombuffer(content, self.record)[0] if whole else None
         sound = whole and record["ids"].max() < self.vocab_size and np.isfinite(record["log_p"]).all()
         require(sound, f"{path} is damaged at record {i}; delete it: what it held is computed again")
@@ -149,8 +148,9 @@ def errors_of_top_k(config: dict) -> list[str]:
 
     kl_of_all, true = kl_and_gradient(None, log_p)
     lines = [f"{'top k':>6}{'mass':>8}{'KL':>9}{'of all':>8}{'gradient off by':>17}{'bytes a token':>15}"]
-    for k in map(int, config["tops"].split(",")):
-        require(0 < k < V, f"tops={config['tops']} makes no sense; expected numbers from 1 to {V - 1}")
+    for text in config["tops"].split(","):
+        k = int(text) if text.isdecimal() else 0
+        require(0 < k < V, f"tops={config['tops']} makes no sense; expected some of 1 to {V - 1}: 1,4,16")
         ids = log_p.topk(k).indices
         some = buckets(log_p, ids)
         kl, gradient = kl_and_gradient(ids, some)

@@ -303,8 +303,10 @@ def test_the_table_of_what_top_k_leaves_out(learn, tmp_path):
     kl = [float(line[2]) for line in lines[1:]]
     assert [line[0] for line in lines[1:]] == ["1", "3", "all"] and kl == sorted(kl)
     assert lines[-1][1:5] == ["100.00%", lines[-1][2], "100.0%", "0.0%"]
-    with pytest.raises(ValueError, match="tops=0 makes no sense; expected numbers from 1 to"):
+    with pytest.raises(ValueError, match="tops=0 makes no sense; expected some of 1 to"):
         teacher_cache.errors_of_top_k({**settings, "tops": "0"})
+    with pytest.raises(ValueError, match="tops=a makes no sense"):
+        teacher_cache.errors_of_top_k({**settings, "tops": "a"})
 
 
 # ---- what is refused
