@@ -366,6 +366,7 @@ def test_on_meta_nothing_is_read():
 
 
 # ---- divided work
+@pytest.mark.slow
 def test_micro_steps_and_precision(learn, tmp_path):
     """4 windows at once and 2 x 2 give the same losses; bfloat16 nearly."""
     runs = {"whole": "", "steps": "--batch_size=2 --gradient_accumulation_steps=2", "low": "--dtype=bfloat16"}
