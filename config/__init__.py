@@ -44,16 +44,20 @@ given: dict[str, str] = {}  # setting -> the config file, or COMMAND_LINE, that 
 untyped: dict[str, object] = {}  # every setting as it would be without the command line
 
 
-def override(script: dict) -> dict:
+def override(script: dict, base: str = "") -> dict:
     """Apply config files, then --key=value, to the settings of a script; return all settings as a dict.
 
     script: the script's globals(), changed in place. Its settings are the lower-case names assigned above the
     first function, class or call of override(): a bool, int, float, str, or a dict (for config files only).
+    base: a script, "train.py", whose settings and config files this one takes, too, beside its own.
     Raises ValueError with one line (name, value, what was expected) for anything that does not fit.
     """
     start_script()
     comments = read_comments(script["__file__"])
     settings = {name: script[name] for name in comments}
+    if base:
+        settings.update(defaults_of(base))
+        comments.update(read_comments(str(ROOT / base)))
     techniques = technique_settings() if "technique" in settings else {}
     for own in techniques.values():
         settings.update(own)
@@ -182,7 +186,7 @@ def read_config_file(file: str, settings: dict, defaults: dict) -> dict:
     """
     path = find_config_file(file)
     source = path.read_bytes()  # bytes: Python itself handles a byte order mark and `# coding:`
-    if b"override(globals())" in source:
+    if b"override(globals()" in source:
         raise ValueError(f"{file} is a script; expected a config file such as config/tiny.py")
     try:
         table = symtable.symtable(source, str(path), "exec")

@@ -152,23 +152,28 @@ class Run:
         """Nats summed over the targets of a batch (B, T)."""
         return self.model(x, y) if self.in_chunks else summed_nats(self.model(x), y)
 
-    def gradients(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Forward, loss, backward of a batch (B, T)."""
-        with self.autocast:
-            nats = self.loss_of(x, y)
-        self.scaler.scale(nats / (y != -1).sum()).backward()
+    def gradients(self, x: torch.Tensor, y: torch.Tensor, size: int = 0) -> torch.Tensor:
+        """Forward, loss, backward of a batch (B, T), size windows at a time (0: all); returns the loss."""
+        loss = torch.zeros((), device=x.device)
+        for ids, targets in zip(x.split(size or len(x)), y.split(size or len(y)), strict=True):
+            with self.autocast:
+                nats = self.loss_of(ids, targets)
+            share = nats / (y != -1).sum()
+            self.scaler.scale(share).backward()
+            loss += share.detach()
+        return loss
 
-    def update(self, step: int, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Gradients, clip, step."""
-        lr = optim.lr_at(step, **self.schedule)
+    def update(self, step: int, x: torch.Tensor, y: torch.Tensor, size: int = 0) -> torch.Tensor:
+        """Gradients, clip, step. Returns the loss before the step."""
         for group in self.optimizer.param_groups:
-            group["lr"] = lr * group["lr_scale"]
+            group["lr"] = optim.lr_at(step, **self.schedule) * group["lr_scale"]
         self.optimizer.zero_grad(set_to_none=True)
-        self.gradients(x, y)
+        loss = self.gradients(x, y, size)
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.longest)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        return loss
 
 
 # ---- the baseline, and sides for alternate()
@@ -178,14 +183,9 @@ def plain_loop(settings: dict, windows: data.Windows, model: GPT) -> Callable:
     Returns update(step), which makes one update.
     """
     T, B = settings["block_size"], settings["batch_size"]
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=settings["learning_rate"],
-        betas=(settings["beta1"], settings["beta2"]),
-        weight_decay=settings["weight_decay"],
-        foreach=False,
-        fused=False,
-    )
+    betas, options = (settings["beta1"], settings["beta2"]), dict(foreach=False, fused=False)
+    options["weight_decay"] = settings["weight_decay"]
+    optimizer = torch.optim.AdamW(model.parameters(), settings["learning_rate"], betas, **options)
     tokens = np.memmap(str(windows.path), windows.dtype, mode="r")
 
     def update(step: int) -> None:
@@ -234,8 +234,8 @@ def decoding_rate(model: GPT, batch_size: int, n: int, **options) -> Callable:
 def uncached_rate(model: GPT, lengths: np.ndarray) -> Callable:
     """A side: tokens/s of generation without a cache, for one row of lengths[-1] tokens.
 
-    Without a cache, token number t costs a forward pass over t tokens. To make all these passes would take
-    minutes. So only passes of the given lengths are made; the times of the others are interpolated.
+    Token number t costs a forward pass over t tokens. All would take minutes: some are made, and the times
+    of the others are interpolated.
     """
     n = int(lengths[-1])
 
