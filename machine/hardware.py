@@ -1,7 +1,6 @@
 """The device, the precision, and whether the model is compiled."""
 
 import contextlib
-import ctypes
 import os
 import re
 import time
@@ -183,12 +182,6 @@ def free_bytes(device: torch.device) -> int:
 def total_bytes(device: torch.device) -> int:
     """All memory of a GPU; 0 for other devices."""
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
-
-
-def trim_heap() -> None:
-    """Return freed memory to the system. glibc keeps it, and then the next batch may find no room."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library has no malloc_trim
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def synchronize(device: torch.device) -> None:

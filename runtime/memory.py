@@ -15,6 +15,8 @@ with the batch. `bench.py --only=sharding` compares the first three with real ru
 four, with LoRA and QLoRA (lab/plan_check.py).
 """
 
+import contextlib
+import ctypes
 import dataclasses
 import math
 
@@ -24,7 +26,7 @@ from torch import nn
 import optim
 import techniques
 from config import is_out_of_memory
-from machine import distributed, hardware
+from machine import distributed
 from machine.layers import Linear
 from model import GPT, Block, GPTConfig
 
@@ -252,8 +254,12 @@ class Attempt:
         return self.running and optim.versions(self.optimizer) != self.before
 
     def give_back(self) -> str:
-        """Return freed memory to the system; returns a line that says how the run goes on."""
-        hardware.trim_heap()
+        """Return freed memory to the system; returns a line that says how the run goes on.
+
+        glibc keeps freed memory, and then the next batch may find no room.
+        """
+        with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library has no malloc_trim
+            ctypes.CDLL(None).malloc_trim(0)
         sizes = f"batch_size={self.batch_size}, gradient_accumulation_steps={self.micro_steps}"
         return f"out of memory: going on with {sizes}"
 

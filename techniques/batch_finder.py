@@ -3,9 +3,9 @@
     python -m techniques.batch_finder config/tiny.py                     takes train.py's settings
     python -m techniques.batch_finder config/tiny.py --memory_mb=1500    a limit: a CPU has none of its own
 
-What fits is tried, with one update each: 1, 2, 4, 8, ... windows until memory runs out, then by halves. Linux
-promises memory that it does not have and ends the process when it is used. So on a CPU nothing is tried
-without a limit, and with one the process gets no more addresses than that.
+What fits is tried, with one update each: 1, 2, 4, 8, ... windows until memory runs out, then numbers between
+the last two. A GPU says when it is full. Linux does not: it promises more memory than there is, and ends a
+process that uses it. So on a CPU there is a limit to give, and each try is a process whose peak is compared.
 
 What helps is the gradient noise scale (McCandlish et al., 2018). Gradients g of batches of b windows scatter
 around the gradient G of all windows. Their variance, summed over all parameters, is V; it falls as 1 / b. So
@@ -15,27 +15,26 @@ around the gradient G of all windows. Their variance, summed over all parameters
 V / n because a mean of n gradients has noise, too, which makes it longer: without that term B would be too
 small. For the same loss, batches of b windows need 1 + B / b times as many updates as endless ones, and 1 +
 b / B times as many tokens as the smallest. At b = B both are twice the best; above, more windows save few
-updates. This holds for plain SGD; for other optimizers it is right in size, no more. It is measured with fresh
+updates. This holds for plain SGD; for other optimizers it is right in size, no more. It is measured with new
 weights and, if out_dir has a run, with those of its ckpt.pt: B grows in training.
 """
 
-import contextlib
 import gc
 import math
+import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 
-from config import at_least, end_script, is_out_of_memory, override, require
+from config import at_least, end_script, is_out_of_memory, override
+from lab.measure import update_peak
 from machine import hardware
 from runtime import checkpoint
 from runtime.folder import newest
-from runtime.report import memory_mb as peak_mb
 from techniques.trial import Trial
 
 # -----------------------------------------------------------------------------
-memory_mb = 0  # what the process may take; 0 on a CPU: do not try what fits, on a GPU: all of its memory
+memory_mb = 0  # what a process may take; 0 on a CPU: do not try what fits, on a GPU: all of its memory
 most = 1024  # try no more windows in a micro-batch
 windows = 1024  # to measure the noise with; more for a model that has trained for long
 small = 8  # windows of a gradient whose noise is measured
@@ -46,12 +45,12 @@ PARTS = 4  # the noise scale is measured in each quarter of the windows, too, to
 
 # ---- what fits
 def largest(fits: Callable[[int], bool], most: int) -> int:
-    """The largest n up to most that fits, if all below it do: by doubling, then by halving. 0: not even 1."""
+    """The largest n up to most that fits, to a sixteenth: by doubling, then by halving; 0 if 1 does not."""
     good, bad = 0, 1
     while bad <= most and fits(bad):
         good, bad = bad, 2 * bad
     bad = min(bad, most + 1)
-    while bad - good > 1:
+    while bad - good > max(1, good // 16):
         middle = (good + bad) // 2
         if fits(middle):
             good = middle
@@ -60,50 +59,45 @@ def largest(fits: Callable[[int], bool], most: int) -> int:
     return good
 
 
-@contextlib.contextmanager
-def limited(memory_mb: int, device: torch.device) -> Iterator[None]:
-    """Let memory run out at so many MB of this process, as an error of torch's. 0: where the device ends."""
-    if not memory_mb:
-        yield
-        return
-    if device.type == "cuda":
-        total = hardware.total_bytes(device)
-        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_mb * 1e6 / total), device)
-        try:
-            yield
-        finally:
-            torch.cuda.set_per_process_memory_fraction(1.0, device)
-        return
-    status = Path("/proc/self/status")
-    require(status.is_file(), "memory_mb limits a CPU's memory on Linux only; leave it out")
-    import resource  # Linux has it, Windows has not
+def fits_cpu(config: dict, vocab_size: int, size: int) -> bool:
+    """Whether a process that makes one update with a micro-batch of so many windows stays below memory_mb.
 
-    lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
-    size, resident = (int(lines[key].split()[0]) * 1024 for key in ("VmSize", "VmRSS"))
-    room = int(memory_mb * 1e6) - resident
-    require(room > 0, f"memory_mb={memory_mb} is too little: {resident / 1e6:.0f} MB are in use; give more")
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (size + room, before[1]))
+    A process of its own gives back all that it took. If Linux ends it, or it cannot start, it does not fit.
+    """
     try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
+        return update_peak({**config, "batch_size": size}, vocab_size)(0) <= config["memory_mb"]
+    except subprocess.CalledProcessError:
+        return False
 
 
-def fits(trial: Trial, size: int) -> bool:
-    """Whether memory is enough for an update with a micro-batch of so many windows. Gives all of it back."""
+def fits_gpu(trial: Trial, size: int) -> bool:
+    """Whether a GPU has room for an update with a micro-batch of so many windows. Gives the room back."""
     try:
         trial.run.update(0, *trial.batch(0, size))
         return True
-    except Exception as error:  # a RuntimeError, a MemoryError, an OSError: of whoever asks for too much
+    except Exception as error:
         if not is_out_of_memory(error):
             raise
         return False
     finally:
         trial.run.optimizer.zero_grad(set_to_none=True)
         gc.collect()
-        hardware.trim_heap()
-        torch.cuda.empty_cache()  # without a GPU it does nothing
+        torch.cuda.empty_cache()
+
+
+def what_fits(trial: Trial, config: dict) -> str:
+    """Try micro-batches; returns the line of the report."""
+    limit, most = config["memory_mb"], config["most"]
+    if trial.device.type == "cuda":
+        share = limit * 1e6 / hardware.total_bytes(trial.device) if limit else 1.0
+        torch.cuda.set_per_process_memory_fraction(min(1.0, share), trial.device)
+        found = largest(lambda size: fits_gpu(trial, size), most)
+    elif limit:
+        found = largest(lambda size: fits_cpu(config, trial.tokenizer.vocab_size, size), most)
+    else:
+        return "what fits: not tried, because a CPU has no limit of its own; give one, say --memory_mb=4000"
+    bound = " or more: no more were tried (--most)" if found == most else ""
+    return f"what fits: batch_size={found}{bound}" if found else f"what fits: nothing, in {limit} MB"
 
 
 # ---- what helps
@@ -191,7 +185,6 @@ def report(config: dict) -> Iterator[str]:
     fewest = 4 * PARTS * 2 * config["small"]
     at_least(fewest, config, "windows")
     trial = Trial(config)
-    fresh = {name: t.clone() for name, t in trial.run.model.state_dict().items()}
     yield f"noise at the start, {config['windows']:,} windows of {trial.windows.block_size} tokens:"
     yield from noise(trial, config)
     path = newest(trial.folder / "ckpt.pt")
@@ -201,15 +194,7 @@ def report(config: dict) -> Iterator[str]:
         checkpoint.load_weights(trial.run.model, saved["model"], path)
         yield f"noise in {path}, after {saved['step']:,} updates:"
         yield from noise(trial, config)
-        trial.run.model.load_state_dict(fresh)
-    if trial.device.type == "cpu" and not config["memory_mb"]:
-        yield "what fits: not tried, because a CPU's memory has no end that shows; give --memory_mb=4000, say"
-        return
-    fits(trial, 1)  # not counted: threads and optimizer state come first
-    with limited(config["memory_mb"], trial.device):
-        found = largest(lambda size: fits(trial, size), config["most"])
-    bound = ", as many as were tried (--most)" if found == config["most"] else ""
-    yield f"what fits: batch_size={found}{bound}, at a peak of {peak_mb(trial.device):,.0f} MB"
+    yield what_fits(trial, config)
 
 
 if __name__ == "__main__":
