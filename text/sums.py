@@ -12,12 +12,16 @@ waits for an answer, no answer, and, of sums_easy, no problem: stories tell of o
 """
 
 import json
+import operator
 import random
+import re
 from collections.abc import Iterator
 
 from text.verse import NAMES, RULES
 
 STORIES = {"+": "finds {} more", "-": "gives {} away", "*": "swaps each for {}", "/": "keeps one in {}"}
+SIGNS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
+STEP = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")  # now, sign, number, result
 SIZE = 4_000_000  # characters, unless a size is given: 20,000 rows of any difficulty
 
 
@@ -68,3 +72,24 @@ def stories(seed: int, size: int, hardest: int = 2) -> Iterator[str]:
         characters += len(document)
         if characters >= (size or SIZE):
             return
+
+
+def spoiled(rng: random.Random, response: str) -> str:
+    """A wrong response to the same problem; "" for a text that is no response of rows().
+
+    One result is off by 1, 2 or 10: that of a step, and the steps after it go on from there, or the answer.
+    """
+    *lines, last = response.split("\n")
+    steps = [STEP.fullmatch(line) for line in lines]
+    if not steps or None in steps or not re.fullmatch(r"answer: \d+", last):
+        return ""
+    wrong = rng.randint(0, len(steps))  # this step; the last number stands for the answer
+    while True:
+        off, now, written = rng.choice((-10, -2, -1, 1, 2, 10)), int(steps[0][1]), []
+        for i, step in enumerate(steps):
+            result = SIGNS[step[2]](now, int(step[3])) + off * (i == wrong)
+            written.append((now, f"{now} {step[2]} {step[3]} = {result}"))
+            now = result
+        answer = now + off * (wrong == len(steps))
+        if min(answer, now, *(before for before, _ in written)) >= 0:
+            return "\n".join([*(line for _, line in written), f"answer: {answer}"])
