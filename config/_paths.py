@@ -8,7 +8,7 @@ from config import _nanogpt
 from config._errors import ROOT
 
 PATHS = ("out_dir", "init_from", "dataset", "file", "input", "val_input", "tokenizer", "adapter", "merge_to")
-PATHS += ("to", "source", "vocab", "base", "distill_teacher", "distill_cache")
+PATHS += ("to", "source", "vocab", "base", "distill_teacher", "distill_cache", "dpo_pairs")
 
 
 def find_config_file(file: str) -> Path:

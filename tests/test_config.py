@@ -327,9 +327,9 @@ def test_a_config_loads_and_builds_with_the_parameters_in_its_header(monkeypatch
         from text import corpora
 
         vocab_size = len(set("".join(text for text, _ in corpora.open_corpus("verse", size=20_000).chunks())))
-    if name in ("sums.py", "sft.py"):
+    if name in ("sums.py", "sft.py", "dpo.py", "grpo.py"):
         vocab_size = 54
-    if name == "sft.py":  # the shape is the base's
+    if name in ("sft.py", "dpo.py", "grpo.py"):  # the shape is the base's
         settings |= settings_of(monkeypatch, "train.py", "config/sums.py", "--device=cpu")
     if name in ("finetune.py", "finetune_lora.py"):  # likewise
         settings |= settings_of(monkeypatch, "train.py", "config/shakespeare_char.py", "--device=cpu")

@@ -1,0 +1,22 @@
+# Learn from one's own replies (techniques/grpo.py), where tuning on few rows has had its effect.
+#     python train.py config/sums.py                                                   the base
+#     python data.py --input=sums_easy --name=sums_few --format=jsonl --dedup \
+#         --val_ratio=0.03 --test_ratio=0.91 --tokenizer=out-sums                      1,584 rows to train on
+#     python train.py config/sft.py --dataset=sums_few --max_iters=240 --out_dir=out-few
+#     python train.py config/grpo.py
+#     python evaluate.py --out_dir=out-few --file=ckpt.pt --task=exact_match           before
+#     python evaluate.py --out_dir=out-grpo --file=ckpt.pt --task=exact_match          after
+# The shape is the base's: 801,408 parameters.
+init_from = "out-few"
+out_dir = "out-grpo"
+dataset = "sums_few"
+technique = "grpo"
+batch_size = 16  # prompts, with 8 replies each: 128 replies in a batch
+max_iters = 60
+eval_interval = 60
+eval_iters = 2
+log_interval = 5
+save_interval = 20  # python -m techniques.preferences --grpo=out-grpo draws what these answer
+learning_rate, muon_lr = 6e-4, 3e-3  # a fifth of config/sft.py's: rewards are noisier than rows
+warmup_iters = 4
+min_lr = 0.0
