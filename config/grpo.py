@@ -17,6 +17,7 @@ eval_interval = 60
 eval_iters = 2
 log_interval = 5
 save_interval = 20  # python -m techniques.preferences --grpo=out-grpo draws what these answer
-learning_rate, muon_lr = 6e-4, 3e-3  # a fifth of config/sft.py's: rewards are noisier than rows
+optimizer, learning_rate, weight_decay = "adamw", 4e-4, 0.0  # Muon follows the noise of rewards, too
+beta2 = 0.99
 warmup_iters = 4
 min_lr = 0.0

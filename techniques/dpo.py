@@ -9,9 +9,12 @@ start, p0, a pair costs
 
     margin = beta x (log p(c) - log p0(c) - log p(r) + log p0(r))      loss = -log sigmoid(margin)
 
-It is ln 2 at first, and the loss of a run is its mean over pairs, however they are split into micro-steps and
+It is ln 2 at first. The loss of a run is its mean over pairs, however they are split into micro-steps and
 processes. A large beta keeps the model near its start. The second and fourth terms are computed once for all
 pairs, by the starting weights, and kept in out_dir/dpo.json: a resumed run reads them and needs no base.
+
+A margin grows, too, while both replies become less likely: the pair of a right and a wrong step shares most
+of its text. dpo_sft > 0 adds the chosen reply's nats per token, so that it stays likely (Pang et al., 2024).
 
 dpo.jsonl gets a row for each update: margin, and right, the share of pairs whose margin is above 0. Val loss
 is still that of replies, and says little here: the run's last weights are in ckpt.pt.
@@ -38,6 +41,7 @@ from tokenizer import load_any
 
 # -----------------------------------------------------------------------------
 dpo_beta = 0.1  # how near the model stays to its start; 0.01 to 0.5 are usual
+dpo_sft = 0.0  # weight of the chosen reply's own loss, in nats per token: keeps it likely; 0 = off
 dpo_pairs = ""  # a JSONL file with rows of prompt, chosen, rejected; '' = made from the dataset's (sums)
 dpo_count = 2000  # how many pairs at most, the first ones; 0 = all
 # -----------------------------------------------------------------------------
@@ -49,6 +53,7 @@ def change_model(model, config: dict):
     """Nothing changes; ValueError for settings that make no sense."""
     beta = config["dpo_beta"]
     require(beta > 0, f"dpo_beta={beta} makes no sense; expected above 0, 0.1 is usual")
+    require(config["dpo_sft"] >= 0, f"dpo_sft={config['dpo_sft']} is below 0; 0 leaves it out")
     require(config["dpo_count"] >= 0, f"dpo_count={config['dpo_count']} is below 0; 0 takes all pairs")
     return model
 
@@ -106,9 +111,10 @@ def loss(model, x, y, config: dict) -> torch.Tensor:
     place = int(x[0, 0])
     start = start_of(replies.unwrapped(model), place, config).to(x.device)  # (pairs,)
     chosen, rejected = replies.log_probs(model, x[:, 2:], y).sum(1).view(-1, 2).unbind(1)  # (B,), (B,)
+    nats = -chosen / (y[::2] != -1).sum(1)  # (B,), per token
     margins = config["dpo_beta"] * (chosen - rejected - start[x[::2, 1]])
     replies.count(model, place, pairs=len(margins), margin=margins.detach().sum(), right=(margins > 0).sum())
-    return -F.logsigmoid(margins).sum()
+    return -F.logsigmoid(margins).sum() + config["dpo_sft"] * nats.sum()
 
 
 def start_of(model, place: int, config: dict) -> torch.Tensor:

@@ -16,6 +16,7 @@ import torch
 
 from data import Windows
 from evaluate import exact_match
+from machine.threads import use_saved
 from runtime import checkpoint
 from runtime.curve import read_rows
 from runtime.folder import find, run_folder
@@ -52,7 +53,8 @@ def measured(folder: Path, count: int) -> list[tuple[int, float]]:
 
 def share_exact(file: Path, dataset: str, count: int) -> float:
     """The share of the first `count` prompts of val that a checkpoint answers exactly."""
-    model, tokenizer, _ = checkpoint.load_model(file, torch.device("cpu"))
+    model, tokenizer, saved = checkpoint.load_model(file, torch.device("cpu"))
+    use_saved(saved["config"])  # the number of threads
     held_out = Windows(dataset, "val", model.config.block_size).replies()[:count]
     found, _ = exact_match(model, tokenizer, held_out, torch.device("cpu"))
     return found["exact"] / found["replies"]

@@ -111,16 +111,18 @@ def record(model, step: int, name: str, config: dict, over: str, shown: str) -> 
     total = dict(zip(names, sums, strict=True))
     row = {"step": step} | {n: total[n] / total[over] for n in names if n != over}
     path = run_folder(config["out_dir"]) / f"{name}.jsonl"
-    rows = read_rows(path)
-    kept = [old for old in rows if old["step"] < step]  # the others are of a run that this one repeats
-    if len(kept) < len(rows) or not kept:
-        guard.write_atomic(path, "".join(json.dumps(old) + "\n" for old in kept))
+    if "noted" not in vars(model):  # later rows are of updates that this run repeats
+        model.noted = [old for old in read_rows(path) if old["step"] < step]
+        guard.write_atomic(path, "".join(json.dumps(old) + "\n" for old in model.noted))
+    model.noted.append(row)
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
     if step % config["log_interval"] == 0:
-        late = [old for old in kept if old["step"] > step - config["log_interval"]] + [row]
+        late = [old for old in model.noted if old["step"] > step - config["log_interval"]]
         means = {n: statistics.fmean(old[n] for old in late) for n in row}
         print("\033[K" * sys.stdout.isatty() + f"{name}: " + shown.format(**means), flush=True)
+    if step == config["max_iters"]:
+        print(f"{name}: best.pt has the lowest val loss, which says little here; sample.py --file=ckpt.pt")
 
 
 def plain_base(saved: dict, name: str) -> dict:

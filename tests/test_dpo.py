@@ -108,20 +108,22 @@ def test_pairs_of_a_file(train, tmp_path, datasets):
 
 
 # ---- the loss
-def test_loss_and_gradient_are_those_of_the_formula():
+@pytest.mark.parametrize("sft", [0.0, 0.7])
+def test_loss_and_gradient_are_those_of_the_formula(sft):
     model, start = random_model(), random_model(seed=4)
     pairs = [([1, 2, 3], [[4, 5, 0], [6, 0]]), ([7, 1], [[2, 0], [3, 8, 9, 0]]), ([5], [[5, 0], [6, 0]])]
     expected = 0.0
     for prompt, both in pairs:
         a, b = (log_p(model, prompt, reply) - log_p(start, prompt, reply).detach() for reply in both)
         expected = expected - torch.log(1 / (1 + torch.exp(-0.3 * (a - b))))
+        expected = expected - sft * log_p(model, prompt, both[0]) / len(both[0])
     expected.backward()
     wanted = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     x, y = replies.padded([(prompt, reply) for prompt, both in pairs for reply in both], filler=0)
     about = torch.tensor([[i // 2, i // 2] for i in range(6)])
     model.start_margins = dpo.computed(start, pairs, 0).double()
-    found = dpo.loss(model, torch.cat((about, x), 1), y, {"dpo_beta": 0.3})
+    found = dpo.loss(model, torch.cat((about, x), 1), y, {"dpo_beta": 0.3, "dpo_sft": sft})
     found.backward()
     assert found.item() == pytest.approx(expected.item(), abs=1e-6)  # the start's are float32
     for p, grad in zip(model.parameters(), wanted, strict=True):
@@ -186,6 +188,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     ("flags", "message"),
     [
         ("--dpo_beta=0", "dpo_beta=0.0 makes no sense; expected above 0, 0.1 is usual"),
+        ("--dpo_sft=-1", "dpo_sft=-1.0 is below 0; 0 leaves it out"),
         ("--dpo_count=-1", "dpo_count=-1 is below 0; 0 takes all pairs"),
         ("--dpo_pairs=nowhere.jsonl", "dpo_pairs=nowhere.jsonl is no file; expected rows of prompt, chosen"),
         ("--dpo_pairs={bad}", "bad.jsonl line 1 is no row of prompt, chosen and rejected"),

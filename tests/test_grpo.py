@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from techniques import grpo, replies
+from techniques import grpo, preferences, replies
 from test_dpo import log_p, random_model, rows_of
 from test_strategies import MODEL, losses, run_all
 from text import prepare
@@ -192,3 +192,23 @@ def test_two_processes_draw_the_replies_of_one(tmp_path):
 def test_what_makes_no_sense_is_one_line(train, flags, message):
     with pytest.raises(ValueError, match=message):
         train(*RUN, *flags.split())
+
+
+@pytest.mark.slow
+def test_the_picture(train, tmp_path, monkeypatch):
+    """Of both kinds of runs; a checkpoint is measured once."""
+    flags = "--dataset=bandit", "--block_size=16", "--max_iters=4", "--save_interval=2"
+    for kind in ("dpo", "grpo"):
+        source = ("--dpo_pairs=" + str(tmp_path / "pairs.jsonl"),) if kind == "dpo" else ()
+        pairs = [{"prompt": "a?", "chosen": "b", "rejected": "c"}] * 8
+        (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
+        train(*flags, f"--technique={kind}", *source, f"--out_dir={tmp_path / kind}")
+    config = {kind: str(tmp_path / kind) for kind in ("dpo", "grpo")}
+    config |= {"prompts": 5, "to": str(tmp_path / "both.png")}
+    assert preferences.picture(config) == f"saved {tmp_path / 'both.png'}"
+    for kind in ("dpo", "grpo"):
+        rows = rows_of(tmp_path / kind / "exact_match.jsonl")
+        assert [(row["step"], row["prompts"]) for row in rows] == [(2, 5), (4, 5)]
+    monkeypatch.setattr(preferences, "share_exact", None)
+    preferences.picture(config)
+    assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
