@@ -17,7 +17,7 @@ eval_interval = 200
 eval_iters = 2
 log_interval = 5
 save_interval = 50  # python -m techniques.preferences --grpo=out-grpo draws what these answer
-optimizer, learning_rate, weight_decay = "adamw", 1e-4, 0.0  # Muon at 1e-2 lost reward
+optimizer, learning_rate, weight_decay = "adamw", 2e-4, 0.0  # 1e-3, and Muon at 1e-2, lost reward
 beta2 = 0.99
 warmup_iters = 4
 min_lr = 0.0
