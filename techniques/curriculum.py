@@ -25,9 +25,7 @@ from runtime import resolve
 
 # -----------------------------------------------------------------------------
 curriculum = ""  # '' off | length | difficulty | domain
-curriculum_stages = (
-    ""  # length: 16:0.25,32:0.25 (tokens:share); domain: a:0.25 (dataset:share); '' = a quarter each
-)
+curriculum_stages = ""  # length: 16:0.25,32:0.25 (tokens:share) | domain: a:0.25; '' = a quarter each
 # -----------------------------------------------------------------------------
 
 AFTER = ("augment",)  # whole windows are rewritten, then cut
