@@ -153,6 +153,7 @@ def test_text_and_masked_rows_mix(here):
         data.open_windows("verse_a:0.5,rows_c:0.5", "train", T, pack=False)
 
 
+@pytest.mark.slow
 def test_a_run_says_and_records_each_dataset(mixed, here, tmp_path, capsys):
     """The losses by an evaluation of each dataset alone; together, nats over targets of its fixed windows."""
     ran = mixed("verse_a:0.7,story_b:0.3", "--eval_iters=0", "--max_iters=4", "--eval_interval=2")
