@@ -32,7 +32,7 @@ methods = "magnitude,layer,wanda,2:4,heads,neurons"  # which; 2:4 is always half
 updates = 50  # of recovery
 eval_iters = 10  # an evaluation reads this x 4,096 tokens of val; 0 = all
 tokens = 16384  # of the training text, to measure inputs on
-picture = "docs/assets/prune.png"  # a file; '' = none
+picture = "prune.png"  # a file; '' = none
 threads = 1  # of the CPU
 # -----------------------------------------------------------------------------
 

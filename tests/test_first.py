@@ -6,7 +6,7 @@ import json
 import pytest
 
 from test_data import decode, error_of, own_datasets, samples, write, write_rows
-from text import corpora, prepare, readers
+from text import corpora, prepare, readers, settle
 from text.dataset import require_same_content
 
 assert own_datasets  # a fixture
