@@ -28,20 +28,23 @@ class Cache:
         self.columns, self.static = columns, static
         self.length = 0
 
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """k and v (B,K,T,hs) of new tokens -> those of all tokens so far, (B,K,length,hs), or all columns."""
-        B, K, T, hs = k.shape
-        new = torch.stack((k, v))  # (2,B,K,T,hs)
+    def append(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """k and v (B,K,T,hs) of new tokens -> those of all tokens so far, (B,K,length,hs), or all columns.
+
+        Or any number of tensors of one shape: techniques/latent.py keeps a single one.
+        """
+        new = torch.stack(tensors)  # (2,B,K,T,hs)
+        n, B, K, T, hs = new.shape
         if self.length == 0:
-            self.kv = new.new_zeros(2, B, K, self.columns, hs)
-            self.position = torch.full((1,), T, device=k.device)  # of the next token
+            self.kv = new.new_zeros(n, B, K, self.columns, hs)
+            self.position = torch.full((1,), T, device=new.device)  # of the next token
         if self.length and self.static:
             self.kv.index_copy_(3, self.position, new)
             self.position += 1
-            return self.kv[0], self.kv[1]
+            return self.kv.unbind()
         self.kv[:, :, :, self.length : self.length + T] = new
         self.length += T
-        return self.kv[0, :, :, : self.length], self.kv[1, :, :, : self.length]
+        return self.kv[:, :, :, : self.length].unbind()
 
     def previous(self, x: Tensor) -> Tensor:
         """The token before each token of x (B,T,C). The first token's value is arbitrary; Past zeroes it."""
@@ -64,9 +67,9 @@ class Past:
     def __init__(self, cache: Cache | None, mask: Tensor | None, first: Tensor):
         self.cache, self.mask, self.first = cache, mask, first
 
-    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def extend(self, *new: Tensor) -> tuple[Tensor, ...]:
         """k and v (B,K,T,hs) of the new tokens -> those of all tokens so far, (B,K,keys,hs)."""
-        return (k, v) if self.cache is None else self.cache.append(k, v)
+        return new if self.cache is None else self.cache.append(*new)
 
     def previous(self, x: Tensor) -> Tensor:
         """The token before each token of x (B,T,C); zeros where there is none."""

@@ -127,7 +127,7 @@ def written_out_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float, windo
     hidden = torch.where(visible(torch.arange(T), T, window), 0.0, -math.inf).to(q.dtype)  # added to scores
     scores = torch.baddbmm(hidden, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=hs**-0.5)  # (H*B,T,T)
     weights = F.dropout(torch.softmax(scores, dim=-1), dropout)
-    return (weights @ v.flatten(0, 1)).view(H, B, T, hs).transpose(0, 1)
+    return (weights @ v.flatten(0, 1)).view(H, B, T, -1).transpose(0, 1)
 
 
 def token_shift(x: Tensor, previous: Tensor | None = None) -> Tensor:
@@ -266,14 +266,14 @@ class GPT(nn.Module):
         self.init_weights()
 
     @torch.no_grad()
-    def init_weights(self):
-        """Set every parameter. A model built on the meta device needs to_empty(device=...) and then this."""
-        if self.config.tie_weights:
+    def init_weights(self, part: nn.Module | None = None):
+        """Set every parameter, of a part alone if it is new. A model from meta needs to_empty() before."""
+        if self.config.tie_weights and part is None:
             self.head.weight = self.wte.weight  # Press and Wolf, 2017
         # 2 * n_layer outputs add up in the residual stream; std / sqrt(2 * n_layer) keeps its size.
         residual_std = 0.0 if self.config.zero_init else 0.02 / math.sqrt(2 * self.config.n_layer)
-        for name, parameter in self.named_parameters():
-            if name.endswith(("attn.o.weight", "mlp.down.weight")):
+        for name, parameter in (self if part is None else part).named_parameters():
+            if f".{name}".endswith((".o.weight", ".down.weight")):  # of attention and MLP
                 parameter.normal_(std=residual_std)
             elif name == "wte.weight" and self.config.zero_init and not self.config.tie_weights:
                 # At first the residual stream is this alone. config/fast.py: val 1.829, and with 0.02 1.866.

@@ -167,7 +167,7 @@ def parameter_groups(model: torch.nn.Module, config: dict) -> list[dict]:
             continue
         kind, decays = config["optimizer"], p.ndim >= 2
         scale = layer_scale(name, len(model.blocks), config["layer_lr_decay"])
-        if kind == "muon" and p.ndim == 2 and name.startswith("blocks.") and name.endswith(".weight"):
+        if kind == "muon" and p.ndim == 2 and ".blocks." in f".{name}" and name.endswith(".weight"):
             scale *= config["muon_lr"] / config["learning_rate"]
         elif kind == "muon":
             kind, decays = "adamw", False

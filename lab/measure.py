@@ -3,9 +3,8 @@
     ours, theirs = alternate(side_a, side_b, turns=5)        A B A B A B A B A B
     row = compared("tokens/s, ours / theirs", ours, theirs, "tokens/s", ">= 2")
 
-A side is a function of the turn's number; it returns what it measured in that turn. Whatever slows the
-machine for a while slows both sides of a turn. So each turn gives a ratio of its own, ours / theirs. The
-result is the median of these ratios, the spread their smallest..largest.
+A side is a function of the turn's number; it returns what it measured. What slows the machine slows both
+sides of a turn: each turn gives a ratio ours / theirs; their median is shown, and smallest..largest.
 """
 
 import functools
@@ -34,6 +33,7 @@ from machine import hardware
 from machine.speed import flops_per_token
 from model import GPT, summed_nats
 from runtime import memory, report
+from techniques import change
 
 SMALLER = {}  # settings of train.py that override config files in every run; bench.py --quick fills it
 CPU = torch.device("cpu")
@@ -138,7 +138,7 @@ class Run:
         torch.manual_seed(settings["seed"])
         self.autocast, dtype = hardware.choose_precision(settings["dtype"], device)
         self.config = memory.shape_of(settings, vocab_size)
-        self.model = GPT(self.config).to(device)
+        self.model = change("change_model", GPT(self.config), settings).to(device)
         self.optimizer = optim.build_optimizer(self.model, {**settings, "dtype": dtype}, device.type)
         self.scaler = hardware.loss_scaler(dtype, device, {})
         self.schedule, _ = optim.resolve_schedule(settings)

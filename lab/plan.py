@@ -16,6 +16,7 @@ from machine.distributed import STRATEGIES
 from machine.speed import flops_forward, flops_per_token, parameters_of
 from model import GPT
 from runtime import memory
+from techniques import BLOCKS
 
 # Ring algorithms (Patarasuk & Yuan, 2009) cut the tensor into W chunks. One round takes W - 1 steps. In each
 # step every rank sends one chunk to its neighbour, so in a round it sends (W - 1) / W of the tensor. An
@@ -130,6 +131,8 @@ def table(settings: dict, vocab_size: int, cluster: Cluster) -> Iterator[str]:
     for name, legal in (("optimizer", optim.STATE_NAMES), ("dtype", dtypes)):
         value = settings[name]
         require(value in legal, f"{name}={value} is unknown; expected one of {', '.join(legal)}")
+    for name in set(settings.get("technique", "").split(",")) & set(BLOCKS):
+        raise ValueError(f"technique={name}: its activations have no formula here; leave it out, or run it")
     model, W = memory.on_meta(settings, vocab_size), cluster.gpus
     tokens = settings["batch_size"] * settings["gradient_accumulation_steps"] * W * model.config.block_size
     learned = memory.trained(model)

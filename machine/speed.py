@@ -30,6 +30,7 @@ def flops_forward(model) -> int:
     attention (Chowdhery et al. 2022, PaLM, appendix B).
     """
     config, weights = model.config, parameters_of(model)
+    weights -= sum(layer.idle() for layer in model.modules() if hasattr(layer, "idle"))  # of experts
     if not config.tie_weights:
         weights -= config.vocab_size * config.n_embd  # the embedding only looks up its rows
     return 2 * weights + 4 * config.n_layer * config.n_embd * config.block_size

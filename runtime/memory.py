@@ -11,8 +11,8 @@ P parameters on W ranks, each a GPU with its own process. What a rank holds, in 
 The optimizer state is 8 P with AdamW; with Muon 4 bytes a parameter of the matrices in the blocks, and 8 for
 all others. Frozen parameters have neither gradients nor optimizer state. Packed weights have their packed
 bytes (techniques/packing.py), on each rank: fsdp shards parameters only. Activations come on top and grow
-with the batch. `bench.py --only=sharding` compares the first three with real runs, --only=footprint all
-four, with LoRA and QLoRA (lab/plan_check.py).
+with the batch; those of techniques.BLOCKS have no formula. `bench.py --only=sharding` compares the first
+three with real runs, --only=footprint all four, with LoRA and QLoRA (lab/plan_check.py).
 """
 
 import contextlib
@@ -42,8 +42,7 @@ def shape_of(settings: dict, vocab_size: int, base: dict | None = None) -> GPTCo
 
 
 def on_meta(settings: dict, vocab_size: int) -> GPT:
-    """The model that train.py's settings describe, techniques included, on the meta device: it has shapes and
-    no memory."""
+    """The model of train.py's settings, techniques included, on the meta device: with shapes, no memory."""
     with torch.device("meta"):
         model = techniques.change("change_model", GPT(shape_of(settings, vocab_size)), settings)
     optim.freeze_parameters(model, settings["freeze"])
@@ -281,6 +280,8 @@ class Attempt:
 
 def remedies(settings: dict, vocab_size: int, W: int) -> list[tuple[str, float]]:
     """(flag, memory needed with it as a share of the memory needed now), the smallest share first."""
+    if set(settings.get("technique", "").split(",")) & set(techniques.BLOCKS):
+        return []
     layers, width, heads = settings["n_layer"], settings["n_embd"], settings["n_head"]
     changes = {
         "gradient_checkpointing": True,

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import techniques
-from config import typed
+from config import require, typed
 from model import GPT
 from runtime import branch
 from runtime.checkpoint import check_same, load, load_weights, read
@@ -131,8 +131,18 @@ def techniques_of(saved: dict) -> list[str]:
 
 
 def new_techniques(saved: dict, technique: str) -> str:
-    """Those of a run's techniques that its checkpoint's weights do not have yet."""
-    return ",".join(name for name in technique.split(",") if name not in techniques_of(saved))
+    """Those of a run's techniques that its checkpoint's weights do not have yet.
+
+    ValueError for one that can only begin with random weights, if there is a checkpoint.
+    """
+    new = [name for name in technique.split(",") if name not in techniques_of(saved)]
+    for module in techniques.load(",".join(new)) if saved else ():
+        why = getattr(module, "FROM_SCRATCH", "")
+        name = module.__name__.removeprefix("techniques.")
+        require(
+            not why, f"technique={name} cannot start from a base: {why}; leave out --init_from, or {name}"
+        )
+    return ",".join(new)
 
 
 def put_weights(saved: dict, model: GPT, config: dict, tokenizer, where: str) -> GPT:

@@ -14,6 +14,7 @@ hook may note there what a resumed run must find again, in a setting of its own 
 Whatever reads a checkpoint builds its model through change_model again: on resume, in sample.py, evaluate.py.
 So it makes the same model each time, on the meta device, too, where tensors have shapes and no values.
 AFTER = ("quantize",) in a file: those techniques change the model first.
+FROM_SCRATCH = "why" in a file: it cannot start from the weights of a model without it.
 
 Files without these functions are commands, such as python -m techniques.pretrained, or what commands share.
 """
@@ -25,6 +26,8 @@ from pathlib import Path
 from types import ModuleType
 
 from config import require, technique_settings
+
+BLOCKS = ("latent", "experts", "sliding", "multi_token")  # they replace or add layers: first of all
 
 
 def load(names: str) -> list[ModuleType]:

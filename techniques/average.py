@@ -21,7 +21,7 @@ from torch import nn
 from config import end_script, given, override, require
 from runtime import checkpoint
 from runtime.folder import new_run_folder
-from techniques import adapters
+from techniques import BLOCKS, adapters
 
 # -----------------------------------------------------------------------------
 average_decay = 0.99  # about the last 1 / (1 - average_decay) updates are averaged
@@ -30,6 +30,8 @@ out_dir = "out-shakespeare-long"  # the run
 file = "best.pt"  # which checkpoint in it
 to = ""  # folder of the plain run; '' = out_dir with -average behind its name
 # -----------------------------------------------------------------------------
+
+AFTER = BLOCKS  # their parameters are averaged, too
 
 
 class Average(nn.Module):
@@ -91,8 +93,8 @@ def as_base(saved: dict, config: dict) -> dict:
     """The checkpoint as a plain one, with the averages as weights. config: the settings in it."""
     weights, on = saved["model"], config["technique"].split(",")
     own = [name for name in weights if not name.startswith("average.")]
-    averages = {name: weights.get("average." + name.replace(".", "_")) for name in own}
-    if averages.get("head.weight") is None:  # tied: one parameter, by the name of wte
+    averages = {name: weights.get("average." + name.replace(".", "_"), weights[name]) for name in own}
+    if "average.head_weight" not in weights:  # tied: one parameter, by the name of wte
         averages["head.weight"] = averages["wte.weight"]
     technique = ",".join(name for name in on if name != "average")
     return {**saved, "model": averages, "config": {**config, "technique": technique}}

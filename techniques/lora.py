@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from runtime import checkpoint
 from runtime.folder import new_run_folder
-from techniques import adapters
+from techniques import BLOCKS, adapters
 
 # -----------------------------------------------------------------------------
 lora_rank = 8  # rows of A and columns of B
@@ -45,7 +45,7 @@ adapter = ""  # merge this lora.pt, or that of this run's folder, into out_dir
 merge_to = ""  # folder of the merged run
 # -----------------------------------------------------------------------------
 
-AFTER = ("quantize",)  # LoRA on a quantized base: QLoRA (Dettmers et al., 2023)
+AFTER = ("quantize", *BLOCKS)  # LoRA on a quantized base: QLoRA (Dettmers et al., 2023)
 
 
 class LoRALinear(nn.Module):

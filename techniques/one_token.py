@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from machine.layers import RMSNorm, squared_relu
-from model import GPT, rope_tables, token_shift
+from model import GPT, MLP, Attention, rope_tables, token_shift
 from techniques.packed_layers import QuantLinear, kernel
 
 NOTHING = torch.zeros((), device="cpu")  # this file may be imported while a model is built on meta
@@ -79,6 +79,8 @@ class OneToken:
     def prepared(self) -> list[Layer]:
         """What step() needs of each block; [] for a model that it does not know."""
         model = self.model
+        if any(type(block.attn) is not Attention or type(block.mlp) is not MLP for block in model.blocks):
+            return []  # a technique has put other layers there
         layers = [m for block in model.blocks for m in (*block.attn.children(), *block.mlp.children())]
         others = nn.Identity, nn.Dropout, nn.LayerNorm, nn.RMSNorm
         layers = [m for m in [*layers, model.head] if not isinstance(m, others)]

@@ -28,7 +28,7 @@ from runtime import checkpoint
 from runtime.folder import new_run_folder, other_checkpoints
 from runtime.guard import write_atomic
 from runtime.trust import explain_disk_errors, made_by_nanogpt
-from techniques import adapters
+from techniques import BLOCKS, adapters
 from techniques.exchange import download, families, gguf, nanogpt, safetensors_files, vocabulary, weights
 from tokenizer import Tokenizer
 
@@ -149,6 +149,8 @@ def export_run(config: dict) -> list[str]:
     on = saved["config"].get("technique", "")
     adapters.require_merged(saved, config["out_dir"])
     require("quantize" not in on, f"{path} is quantized; export the run that it was made of")
+    own = [name for name in on.split(",") if name in BLOCKS]
+    require(not own, f"{path} has technique={''.join(own[:1])}: other programs do not know such layers")
     family = families.family_of(model.config)
     described = families.config_of(model.config, family)
     described |= {"bos_token_id": max(tokenizer.begin_id, -1), "eos_token_id": tokenizer.end_id}

@@ -19,7 +19,7 @@ from data import open_windows
 from evaluate import evaluate, fixed_windows
 from runtime import checkpoint
 from runtime.folder import new_run_folder, run_folder
-from techniques import adapters, gptq
+from techniques import BLOCKS, adapters, gptq
 from techniques.one_token import OneToken
 from techniques.packed_layers import QuantEmbedding, QuantLinear
 from text import settle
@@ -36,6 +36,7 @@ input = ""  # gptq: a text to calibrate on; '' = the training split of the run's
 tokens = 65536  # gptq: of it, how many tokens to read
 # -----------------------------------------------------------------------------
 
+AFTER = BLOCKS  # their layers are packed, too
 KINDS = ("int8", "int4", "nf4")
 
 
