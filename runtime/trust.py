@@ -154,11 +154,14 @@ def check_fit(shape: dict, settings: dict, weights: dict, where: str) -> None:
         raise ValueError(f"{where} holds a model of another version of tinylm: {sorted(map(str, unknown))}")
     check_types(shape, {name: fields[name] for name in shape}, where)
     largest = max((n for t in weights.values() for n in t.shape), default=0)
-    limits = dict.fromkeys(("vocab_size", "n_head", "n_embd", "n_kv_head", "n_ff", "head_size"), largest)
-    limits |= {"n_layer": len(weights), "block_size": LONGEST}
-    for name, limit in limits.items():
-        if shape.get(name, 0) > limit:
-            raise ValueError(f"the weights in {where} do not fit the model: {name}={shape[name]}")
+    widths = "vocab_size n_head n_embd n_kv_head head_size latent_rank experts_width".split()
+    limits = dict.fromkeys(widths, largest)
+    limits |= dict.fromkeys(("n_layer", "experts", "multi_token"), len(weights))  # each has some
+    limits |= {"block_size": LONGEST, "n_ff": largest * len(weights)}  # experts may share it
+    sizes = {name: n for name, n in {**settings, **shape}.items() if name in limits and type(n) is int}
+    for name, n in sizes.items():
+        if n > limits[name]:
+            raise ValueError(f"the weights in {where} do not fit the model: {name}={n}")
     try:
         check_types(settings, {"technique": str}, where, required=False)
         model = on_meta(shape, settings)

@@ -113,8 +113,8 @@ def change_model(model, config: dict):
     hs = shape.head_size
     require(rank >= 1, f"latent_rank={rank} makes no sense; expected 1 or more, such as {hs}")
     even = rope >= 2 and rope % 2 == 0 and hs % rope == 0
-    require(even, f"latent_rope={rope} does not fit heads of {hs}; expected an even divisor of {hs}")
     require(shape.position == "rope", "technique=latent has a rotary key; expected --position=rope")
+    require(even, f"latent_rope={rope} does not fit heads of {hs}; expected an even divisor of {hs}")
     require(not shape.window, "technique=latent has no window; leave it out for such a base")
     require("sliding" not in config["technique"], "latent and sliding both replace attention; choose one")
     if shape.n_kv_head < shape.n_head and config.get("n_kv_head"):
