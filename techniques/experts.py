@@ -14,7 +14,8 @@ in one product, however many there are. Nothing is padded, and no token is left 
 Balance: a router that is left alone soon sends most tokens to few experts. As in DeepSeek-V3 (Wang et al.,
 2024), each expert has a bias b that counts in the choice only, not in g. After each update it grows by
 `balance` where the expert had fewer tokens than the mean, and falls where it had more. So the loss needs no
-further term. Tokens are counted over all micro-steps and ranks of an update.
+further term. Tokens are counted over all micro-steps and ranks of an update. (Where gradient checkpointing
+computes them again, those of all micro-steps but the first count twice.) A frozen router keeps its biases.
 
 With F = experts_width (0: n_ff / k, so that k experts cost what the MLP did), a layer's matrices have
 
@@ -60,7 +61,7 @@ class Experts(nn.Module):
     def __init__(self, config, count: int, active: int, width: int):
         """config: the model's. count, active, width: E, k and F."""
         super().__init__()
-        self.active = active
+        self.active, self.sharded = active, False
         shape = dataclasses.replace(config, n_ff=width)
         self.experts = nn.ModuleList(MLP(shape) for _ in range(count))
         self.router = nn.Parameter(torch.empty(count, config.n_embd))  # no Linear: AdamW's, not Muon's
@@ -76,6 +77,8 @@ class Experts(nn.Module):
         if k > 1:
             gates = gates / gates.sum(dim=1, keepdim=True)
         counts = torch.bincount(chosen.flatten(), minlength=E)  # (E)
+        if self.training and self.router.grad is None and not self.sharded:
+            self.counts.zero_()  # an update begins; what was tried before it, or has failed, does not count
         self.counts += counts
         order = chosen.flatten().argsort(stable=True)  # (N*k): first all tokens of expert 0, then of 1, ...
         parts = flat[order // k].split(counts.tolist())  # E times (tokens,C)
@@ -117,6 +120,7 @@ def change_model(model, config: dict):
     for block in model.blocks:
         with torch.device(model.norm.weight.device):
             block.mlp = Experts(model.config, count, active, width).train(block.training)
+        block.mlp.sharded = config.get("strategy") == "fsdp"  # which holds gradients back, and tries nothing
         model.init_weights(block.mlp)
     return model
 
@@ -130,7 +134,7 @@ def after_step(model, step: int, config: dict) -> None:
         dist.all_reduce(counts)
     moves = config["experts_balance"] * torch.sign(counts.mean(dim=1, keepdim=True) - counts)
     for layer, move in zip(layers, moves, strict=True):
-        layer.bias += move
+        layer.bias += move * layer.router.requires_grad
         layer.counts.zero_()
 
 
