@@ -8,8 +8,8 @@ makes as many more updates as the other's time allows, with its learning rate fa
 Shape and learning rates are config/fast.py's, which were found with the plain model.
 """
 
-import sys
 import time
+from collections.abc import Iterator
 
 from config import end_script, override, require  # isort: skip
 import numpy as np
@@ -24,7 +24,8 @@ from text.prepare import folder_of, settle
 
 # -----------------------------------------------------------------------------
 dataset = "shakespeare_char"  # a dataset, prepared or known
-seeds = 2  # 1337, 1338, ...
+seed = 1337  # the first one
+seeds = 2  # how many
 updates = 140  # of each model
 eval_iters = 12  # val tokens / 4,096
 names = "latent,experts,sliding,multi_token"  # which, in this order
@@ -57,70 +58,70 @@ class Trained:
         self.seconds += time.process_time() - began
 
 
-def settings_for(name: str, seed: int, config: dict, max_iters: int) -> dict:
+def settings_for(name: str, dataset: str, seed: int, max_iters: int) -> dict:
     """train.py's settings of one model; name "": the plain one."""
-    changes = dict(seed=seed, max_iters=max_iters, technique=name, **SETTINGS.get(name, {}))
-    return settings_of("config/fast.py", dataset=config["dataset"], **changes)
+    changes = dict(dataset=dataset, seed=seed, max_iters=max_iters, technique=name)
+    return settings_of("config/fast.py", **changes, **SETTINGS.get(name, {}))
 
 
-def compare(config: dict) -> list[str]:
-    """Train all models; returns the lines of a table."""
-    found, meta = settle(config["dataset"], 0, False)
-    chosen = [name for name in config["names"].split(",") if name]
-    for name in chosen:
-        require(name in SETTINGS, f"names={name} is unknown; expected some of {', '.join(SETTINGS)}")
-    losses: dict[str, list] = {}
-    numbers: dict[str, tuple] = {}
-    for seed in range(1337, 1337 + config["seeds"]):
-        settings = settings_for("", seed, config, config["updates"])
-        splits = [
-            data.Windows(folder_of(found), split, settings["block_size"], seed) for split in ("train", "val")
-        ]
-        _, val_set = fixed_windows(*splits, config["eval_iters"])
+def train(
+    models: dict[str, Trained], updates: int, windows: data.Windows, val_set: tuple
+) -> dict[str, float]:
+    """Make the updates of all models, in turns; returns the val loss of each."""
+    batch_size = settings_of("config/fast.py")["batch_size"]
+    for step in range(updates):
+        x, y = windows.batch(step, batch_size)
+        for model in models.values():
+            model.update(step, x, y)
+    runs = {name: model.run for name, model in models.items()}
+    return {name: evaluate(run.model, *val_set, CPU, run.autocast)["loss"] for name, run in runs.items()}
 
-        def train(
-            models: dict[str, Trained], updates: int, windows=splits[0], val_set=val_set
-        ) -> dict[str, float]:
-            """Make the updates of all models in turns; returns their val losses."""
-            for step in range(updates):
-                x, y = windows.batch(step, 24)
-                for model in models.values():
-                    model.update(step, x, y)
-            return {
-                name: evaluate(model.run.model, *val_set, CPU, model.run.autocast)["loss"]
-                for name, model in models.items()
-            }
 
-        models = {
-            name: Trained(settings_for(name, seed, config, config["updates"]), meta["vocab_size"])
-            for name in ("", *chosen)
-        }
-        for name, loss in train(models, config["updates"]).items():
-            losses.setdefault(name, []).append(loss)
-        for name in chosen:
-            ratio = models[name].seconds / models[""].seconds
-            longer = max(1, round(config["updates"] * ratio))
-            plain = Trained(settings_for("", seed, config, longer), meta["vocab_size"])
-            (loss,) = train({"": plain}, longer).values()
-            losses.setdefault(f"plain as long as {name}", []).append(loss)
-            work = flops_per_token(models[name].run.model) / flops_per_token(models[""].run.model)
-            numbers[name] = parameters_of(models[name].run.model), work, ratio, longer
-            print(
-                f"seed {seed} {name}: {losses[name][-1]:.4f}, plain after {longer} updates {loss:.4f}",
-                file=sys.stderr,
-            )
-    table = [
-        f"{config['dataset']}, {config['updates']} updates, {config['seeds']} seeds: mean (lowest to highest)"
-    ]
-    table.append(f"plain: {spread(losses[''])}, {parameters_of(models[''].run.model):,} parameters")
-    for name in chosen:
-        parameters, work, ratio, longer = numbers[name]
-        table.append(
-            f"{name}: {spread(losses[name])}; plain in as much time ({longer} updates) "
-            f"{spread(losses[f'plain as long as {name}'])}; {parameters:,} parameters, "
+def race(
+    seed: int, names: list[str], config: dict
+) -> tuple[dict[str, float], dict[str, float], dict[str, str]]:
+    """One seed: ({name: val loss}, "" is the plain model; that of the plain one in as much time; remarks)."""
+    dataset, meta = settle(config["dataset"], 0, False)
+    block_size = settings_of("config/fast.py")["block_size"]
+    splits = [data.Windows(folder_of(dataset), split, block_size, seed) for split in ("train", "val")]
+    _, val_set = fixed_windows(*splits, config["eval_iters"])
+    updates, vocab_size = config["updates"], meta["vocab_size"]
+    models = {name: Trained(settings_for(name, dataset, seed, updates), vocab_size) for name in ("", *names)}
+    losses = train(models, updates, splits[0], val_set)
+    as_long, remarks, plain = {}, {}, models[""]
+    for name in names:
+        model = models[name]
+        ratio = model.seconds / plain.seconds
+        longer = max(1, round(updates * ratio))
+        longer_run = Trained(settings_for("", dataset, seed, longer), vocab_size)
+        (as_long[name],) = train({"": longer_run}, longer, splits[0], val_set).values()
+        work = flops_per_token(model.run.model) / flops_per_token(plain.run.model)
+        remarks[name] = (
+            f"{parameters_of(model.run.model):,} parameters (plain: {parameters_of(plain.run.model):,}), "
             f"operations x {work:.2f}, time x {ratio:.2f}"
         )
-    return table
+    return losses, as_long, remarks
+
+
+def compare(config: dict) -> Iterator[str]:
+    """Race with each seed; yields a line for each model of each seed, then those of all seeds."""
+    names = [name for name in config["names"].split(",") if name]
+    for name in names:
+        require(name in SETTINGS, f"names={name} is unknown; expected some of {', '.join(SETTINGS)}")
+    seeds = range(config["seed"], config["seed"] + config["seeds"])
+    found = []
+    for seed in seeds:
+        losses, as_long, remarks = race(seed, names, config)
+        found.append((losses, as_long))
+        yield f"seed {seed}: plain {losses['']:.4f}"
+        for name in names:
+            both = f"{losses[name]:.4f}, plain as long {as_long[name]:.4f}"
+            yield f"seed {seed}: {name} {both}; {remarks[name]}"
+    yield f"{config['dataset']}, {config['updates']} updates: mean (lowest to highest) of {len(seeds)} seeds"
+    yield f"plain: {spread([losses[''] for losses, _ in found])}"
+    for name in names:
+        ours, plain = ([each[i][name] for each in found] for i in (0, 1))
+        yield f"{name}: {spread(ours)}; plain as long: {spread(plain)}"
 
 
 def spread(values: list[float]) -> str:
@@ -131,5 +132,6 @@ def spread(values: list[float]) -> str:
 if __name__ == "__main__":
     config = override(globals())
     torch.set_num_threads(1)
-    print(*compare(config), sep="\n")
+    for line in compare(config):
+        print(line, flush=True)
     end_script()
