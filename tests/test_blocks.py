@@ -356,6 +356,15 @@ def test_a_run_says_what_it_is_made_of_and_others_refuse_it(train, tmp_path, cap
     assert f"model: {parameters_of(ran['raw_model']):,} parameters," in out
     assert f"memory: {sum(t.nbytes for t in tensors):,} bytes of weights" in out
     run = tmp_path / "out"
+    lines = experts.report({"out_dir": str(run), "file": "best.pt"})
+    idle = sum(block.mlp.idle() for block in ran["raw_model"].blocks)
+    total = parameters_of(ran["raw_model"])
+    assert lines[0].startswith(
+        f"{total:,} parameters, {total - idle:,} of them active for a token; val loss "
+    )
+    assert lines[1].endswith("equal shares are 25.0")
+    for line in lines[2:]:
+        assert sum(map(float, line.split(":")[1].split())) == pytest.approx(100, abs=0.3)
     with pytest.raises(ValueError, match="technique=latent cannot start from a base: its keys and values"):
         train(f"--init_from={run}", "--latent_rank=4", f"--out_dir={tmp_path / 'new'}")
     assert not (tmp_path / "new/config.json").exists()
