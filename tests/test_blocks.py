@@ -24,6 +24,7 @@ OPTIONS = {
     "experts": dict(experts=4, experts_active=2, experts_width=0, experts_balance=0.01),
     "sliding": dict(sliding_window=5, sliding_global_every=2),
     "multi_token": dict(multi_token=2, multi_token_weight=0.3),
+    "lora": dict(lora_rank=2),
 }
 FLAGS = {name: [f"--{key}={value}" for key, value in options.items()] for name, options in OPTIONS.items()}
 
@@ -33,7 +34,8 @@ def made(name: str, seed: int = 0, shape: dict | None = None, **options) -> GPT:
     torch.manual_seed(seed)
     small = dict(vocab_size=23, block_size=16, n_layer=2, n_head=2, n_embd=16)
     model = GPT(GPTConfig(**{**small, **(shape or {})}))
-    model = change("change_model", model, {"technique": name, **OPTIONS[name], **options})
+    own = {key: value for part in name.split(",") for key, value in OPTIONS[part].items()}
+    model = change("change_model", model, {"technique": name, **own, **options})
     with torch.no_grad():
         for p in model.parameters():
             if not p.any():
@@ -198,11 +200,16 @@ def greedy(model: GPT, prompt: list[int], n: int) -> list[int]:
 @pytest.mark.parametrize("shape", [{}, dict(arch="llama")], ids=["modern", "llama"])
 @pytest.mark.parametrize(
     ("name", "options"),
-    [*((name, {}) for name in BLOCKS), ("sliding", dict(sliding_global_every=0))],
+    [
+        *((name, {}) for name in BLOCKS),
+        ("sliding", dict(sliding_global_every=0)),
+        ("latent,experts,multi_token", {}),
+        ("latent,lora", dict(lora_targets="k,v")),
+    ],
 )
 def test_the_cache_gives_the_tokens_of_none(name, options, shape):
     """Prompts of different lengths, shorter and longer than the window; beyond block_size; static shapes."""
-    shape = {**shape, "n_kv_head": 2} if name == "latent" else shape
+    shape = {**shape, "n_kv_head": 2} if "latent" in name else shape
     model = made(name, shape=shape, **options).eval()
     with torch.no_grad():
         model.head.weight.mul_(20)  # no ties
