@@ -20,7 +20,8 @@ import techniques
 from evaluate import evaluate, fixed_windows
 from lab.measure import CPU, Run, settings_of
 from machine.speed import flops_per_token, parameters_of
-from text.prepare import folder_of, settle
+from text.prepare import folder_of
+from text.settle import settle
 
 # -----------------------------------------------------------------------------
 dataset = "shakespeare_char"  # a dataset, prepared or known

@@ -14,7 +14,7 @@ from lab.measure import Run
 from machine import hardware
 from runtime.folder import run_folder
 from runtime.resolve import check_numbers
-from text import prepare
+from text import prepare, settle
 from tokenizer import load_any
 
 
@@ -33,7 +33,7 @@ class Trial:
         self.device = hardware.choose_device(config["device"])
         torch.set_num_threads(config["threads"] or torch.get_num_threads())
         torch.set_float32_matmul_precision("high")
-        dataset, _ = prepare.settle(config["dataset"])
+        dataset, _ = settle.settle(config["dataset"])
         self.tokenizer = load_any(prepare.folder_of(dataset))
         self.windows = Windows(dataset, "train", config["block_size"], config["seed"], config["pack"])
         self.run = Run(config, self.tokenizer.vocab_size, self.device)
