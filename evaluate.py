@@ -28,7 +28,7 @@ from runtime import checkpoint
 from runtime.guard import first_not_finite
 from runtime.plot import open_pyplot
 from runtime.trust import check_types
-from text import settle
+from text.settle import meta_of, require_same_text, tokenizer_of
 
 # -----------------------------------------------------------------------------
 out_dir = "out-shakespeare-char"  # folder of the run
@@ -248,11 +248,11 @@ if __name__ == "__main__":
     else:
         require(not format, f"--format={format} is for --input=FILE; a split is read as it was prepared")
         name = dataset or saved["config"]["dataset"]
-        meta = settle.meta_of(name)
+        meta = meta_of(name)
         advice = "evaluate on a file: --input=FILE, or on any dataset: --dataset=NAME"
         if not dataset:
-            settle.require_same_text(saved["dataset"], meta, name, out_dir, advice)
-        checkpoint.check_same(saved, model.config, settle.tokenizer_of(name), out_dir)
+            require_same_text(saved["dataset"], meta, name, out_dir, advice)
+        checkpoint.check_same(saved, model.config, tokenizer_of(name), out_dir)
         pack = saved["config"]["pack"] or meta["format"] == "text"
         windows = open_windows(name, split, block_size, pack=pack, may_be_short=True)
         what = f"{split} split of {meta['name']}"

@@ -37,8 +37,8 @@ def change_data(windows, config: dict):
     tokenizer = load_any(corpora[0].path.parent)
     require(
         tokenizer.kind == "char",
-        f"augment changes characters, and this text is {tokenizer.kind} tokens; prepare it with "
-        "data.py --tokenizer=char, or leave --augment out",
+        f"augment changes characters, and this text is {tokenizer.kind} tokens; leave it out, or prepare the "
+        "text with data.py --tokenizer=char",
     )
     require(
         not any(each.masked for each in corpora),

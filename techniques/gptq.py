@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from data import open_windows, windows_of_text
 from evaluate import spread
 from techniques.packing import GROUP, codes_of, decode, in_groups, int4_scales, int4_tensors
-from text import settle
+from text.settle import meta_of, require_same_text
 
 DAMPING = 0.01  # of the mean of H's diagonal, added to it: inputs that hardly vary cannot undo anything
 
@@ -109,7 +109,7 @@ def calibration(config: dict, saved: dict, tokenizer) -> list[Tensor]:
     else:
         name = saved["config"]["dataset"]
         advice = "calibrate on a text: --input=FILE"
-        settle.require_same_text(saved["dataset"], settle.meta_of(name), name, config["out_dir"], advice)
+        require_same_text(saved["dataset"], meta_of(name), name, config["out_dir"], advice)
         windows = open_windows(name, "train", T, pack=saved["config"]["pack"])
     numbers = spread(windows, math.ceil(config["tokens"] / T))
     size = max(1, 4096 // T)

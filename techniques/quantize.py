@@ -22,7 +22,7 @@ from runtime.folder import new_run_folder, run_folder
 from techniques import BLOCKS, adapters, gptq
 from techniques.one_token import OneToken
 from techniques.packed_layers import QuantEmbedding, QuantLinear
-from text import settle
+from text.settle import meta_of, require_same_text
 
 # -----------------------------------------------------------------------------
 quantize = ""  # linear layers of the blocks: '' | int8 | int4 | nf4; embedding and head become int8
@@ -98,7 +98,7 @@ def val_loss(model, saved: dict) -> float | None:
     try:
         settings = {name: saved["config"][name] for name in ("dataset", "seed", "pack", "eval_iters")}
         name = settings["dataset"]
-        settle.require_same_text(saved["dataset"], settle.meta_of(name), name, "", "")
+        require_same_text(saved["dataset"], meta_of(name), name, "", "")
     except (KeyError, OSError, ValueError):
         return None
     shape = model.config.block_size, settings["seed"], settings["pack"]

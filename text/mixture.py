@@ -72,12 +72,16 @@ def joined(dataset: str) -> dict:
 def how_to_share(name: str, meta: dict, base: str, first: dict) -> str:
     """The message for a dataset `name` that has another tokenizer than the mixture's first one, `base`."""
     source, of_base = (KNOWN.get(key, its)["source"] for key, its in ((name, meta), (base, first)))
-    kind = "" if meta["format"] == "text" else f" --format={meta['format']}"
-    how = f"python data.py --input={source}{kind} --name={Path(name).name}-as-{Path(base).name}"
-    line = f"{name} has another tokenizer than {base}; prepare it with the same: {how} --tokenizer={base}"
+    how = "python data.py" if meta["format"] == "text" else f"python data.py --format={meta['format']}"
+    line = (
+        f"{name} has another tokenizer than {base}; prepare it with the same, by data.py: "
+        f"{how} --input={source} --name={Path(name).name}-as-{Path(base).name} --tokenizer={base}"
+    )
     if first["tokenizer"] == "char":
-        line += f" (if that lacks characters: one of both, data.py --input={of_base} --val_input={source} "
-        line += "--name=both, and prepare each with --tokenizer=both)"
+        line += (
+            f"; if that lacks characters, make one of both, python data.py --input={of_base} "
+            f"--val_input={source} --name=both, and prepare each with --tokenizer=both"
+        )
     return line
 
 
