@@ -73,7 +73,8 @@ class Base:
         pruned = self.prune.prune_model(copied, share, method, self.batches)
         gone, run = 1 - self.weights(pruned) / self.size, self.run_of(pruned)
         before = evaluate(run.model, *self.val, CPU, run.autocast)["loss"]
-        self.prune.change_model(run.model, {"prune_sparsity": 0.0, "prune_iters": 1})
+        recovery = {"prune_sparsity": 0.0, "prune_iters": 1, "init_from": "the pruned model"}
+        self.prune.change_model(run.model, recovery)
         for step in range(self.steps):
             run.update(step, *self.train.batch(step, self.settings["batch_size"]))
             for layer in self.prune.matrices(run.model).values():

@@ -12,7 +12,6 @@ so. On the same text with different tokenizers, they can by bits per byte.
 """
 
 import contextlib
-import json
 import math
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from runtime import checkpoint, plot
 from runtime.curve import read_rows
 from runtime.folder import newest, run_folder
 from runtime.guard import atomic_file
+from techniques.runs import read_json
 
 # -----------------------------------------------------------------------------
 runs = ""  # folders of two runs or more, joined by commas: out-a,out-b
@@ -47,7 +47,7 @@ def read_run(name: str) -> dict:
     for part in ("config", "result"):
         path = folder / f"{part}.json"
         if path.is_file():
-            found[part] = json.loads(path.read_text(encoding="utf-8"))
+            found[part] = read_json(path)
     require("config" in found, f"{name} has no config.json; expected the folder of a run")
     for file in ("ckpt.pt", "best.pt"):
         if newest(folder / file).exists():

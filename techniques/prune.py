@@ -115,16 +115,16 @@ def prune_model(model, share: float, method: str, batches: list[Tensor]):
 def change_model(model, config: dict):
     """Give each matrix a mask of its zeros, `pruned`. ValueError for settings that make no sense.
 
-    A matrix of zeros alone has not been pruned: output projections start so (zero_init).
+    A new model has no pruned weights, though its output projections start at zero (zero_init).
     """
     share, others = config["prune_sparsity"], config.get("technique", "").split(",")
     require(0 <= share < 1, f"prune_sparsity={share} makes no sense; expected 0 or more, below 1")
     at_least(1, config, "prune_iters")
     for name in ALONE:
         require(name not in others, f"technique=prune is for training all weights; leave {name} out")
+    has_base = config.get("init_from", "scratch") not in ("scratch", "auto")
     for layer in matrices(model).values():
-        zeros = layer.weight.detach() == 0
-        layer.register_buffer("pruned", zeros & ~zeros.all())
+        layer.register_buffer("pruned", (layer.weight.detach() == 0) & has_base)
     return model
 
 

@@ -104,11 +104,13 @@ def gains(before: GPT, after: GPT) -> list[str]:
         for name in ("n_head", "n_kv_head", "n_ff")
         if getattr(shapes[0], name) != getattr(shapes[1], name)
     ]
+    if not changed:
+        return ["nothing was taken out: too small a share of the parts of each layer, or only one is there"]
     n = min(TOKENS, before.config.block_size - 1)
     sides = [decoding_rate(model, 1, n, temperature=0.0) for model in (after, before)]
     row = compared("generation", *alternate(*sides, turns=TURNS), "tokens/s")
     return [
-        f"{', '.join(changed) or 'nothing changed'} in each layer",
+        f"{', '.join(changed)} in each layer",
         f"parameters: {sizes[0]:,} -> {sizes[1]:,}, {4 * sizes[0] / 1e6:.1f} -> {4 * sizes[1] / 1e6:.1f} MB",
         f"generation: {row.ratio} x as fast ({row.spread}; {row.absolute}, after / before)",
     ]

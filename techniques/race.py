@@ -23,7 +23,7 @@ def base_settings(folder: Path) -> dict:
     """A run's settings from its config.json, those that differ from train.py's defaults."""
     path = folder / "config.json"
     require(path.is_file(), f"against={folder} holds no run; train the base first, or name another folder")
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    saved = runs.read_json(path)
     defaults = defaults_of("train.py")
     for own in technique_settings().values():
         defaults |= own

@@ -121,7 +121,7 @@ def prepare_texts() -> None:
 def trained(name: str, settings: dict) -> dict[str, dict[str, list]]:
     """{remedy: {number: one value for each seed}} of what runs of train.py show. "" is no remedy."""
     symptom, commands = SYMPTOMS[name], []
-    updates, seeds = round(symptom.updates * settings["share"]), range(1, settings["seeds"] + 1)
+    updates, seeds = max(1, round(symptom.updates * settings["share"])), range(1, settings["seeds"] + 1)
     for i, flags in enumerate(["", *symptom.remedies.values()]):
         words = f"{GUIDES} {symptom.provoked} {flags} --max_iters={updates}".split()  # the last one holds
         for seed in seeds:

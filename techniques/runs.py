@@ -23,6 +23,8 @@ from runtime.folder import newest, run_folder
 from runtime.guard import write_atomic
 
 PATIENCE = 60.0  # seconds that a stopped run has for its update and for saving
+# Signals that stop the runs, besides Ctrl-C. Windows has no SIGHUP, which a closed terminal sends.
+STOPS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def settings_of(command: list[str]) -> dict:
@@ -34,10 +36,7 @@ def settings_of(command: list[str]) -> dict:
     for own in technique_settings().values():
         defaults |= own
     flags = dict(parse_flag(word, defaults) for word in command if word.startswith("-"))
-    settings = {
-        **defaults,
-        **flags,
-    }  # a config file sees what was typed, and what was typed has the last word
+    settings = {**defaults, **flags}  # a config file sees what was typed, which has the last word, too
     for file in (word for word in command if not word.startswith("-")):
         settings |= read_config_file(file, settings, defaults)
     settings |= flags
@@ -50,11 +49,13 @@ def run_all(commands: list[list[str]], jobs: int = 1, say: Callable = print) -> 
 
     It is the run's result.json with "folder" (a Path). A run that failed has "error" instead, its last line:
     the others go on. Finished runs are not made again, unfinished ones are resumed. Runs at the same time
-    share the CPU threads. Ctrl-C, or SIGTERM, stops and saves them all. say: prints a line for each run.
-    ValueError, before any run starts, for a command that train.py would refuse, two with one folder, and a
-    folder that holds something else.
+    share the CPU threads. Ctrl-C, SIGTERM, or a terminal that closes, stops and saves them all. say: prints
+    a line for each run. ValueError, before any run starts, for a command that train.py would refuse, two with
+    one folder, a folder that holds something else, and under torchrun, whose processes would all start them.
     """
     require(jobs >= 1, f"jobs={jobs} makes no sense; expected 1 or more")
+    alone = "RANK" not in os.environ
+    require(alone, "this command starts processes itself; start it without torchrun, with --jobs=2 or more")
     asked = [settings_of(command) for command in commands]
     folders = [run_folder(settings.pop("out_dir", "out")) for settings in asked]
     for i, folder in enumerate(folders):
@@ -64,9 +65,12 @@ def run_all(commands: list[list[str]], jobs: int = 1, say: Callable = print) -> 
     waiting = [i for i, result in enumerate(results) if not result]
     if len(waiting) < len(commands):
         say(f"{len(commands) - len(waiting)} of {len(commands)} runs have finished before")
+    jobs = max(1, min(jobs, len(waiting)))
     share = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // jobs))} if jobs > 1 else {}
     running: dict[int, subprocess.Popen] = {}
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt, as Ctrl-C
+    before = {each: signal.getsignal(each) for each in STOPS}
+    for each in [each for each in STOPS if before[each] is not signal.SIG_IGN]:  # nohup ignores SIGHUP
+        signal.signal(each, signal.default_int_handler)  # raises KeyboardInterrupt, as Ctrl-C
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -82,7 +86,8 @@ def run_all(commands: list[list[str]], jobs: int = 1, say: Callable = print) -> 
         raise
     finally:
         stop(list(running.values()))
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
     return results
 
 
@@ -92,7 +97,7 @@ def check_same(folder: Path, asked: dict) -> None:
     if not (folder / "asked.json").exists():
         require(not (folder / "config.json").exists(), f"{folder} holds a run of its own; {advice}")
         return
-    old = json.loads((folder / "asked.json").read_text(encoding="utf-8"))
+    old = read_json(folder / "asked.json")
     for name in sorted(old.keys() | asked.keys()):
         before, now = (settings.get(name, "its default") for settings in (old, asked))
         require(before == now, f"{folder} was made with {name}={before}, not {now}; {advice}")
@@ -131,7 +136,17 @@ def stop(processes: list[subprocess.Popen]) -> None:
 def result_in(folder: Path) -> dict:
     """A finished run's result.json and its folder; {} if it has not finished."""
     path = folder / "result.json"
-    return {**json.loads(path.read_text(encoding="utf-8")), "folder": folder} if path.exists() else {}
+    return {**read_json(path), "folder": folder} if path.exists() else {}
+
+
+def read_json(path: Path) -> dict:
+    """A JSON file of a run, such as config.json. ValueError if it does not hold a dict."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        value = None
+    require(isinstance(value, dict), f"{path} is damaged; delete the folder, and make that run again")
+    return value
 
 
 def failure_in(folder: Path, code: int) -> dict:

@@ -3,6 +3,7 @@
 import json
 import math
 import runpy
+from pathlib import Path
 
 import pytest
 
@@ -128,6 +129,13 @@ def test_bad_input_is_one_line(two, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             compare.read_all(runs)
+
+
+def test_a_damaged_result_is_one_line(two):
+    path = Path(two.split(",")[0]) / "result.json"
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match="result.json is damaged"):
+        compare.read_all(two)
 
 
 def test_folders_of_one_name_keep_their_paths(two, tmp_path):

@@ -258,6 +258,21 @@ def test_a_matrix_that_starts_at_zero_is_not_pruned():
     assert not any(layer.pruned.any() for layer in prune.matrices(model).values())
 
 
+def test_a_matrix_that_was_pruned_wholly_stays_so():
+    """One threshold for all matrices can leave nothing of one of them."""
+    model = made()
+    first = next(iter(prune.matrices(model).values()))
+    torch.nn.init.zeros_(first.weight)
+    config = {"technique": "prune", "init_from": "out-x-pruned"}
+    assert change("change_model", model, config).blocks[0].attn.q.pruned.all()
+
+
+def test_parts_of_which_none_goes():
+    model = made(n_head=1)
+    lines = prune_parts.gains(model, prune_parts.smaller(copy.deepcopy(model), 0.5, "heads", batches()))
+    assert len(lines) == 1 and lines[0].startswith("nothing was taken out")
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [

@@ -242,8 +242,37 @@ def test_a_race_ends_when_it_is_decided(fake_train, tmp_path, capsys):
     assert (fake_train / "base.config").read_text(encoding="utf-8").endswith("n_layer = 3\n")
 
 
+def test_torchrun_is_refused_before_any_run(fake_train, monkeypatch):
+    """Each of its processes would start every run."""
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ValueError, match="start it without torchrun"):
+        runs.run_all([[f"--out_dir={fake_train}"]])
+    assert not fake_train.exists()
+
+
+@pytest.mark.parametrize("name", ["asked.json", "result.json"])
+@pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000])
+def test_a_damaged_file_of_a_run_is_one_line(fake_train, name, content):
+    fake_train.mkdir()
+    (fake_train / name).write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"{name} is damaged; delete the folder, and make that run again"):
+        runs.run_all([[f"--out_dir={fake_train}"]])
+
+
+def test_threads_are_shared_by_as_many_runs_as_there_are(fake_train, monkeypatch):
+    """Two runs with --jobs=4 have half of the threads each, not a quarter."""
+    shares = []
+    start = runs.start
+    monkeypatch.setattr(runs, "start", lambda *given: shares.append(given[-1]) or start(*given))
+    monkeypatch.setattr(runs.torch, "get_num_threads", lambda: 8)
+    runs.run_all([[f"--seed={seed}", f"--out_dir={fake_train}/{seed}"] for seed in (1, 2)], jobs=4)
+    assert shares == [{"OMP_NUM_THREADS": "4"}] * 2
+
+
 @pytest.mark.slow
-def test_sigterm_ends_the_runs_too(fake_train, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_runs_too(fake_train, tmp_path, number):
+    """SIGHUP: the terminal was closed. The runs would go on, and the next command start them once more."""
     code = (
         "import pathlib, sys\nfrom techniques import runs\nruns.ROOT = pathlib.Path(sys.argv[1])\n"
         "runs.run_all([['--n_layer=8', f'--out_dir={sys.argv[1]}/out/a']])"
@@ -256,7 +285,7 @@ def test_sigterm_ends_the_runs_too(fake_train, tmp_path):
     )
     while not (fake_train / "a/ckpt.pt").exists() and process.poll() is None:
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     out = process.communicate(timeout=300)[0].decode()
     assert out == "stopping; the same command goes on from here\n"
     assert process.returncode != 0
