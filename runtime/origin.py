@@ -71,7 +71,18 @@ def base_of(init_from: str, folder: Path, eval_only: bool = False) -> tuple[dict
     saved = read(path, shards=True) if is_named else load(path, shards=resume)
     if resume and not {"optimizer", "shards"} & saved.keys():
         raise ValueError(f"{path} has no optimizer; start from its weights: --init_from={folder.name}")
-    return saved if resume else techniques.change("as_base", saved, saved["config"]), resume
+    return saved if resume else as_base(saved), resume
+
+
+def as_base(saved: dict) -> dict:
+    """A checkpoint as a new run starts from it, with those of its techniques that its weights need.
+
+    One that changes the data or the loss alone leaves the model as it is: the new run may do without it.
+    """
+    saved = techniques.change("as_base", saved, saved["config"])
+    names = list(filter(None, techniques_of(saved)))
+    needed = [name for name in names if hasattr(techniques.load(name)[0], "change_model")]
+    return {**saved, "config": {**saved["config"], "technique": ",".join(needed)}}
 
 
 def refuse_own_base(path: Path, init_from: str, folder: Path) -> None:

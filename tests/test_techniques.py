@@ -11,7 +11,7 @@ import torch
 
 import config
 import techniques
-from runtime import checkpoint
+from runtime import checkpoint, origin
 
 GAIN = '''"""A gain for each logit."""
 import torch
@@ -179,6 +179,15 @@ def test_a_new_run_adds_a_technique_to_those_of_its_base(own, train, tmp_path):
     tuned = train(*flags, "--max_iters=1", "--learning_rate=1e-30", "--weight_decay=0")
     assert tuned["technique"] == "gain,doubled"
     assert torch.equal(base["raw_model"].head.gain, tuned["raw_model"].head.gain)
+
+
+def test_a_new_run_may_do_without_what_changed_its_bases_data_or_loss_alone(own):
+    """Augmentation of a base refuses prompts: fine-tuning on them has to be able to leave it out."""
+    own(gain=GAIN, doubled=DOUBLED)
+    saved = {"config": {"technique": "doubled,gain", "gain_log": ""}, "model": {}}
+    assert origin.as_base(saved)["config"] == {"technique": "gain", "gain_log": ""}
+    assert saved["config"]["technique"] == "doubled,gain"
+    assert origin.as_base({"config": {"technique": "doubled"}})["config"]["technique"] == ""
 
 
 def test_help_lists_them_without_importing(own, run_script, capsys):
