@@ -141,6 +141,8 @@ torch.manual_seed(seed)
 stages.begin(f"reading the dataset {dataset}")
 dataset, meta = settle.settle(dataset, rank, resume)  # rank 0 prepares what is not there yet
 config["dataset"] = dataset  # not the path of a text, but the name of what was made from it
+if resume:
+    settle.require_same(saved, meta, dataset, out_dir)
 text_tokenizer = settle.tokenizer_of(dataset)
 train_windows = data.open_windows(dataset, "train", block_size, seed, pack)
 train_windows.keep_on(torch_device, hardware.free_bytes(torch_device) / 20)
@@ -150,8 +152,6 @@ train_set, val_set = fixed_windows(train_windows, val_windows, eval_iters)  # th
 
 # ---- the model and its loss
 stages.begin("building the model and its optimizer")
-if resume:
-    settle.require_same(saved, meta, dataset, out_dir)
 changes += transfer.fit({} if resume else saved, config, text_tokenizer, init_from)  # fine-tuning
 raw_model = GPT(memory.shape_of(config, text_tokenizer.vocab_size, saved.get("model_config")))
 raw_model = origin.put_weights(saved, raw_model, config, text_tokenizer, out_dir if resume else init_from)

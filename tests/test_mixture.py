@@ -94,6 +94,28 @@ def test_paths_are_no_mixtures(two, tmp_path, monkeypatch):
     assert parts_of(f"{disk}\\texts\\a.txt:0.7,b:0.3") == {f"{disk}\\texts\\a.txt": 700, "b": 300}
 
 
+def test_a_mixture_may_be_longer_than_a_file_name(here):
+    """A name in a folder has at most 255 characters; 20 datasets have more."""
+    long = ",".join(f"dataset_number_{i}:0.05" for i in range(20))
+    assert is_mixture(long) and len(parts_of(long)) == 20
+    with pytest.raises(ValueError, match="dataset 'dataset_number_0' is not prepared"):
+        settle.settle(long)
+
+
+def test_blanks_around_a_name_and_a_share_do_not_count():
+    assert parts_of("a: 0.7, my verse :0.3") == {"a": 700, "my verse": 300}
+
+
+def test_a_checkpoint_with_an_empty_mixture_is_compared_as_any_other(here):
+    """Hostile: it would pass for every dataset."""
+    trained = {**settle.meta_of("verse_a"), "mixture": {}}
+    settle.require_same_text(trained, settle.meta_of("verse_a"), "verse_a", "out", "go on")
+    with pytest.raises(ValueError, match="out was trained on another text than"):
+        settle.require_same_text(trained, settle.meta_of("story_b"), "story_b", "out", "go on")
+    with pytest.raises(ValueError, match="out: dataset: mixture is a list; expected dict"):
+        settle.require_same_text({"mixture": []}, settle.meta_of("verse_a"), "verse_a", "out", "go on")
+
+
 def test_another_tokenizer_names_the_command_that_prepares_with_this_one(here):
     with pytest.raises(
         ValueError, match="other has another tokenizer than verse_a; prepare it with"
@@ -195,6 +217,13 @@ def test_a_resumed_run_is_bit_equal_and_keeps_its_mixture(mixed, here, tmp_path)
             here(*resume, f"--dataset={other}")
     again = here(*resume)["raw_model"].state_dict()
     assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_names_the_other_dataset_before_a_technique_looks_at_it(mixed, here, tmp_path):
+    mixed("verse_a:0.7,story_b:0.3", "--max_iters=1", "--curriculum=domain")
+    with pytest.raises(ValueError, match="was trained on verse_a:0.7,story_b:0.3, not on verse_a"):
+        here("train.py", "--init_from=resume", f"--out_dir={tmp_path / 'out'}", "--dataset=verse_a")
 
 
 @pytest.mark.slow

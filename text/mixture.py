@@ -1,5 +1,6 @@
 """The setting --dataset=a:0.7,b:0.3: several datasets with their shares, as one (techniques/mixture.py)."""
 
+import contextlib
 import hashlib
 import re
 from pathlib import Path
@@ -15,15 +16,18 @@ UNIT = 1000  # shares are whole thousandths: so many windows have them exactly
 
 def is_mixture(dataset: str | Path) -> bool:
     """Whether the setting names several datasets with their shares: a:0.7,b:0.3."""
-    some = re.search(r",|:[\d.]+$", str(dataset)) is not None
-    return some and not Path(dataset).exists() and not is_prepared(dataset)
+    if not re.search(r",|:[\d.]+$", str(dataset)):
+        return False
+    with contextlib.suppress(OSError):  # too long for the name of a file, so it is none
+        return not Path(dataset).exists() and not is_prepared(dataset)
+    return True
 
 
 def parts_of(dataset: str) -> dict[str, int]:
     """'a:0.7,b:0.3' -> {'a': 700, 'b': 300}. ValueError for shares that are missing, or do not add up."""
     shares = {}
     for part in dataset.split(","):
-        name, _, share = part.rpartition(":")
+        name, _, share = map(str.strip, part.rpartition(":"))
         good = name and re.fullmatch(r"\d*\.?\d+", share)
         require(good, f"{part!r} in dataset={dataset} has no share; expected NAME:SHARE, as in a:0.7,b:0.3")
         thousandths = round(UNIT * float(share))
@@ -95,7 +99,7 @@ def require_same_mixture(trained: dict, meta: dict, where: str, advice: str) -> 
 
     The shares have to be the same, and the content of each dataset; names and paths do not count.
     """
-    check_types(trained, {"name": str, "mixture": dict}, f"{where}: dataset", required=False)
+    check_types(trained, {"name": str}, f"{where}: dataset", required=False)
     then, now = trained.get("mixture", {}), meta.get("mixture", {})
     for each in then.values():
         check_types(each, {"share": int}, f"{where}: a dataset of the mixture")

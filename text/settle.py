@@ -9,7 +9,7 @@ from pathlib import Path
 from config import require, typed
 from machine.distributed import barrier
 from runtime import guard
-from runtime.trust import read_meta
+from runtime.trust import check_types, read_meta
 from text import prepare
 from text.corpora import open_text, two_meanings
 from text.dataset import OLD_MASK, is_old, require_same_content
@@ -144,7 +144,8 @@ def require_same(saved: dict, meta: dict, dataset: str, out_dir: str) -> None:
 
 def require_same_text(trained: dict, meta: dict, dataset: str, where: str, advice: str) -> None:
     """As require_same_content; a mixture has to consist of the same datasets, with the same shares."""
-    if "mixture" in trained or "mixture" in meta:
+    check_types(trained, {"mixture": dict}, f"{where}: dataset", required=False)
+    if trained.get("mixture") or "mixture" in meta:
         require_same_mixture(trained, meta, where, advice)
     else:
         require_same_content(trained, meta, folder_of(dataset), where, advice)
