@@ -64,6 +64,9 @@ def test_rules_by_group_and_name():
     assert "quality=goofer is unknown; expected some of these: gopher, c4, few_words" in error_of(
         quality.rules_of, "c4,goofer"
     )
+    for nothing in (" ", ",", "gopher,"):
+        assert "quality= is unknown" in error_of(quality.rules_of, nothing)
+    assert quality.rules_of("") == {}
 
 
 @pytest.mark.parametrize(

@@ -112,8 +112,11 @@ RULES = {  # tried in this order; the first one that a text breaks is counted
 
 
 def rules_of(setting: str) -> dict[str, Rule]:
-    """The rules that --quality names, in their order: gopher, c4, or some of RULES, joined by commas."""
-    wanted = [name.strip() for name in setting.split(",") if name.strip()]
+    """The rules that --quality names, in their order: gopher, c4, or some of RULES, joined by commas.
+
+    ValueError for an unknown name, and for an empty one.
+    """
+    wanted = [name.strip() for name in setting.split(",")] if setting else []
     groups = {rule.by for rule in RULES.values()}
     for name in wanted:
         if name not in groups | RULES.keys():
