@@ -12,7 +12,8 @@
 
 A stage is NAME:SHARE, of the updates until the end of the schedule (lr_decay_iters, else max_iters); what is
 left is trained as without a curriculum. Every order is a function of the window's number in the run's series,
-so a run resumes inside a stage, and ranks, micro-steps and smaller batches see the same windows.
+so a run resumes inside a stage, and ranks, micro-steps and smaller batches see the same windows. To resume
+with another max_iters moves the stages, as it moves the learning rates: some windows come again, or never.
 """
 
 import functools
@@ -22,10 +23,11 @@ import numpy as np
 from config import require
 from data import count_targets
 from runtime import resolve
+from text.mixture import UNIT
 
 # -----------------------------------------------------------------------------
 curriculum = ""  # '' off | length | difficulty | domain
-curriculum_stages = ""  # length: 16:0.25,32:0.25 (tokens:share) | domain: a:0.25; '' = a quarter each
+curriculum_stages = ""  # length: 16:0.25,32:0.25, tokens:share; domain: a:0.25; '' = a quarter each
 # -----------------------------------------------------------------------------
 
 AFTER = ("augment",)  # whole windows are rewritten, then cut
@@ -150,6 +152,6 @@ def by_domain(windows, stages: str, config: dict) -> None:
         require(
             name in names, f"curriculum_stages: {name} is not in the mixture; expected {', '.join(names)}"
         )
-        plan.append((first, np.array([1000 * (name == each) for each in names])))
+        plan.append((first, np.array([UNIT * (name == each) for each in names])))
         first = end * config["global_batch_size"]
     windows.plan([*plan, (first, windows.shares)])

@@ -25,6 +25,7 @@ from runtime.curve import read_rows
 from runtime.folder import run_folder
 from runtime.guard import atomic_file
 from runtime.plot import DPI, open_pyplot
+from runtime.trust import check_types
 from text.mixture import UNIT, is_mixture, parts_of
 
 # -----------------------------------------------------------------------------
@@ -137,12 +138,16 @@ def read_run(folder: str) -> tuple[list[str], np.ndarray, dict]:
     """
     path = run_folder(folder)
     require((path / "config.json").is_file(), f"{folder} is no run; expected folders of runs with mixtures")
-    dataset = json.loads((path / "config.json").read_text(encoding="utf-8"))["dataset"]
+    settings = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    check_types(settings, {"dataset": str}, f"{folder}: config.json")
+    dataset = settings["dataset"]
     require(is_mixture(dataset), f"{folder} was trained on {dataset}; expected a mixture such as a:0.7,b:0.3")
     shares = parts_of(dataset)
-    rows = [row for row in read_rows(path / "metrics.jsonl") if "val_loss" in row]
+    names = [Path(name).name for name in shares]
+    needed = {"val_loss", *(f"val_loss_{name}" for name in names)}
+    rows = [row for row in read_rows(path / "metrics.jsonl") if needed <= row.keys()]
     require(rows != [], f"{folder} was not evaluated; train it first")
-    return [Path(name).name for name in shares], np.array(list(shares.values())) / UNIT, rows[-1]
+    return names, np.array(list(shares.values())) / UNIT, rows[-1]
 
 
 def draw(folders: list[str], picture: Path) -> list[str]:

@@ -22,7 +22,15 @@ from text import corpora
 
 # in the order in which a reader meets them: later commands use what earlier ones made
 NAMES = ("README", "docs/your_text", "docs/configs", "docs/techniques", "docs/many_gpus", "docs/speed")
-NAMES += ("docs/promises", "docs/compare", "docs/blocks", "docs/feeding", "docs/trouble", "docs/claims", "docs/features")
+NAMES += (
+    "docs/promises",
+    "docs/compare",
+    "docs/blocks",
+    "docs/feeding",
+    "docs/trouble",
+    "docs/claims",
+    "docs/features",
+)
 PAGES = {name: (ROOT / f"{name}.md").read_text(encoding="utf-8") for name in NAMES}
 README = PAGES["README"]
 # appended to every training and measuring command: the same work in seconds
