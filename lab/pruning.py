@@ -15,7 +15,7 @@ from config import ROOT, end_script, override  # isort: skip
 import numpy as np
 import torch
 
-from data import Windows
+from data import open_windows
 from evaluate import evaluate, fixed_windows
 from lab.measure import CPU, Run
 from runtime import checkpoint
@@ -23,7 +23,6 @@ from runtime.guard import atomic_file
 from runtime.plot import open_pyplot
 from runtime.resolve import FINE_TUNING
 from techniques import load
-from text.prepare import folder_of
 
 # -----------------------------------------------------------------------------
 bases = "out-shakespeare-char"  # runs to prune, joined by commas; each from a seed of its own
@@ -46,9 +45,9 @@ class Base:
         path = checkpoint.run_folder(out_dir) / "best.pt"
         self.model, tokenizer, saved = checkpoint.load_model(path, CPU)
         self.prune, self.settings, self.steps = load("prune")[0], saved["config"], settings["updates"]
-        folder, T = folder_of(saved["config"]["dataset"]), self.model.config.block_size
-        self.train = Windows(folder, "train", T, saved["config"]["seed"] + 1)  # not in the base's order
-        self.val = fixed_windows(self.train, Windows(folder, "val", T), settings["eval_iters"])[1]
+        name, T = saved["config"]["dataset"], self.model.config.block_size
+        self.train = open_windows(name, "train", T, saved["config"]["seed"] + 1)  # not in the base's order
+        self.val = fixed_windows(self.train, open_windows(name, "val", T), settings["eval_iters"])[1]
         calibration = {"input": "", "tokens": settings["tokens"], "out_dir": out_dir}
         self.batches = load("gptq")[0].calibration(calibration, saved, tokenizer)
         self.size = self.weights(self.model)
