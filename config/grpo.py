@@ -5,8 +5,8 @@
 #         --val_ratio=0.03 --test_ratio=0.91 --tokenizer=out-sums                      1,584 worked answers
 #     python train.py config/sft.py --dataset=sums_few --max_iters=720 --out_dir=out-few720
 #     python train.py config/grpo.py
-#     python evaluate.py --out_dir=out-few720 --file=ckpt.pt --task=exact_match --dataset=sums_easy      before
-#     python evaluate.py --out_dir=out-grpo --file=ckpt.pt --task=exact_match                            after
+#     python evaluate.py --out_dir=out-few720 --file=ckpt.pt --task=exact_match --dataset=sums_easy     before
+#     python evaluate.py --out_dir=out-grpo --file=ckpt.pt --task=exact_match                           after
 # The prompts are those of all 23,770 problems; their workings are shown to the reward only, not to the model.
 # The shape is the base's: 801,408 parameters.
 init_from = "out-few720"

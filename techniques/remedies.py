@@ -40,6 +40,7 @@ GUIDES = (  # GPT-2's architecture under AdamW with torch's betas and cosine: wh
     "--eval_interval=50 --eval_iters=10 --max_new_tokens=0"
 )
 LARGE = "--arch=gpt2 --optimizer=adamw --n_embd=256 --block_size=256 --batch_size=16 --dtype=float32"
+SMALL_TEXT = "--dataset=remedies_small --arch=modern --optimizer=muon --n_head=4 --n_embd=128"
 TEXTS = {"remedies_more": 250_000, "remedies_small": 25_000}  # the first characters of shakespeare_char
 
 
@@ -75,11 +76,11 @@ SYMPTOMS = {
         },
     ),
     "overfitting": Symptom(
-        "25,000 characters, 32 passes over them", "--dataset=remedies_small", 800, (LAST, BEST),
+        "25,000 characters, 16 passes over them", SMALL_TEXT, 400, (LAST, BEST),
         {
             "dropout 0.2": "--dropout=0.2",
             "weight decay 1.0 instead of 0.1": "--weight_decay=1.0",
-            "stopping early, patience 3": "--patience=3",
+            "stopping early, patience 2": "--patience=2",
             "ten times as much text": "--dataset=remedies_more",
         },
     ),

@@ -18,7 +18,7 @@ def test_the_largest_jump_by_hand():
 
 
 def test_the_table_by_hand():
-    """Gains of 0.9, 1, 1.1 nats: 1 -+ 4.3027 x 0.1 / sqrt(3). Paired by seed: the losses themselves overlap."""
+    """Gains of 0.9, 1, 1.1: 1 -+ 4.3027 x 0.1 / sqrt(3). Paired by seed: the losses themselves overlap."""
     without = [2.0, 3.0, 4.0]
     numbers = {
         "": without,
