@@ -191,8 +191,7 @@ def draw(every: dict[str, dict], path: Path) -> None:
             means = [np.mean([curve[step] for curve in curves]) for step in steps]
             look = dict(color="black", lw=2.5) if not remedy else dict(lw=1.5, marker="osv^D"[i - 1], ms=4)
             axes.plot(steps, means, label=remedy or "no remedy", **look)
-        axes.set_title(f"{name.replace('_', ' ')}: {SYMPTOMS[name].what}", fontsize=9)
-        axes.set_xlabel("updates")
+        axes.set(title=SYMPTOMS[name].what, xlabel="updates")
         axes.legend(fontsize=7, framealpha=0.5)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0][0].set_ylabel("val loss (nats per character)")
