@@ -85,9 +85,9 @@ SYMPTOMS = {
         },
     ),
     "memory": Symptom(
-        "16 windows of 256 tokens, 256 wide", LARGE, 0, (PEAK,),
+        "64 windows of 256 tokens, 256 wide", f"{LARGE} --batch_size=64", 0, (PEAK,),
         {
-            "half of the batch": "--batch_size=8",
+            "half of the batch": "--batch_size=32",
             "gradient checkpointing": "--gradient_checkpointing",
             "half of the window": "--block_size=128",
             "bfloat16": "--dtype=bfloat16",
@@ -155,7 +155,7 @@ def measured(name: str, settings: dict) -> dict[str, dict[str, list]]:
     symptom = SYMPTOMS[name]
     smaller = "" if settings["share"] == 1 else "--n_embd=64"
     every = {"": "", **symptom.remedies}
-    commands = [f"{LARGE} {smaller} {flags}".split() for flags in every.values()]
+    commands = [f"{symptom.provoked} {smaller} {flags}".split() for flags in every.values()]
     shapes = [settings_of(**settings_of_command(command)) for command in commands]
     if name == "memory":
         values = alternate(*(update_peak(shape, 65) for shape in shapes), turns=settings["seeds"])
