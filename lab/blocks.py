@@ -1,6 +1,6 @@
 """Modern blocks against the plain model: loss after equal updates, and after equal time of the processor.
 
-    python -m lab.blocks --dataset=shakespeare_char --seeds=2         minutes on one core: docs/techniques.md
+    python -m lab.blocks --dataset=shakespeare_char --seeds=2         minutes on one core: docs/blocks.md
 
 All models of a seed take turns, update by update, on the same windows, so that a busy neighbour slows them
 alike; each model's own seconds are those of the processor (CPU time), not of the clock. Then the plain model

@@ -10,7 +10,7 @@ The loss of a single batch is noisy, so its exponential moving average is read. 
 loss: divided by 1 - smoothing^n it is right from the first update on (Kingma & Ba, 2015).
 
 The suggestion is the rate at which 90 % of the fall of this average is done. This share was chosen by
-comparing it with runs of three configs (docs/techniques.md): with 200 updates it was
+comparing it with runs of three configs (docs/compare.md): with 200 updates it was
 within a factor of 3 of the best learning rate of each. With 100 it was up to 6 times too high.
 
 sweep() does the same to a model in use, and puts it back: what follows is as if it had not been called.
