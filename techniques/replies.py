@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from config import require
 from data import Windows
 from machine.distributed import sum_over_ranks
 from runtime import guard
@@ -27,13 +28,15 @@ class Replies:
     """The rows of a training split as prompts with replies; batch() and window_batch() as data.Windows has.
 
     items: as many replies for each prompt. counted: what a prompt counts in the mean that train.py makes, in
-    place of its targets: a batch says so in y.n_targets.
+    place of its targets: a batch says so in y.n_targets. ValueError for a mixture.
     """
 
     def __init__(self, windows: Windows, items: list[Item], counted: int):
+        one = not hasattr(windows, "standing")  # which a Mixture has
+        require(one, "dataset is a mixture; expected one dataset: dpo and grpo learn from its rows")
         self.items, self.counted, self.seed, self.end_id = items, counted, windows.seed, windows.end_id
         self.path, self.block_size, self.n_tokens = windows.path, windows.block_size, windows.n_tokens
-        self.n_windows, self.n_dropped = len(items), windows.n_dropped
+        self.n_windows, self.n_dropped, self.notes = len(items), windows.n_dropped, windows.notes
 
     def batch(self, step: int, batch_size: int, micro_step=0, n_micro_steps=1, rank=0, world_size=1):
         """x (B x replies, 2 + T), y (B x replies, T) int64 of a step: a pure function, as Windows.batch()."""

@@ -365,7 +365,7 @@ def test_the_gpu_item_at_a_tiny_size_with_real_runs(tiny, monkeypatch):
 
 def test_an_update_reports_its_process_memory(tiny, monkeypatch):
     chunked = []
-    monkeypatch.setattr(Run, "gradients", lambda run, x, y: chunked.append((run.in_chunks, *x.shape)))
+    monkeypatch.setattr(Run, "gradients", lambda run, x, y, size: chunked.append((run.in_chunks, *x.shape)))
     assert 50 < measure.memory_of_update(settings_of(logits_mb=0), bench.VOCABULARY) < 50_000
     measure.memory_of_update(settings_of(logits_mb=1), bench.VOCABULARY)
     assert chunked == [(False, 4, 32), (True, 4, 32)]

@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -192,6 +193,11 @@ def test_two_processes_draw_the_replies_of_one(tmp_path):
 def test_what_makes_no_sense_is_one_line(train, flags, message):
     with pytest.raises(ValueError, match=message):
         train(*RUN, *flags.split())
+
+
+def test_a_mixture_is_refused():
+    with pytest.raises(ValueError, match="dataset is a mixture; expected one dataset"):
+        replies.Replies(SimpleNamespace(standing=None), [], counted=1)
 
 
 @pytest.mark.slow
