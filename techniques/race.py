@@ -48,6 +48,8 @@ def run(against: str, candidate: list[str], config: dict) -> bool:
     """
     folder, alpha = run_folder(config["out_dir"]), config["alpha"]
     require(0 < alpha < 1, f"alpha={alpha} makes no sense; expected above 0, below 1; 0.005 is usual")
+    enough = np.isfinite(anytime(range(config["seeds"]), alpha)).all()
+    require(enough, f"seeds={config['seeds']} can decide nothing; expected more: 5 with alpha=0.005, or 16")
     settings = base_settings(run_folder(against))
     file = folder / "base.config"
     folder.mkdir(parents=True, exist_ok=True)

@@ -140,6 +140,7 @@ def test_bad_settings_are_one_line_before_any_run(tmp_path):
         ([], {"jobs": 0}, "jobs=0 makes no sense"),
         (["n_layer=2,4"], {"against": "out-x"}, "a race has one candidate, not 2"),
         (["n_layer=2"], {"against": str(tmp_path / "none")}, "holds no run; train the base first"),
+        (["n_layer=2"], {"against": "out-x", "seeds": 4}, "seeds=4 can decide nothing; expected more: 5"),
     ):
         with pytest.raises(ValueError, match=message):
             sweep.main({**own, **changes}, words)
