@@ -34,6 +34,7 @@ def test_the_largest_that_fits_is_found_by_few_tries(most):
         assert len(tried) == len(set(tried)) <= 16 and max(tried) <= most
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_is_given_back(trial, monkeypatch):
     """As on a GPU: torch raises, inside the forward pass of more than 5 windows, and later tries go on."""
     run = trial()
@@ -166,6 +167,7 @@ def test_variance_falls_by_4_from_batch_8_to_32(trial, figure):
     figure(f"gradient variance, batch 8 over batch 32: {ratio:.2f}")
 
 
+@pytest.mark.slow
 def test_the_command_measures_new_weights_and_those_of_the_run(train, run_script, capsys):
     flags = "--dataset=small", "--windows=128", "--small=2", *TINY
     train("--max_iters=5")

@@ -234,7 +234,7 @@ def test_the_envelope_holds_what_no_cheaper_point_beats():
         "preparing",
         "growth",
         "ablation",
-        "sizes",
+        pytest.param("sizes", marks=pytest.mark.slow),
         pytest.param("claims", marks=pytest.mark.slow),
     ],
 )

@@ -55,6 +55,7 @@ def test_losses_at_equal_places_by_hand(two):
     assert ["perplexity", f"{math.exp(2):.2f}", f"{math.exp(3.3):.2f}"] in lines
 
 
+@pytest.mark.slow
 def test_the_numbers_of_real_runs(train, tmp_path, capsys, monkeypatch):
     """Two runs of different lengths: what is printed is what metrics.jsonl and result.json say."""
     train("--max_new_tokens=0", f"--out_dir={tmp_path / 'long'}")

@@ -167,6 +167,7 @@ def test_the_teacher_stays_as_it_is_and_out_of_the_student(learn, train, teacher
     assert found["loss"] == saved["val_loss"]  # cross-entropy: evaluate() knows no teacher
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_bits(learn, train, teacher, tmp_path):
     """Half of it reads what it needs from the cache, and half writes it."""
     cache = f"--distill_cache={tmp_path / 'cache'}", "--distill_top_k=3", "--dropout=0.1"
@@ -180,6 +181,7 @@ def test_a_resumed_run_ends_with_the_same_bits(learn, train, teacher, tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_resumed_run_needs_its_own_teacher_and_others_do_not(learn, train, teacher, tmp_path, datasets):
     learn()
     shutil.move(teacher, tmp_path / "elsewhere")
@@ -296,6 +298,7 @@ def test_a_full_disk_is_one_line(cache, monkeypatch):
         cache().write(*rows(1))
 
 
+@pytest.mark.slow
 def test_the_table_of_what_top_k_leaves_out(learn, tmp_path):
     learn("--distill_temperature=1")
     settings = {"out_dir": str(tmp_path / "out"), "file": "best.pt", "windows": 4, "tops": "1,3"}

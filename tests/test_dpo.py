@@ -151,6 +151,7 @@ def test_the_start_is_computed_once_and_kept(train, tmp_path):
     assert printed[0] == pytest.approx(math.log(2), abs=1e-5) and printed[-1] < printed[0]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_bits(train, tmp_path):
     """Without its base, and with a row for each update. Split into micro-steps, it has the same losses."""
     whole, two, four = (str(tmp_path / name) for name in ("out", "two", "four"))

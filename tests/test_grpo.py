@@ -125,6 +125,7 @@ def test_sixteen_bits_have_a_gradient(monkeypatch):
     assert torch.cosine_similarity(*grads, dim=0) > 0.99
 
 
+@pytest.mark.slow
 def test_the_reward_of_a_bandit_rises(train, tmp_path):
     """From a quarter of a letter and its end to most; what is printed is the share of wrong replies."""
     train(
@@ -142,6 +143,7 @@ def test_the_reward_of_a_bandit_rises(train, tmp_path):
     assert printed == pytest.approx(1 - rows[-1]["reward"], abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kl", ["0.0", "0.1"])
 def test_a_resumed_run_ends_with_the_same_bits(train, tmp_path, kl):
     """And split into micro-steps, it draws the same replies."""

@@ -261,6 +261,7 @@ def judge(folder: Path, number: int, warm: worker.Worker) -> dict[str, str]:
     return {name: warm.check(job)["line"] for name, job in jobs.items()}
 
 
+@pytest.mark.slow
 def test_solved_lessons_are_right(before, warm):
     for number in SOLVED:
         assert set(judge(before, number, warm).values()) == {"right"}

@@ -181,6 +181,7 @@ def test_the_zeros_stay_through_20_updates(train, command, tmp_path):
     checkpoint.load_model(tmp_path / "muon/ckpt.pt", torch.device("cpu"))  # as sample.py does
 
 
+@pytest.mark.slow
 def test_pruning_while_training_resumes_bit_for_bit(train, tmp_path):
     """The share grows to update 15: by Zhu and Gupta's formula after 10, and 0.5 from then on."""
     train(*PRUNED)

@@ -225,6 +225,7 @@ def test_a_failed_run_is_reported_and_the_others_go_on(fake_train, capsys):
     assert calls_in(fake_train) == again
 
 
+@pytest.mark.slow
 def test_a_race_ends_when_it_is_decided(fake_train, tmp_path, capsys):
     """The candidate is better by 0.04 at every seed: decided at the fifth, the first that can."""
     (tmp_path / "base").mkdir()

@@ -50,6 +50,7 @@ def test_zeros_are_stuck_at_ln_v():
     assert losses == pytest.approx([uniform] * 25)
 
 
+@pytest.mark.slow
 def test_zeros_with_an_output_bias_are_stuck_at_the_letters_alone():
     losses, model, _, alone = trained(wrong("14a", "all zeros"), steps=120, bias=True)
     assert losses[-1] == pytest.approx(alone, abs=0.02)
