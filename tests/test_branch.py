@@ -93,7 +93,11 @@ def test_the_best_checkpoint_is_one_to_go_on_from(train, tmp_path, monkeypatch):
 
     def scripted(model, windows, *args, **kwargs):
         value = found[windows.path.name]
-        return {"loss": value if isinstance(value, float) else next(value), "standard_error": 0.1}
+        return {
+            "loss": value if isinstance(value, float) else next(value),
+            "standard_error": 0.1,
+            "by_corpus": {},
+        }
 
     monkeypatch.setattr(evaluate, "evaluate", scripted)
     train(*FLAGS, "--max_iters=15")
@@ -212,7 +216,11 @@ def losses_of(monkeypatch, values):
     found = iter(values)
 
     def scripted(model, windows, *args, **kwargs):
-        return {"loss": next(found) if windows.path.name == "val.bin" else 1.0, "standard_error": 0.1}
+        return {
+            "loss": next(found) if windows.path.name == "val.bin" else 1.0,
+            "standard_error": 0.1,
+            "by_corpus": {},
+        }
 
     monkeypatch.setattr(evaluate, "evaluate", scripted)
 

@@ -86,7 +86,7 @@ def test_best_survives_a_resume_whose_evaluations_are_worse(train, tmp_path, mon
 
     def scripted(model, windows, *args, **kwargs):
         loss = next(found) if windows.path.name == "val.bin" else 1.0
-        return {"loss": loss, "standard_error": 0.1}
+        return {"loss": loss, "standard_error": 0.1, "by_corpus": {}}
 
     monkeypatch.setattr(evaluate, "evaluate", scripted)
     flags = ("--eval_interval=5", "--save_interval=1", "--keep_checkpoints=2", "--log_interval=1")

@@ -220,7 +220,7 @@ def scripted(monkeypatch, values):
 
     def fake(model, windows, *args, **kwargs):
         loss = next(train_loss) if windows.path.name == "train.bin" else next(found)
-        return {"loss": float(loss), "standard_error": 0.1}
+        return {"loss": float(loss), "standard_error": 0.1, "by_corpus": {}}
 
     monkeypatch.setattr(evaluate, "evaluate", fake)
 
