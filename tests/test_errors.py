@@ -523,7 +523,7 @@ def alone_in(train, tmp_path, monkeypatch):
 @pytest.mark.draws
 @pytest.mark.parametrize(
     "way",
-    [pytest.param(way, marks=() if way in ("the end", "sys.exit") else pytest.mark.slow) for way in WAYS],
+    [pytest.param(way, marks=() if way == "sys.exit" else pytest.mark.slow) for way in WAYS],
 )
 def test_nothing_is_left_in_the_process(alone_in, train, run_script, way):
     config.end_script()

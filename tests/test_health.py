@@ -112,6 +112,7 @@ def test_the_score_is_the_robust_one_by_hand():
     assert usual_of(falling)[1] == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_a_real_run_raises_no_alarm_and_one_that_does_not_learn_does(train, capsys):
     train("--max_iters=130", "--eval_interval=130", "--log_interval=130", "--batch_size=8")
     assert "WARNING" not in capsys.readouterr().out.replace("WARNING: fewer training tokens", "")
