@@ -1,5 +1,6 @@
 """A slow start says what it is doing: a stage that still runs after two seconds is named on the screen."""
 
+import contextlib
 import os
 import threading
 
@@ -32,7 +33,8 @@ class Stages:
     def say(self, line: str) -> None:
         """Print a line on rank 0, unless it is empty."""
         if line and not self.over:
-            print(line, flush=True)
+            with contextlib.suppress(BrokenPipeError):  # in a thread: the script's own next line ends it
+                print(line, flush=True)
 
     def end(self) -> None:
         """End the last stage: from now on the script speaks for itself."""

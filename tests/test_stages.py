@@ -119,3 +119,13 @@ def test_every_setting_that_the_estimate_names_is_one_of_train(monkeypatch):
     monkeypatch.setattr(speed, "product_rate", lambda *args: 1e9)
     line = speed.slow_update(big(), 1000, 12, 5, contextlib.nullcontext(), CPU)
     assert set(re.findall(r"--(\w+)", line)) <= defaults_of("train.py").keys()
+
+
+def test_a_reader_that_has_left_raises_nothing_in_the_thread(monkeypatch):
+    def left(*arguments, **options):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", left)
+    named = stages.Stages("reading")
+    named.say("reading ...")
+    named.end()
