@@ -37,6 +37,7 @@ from config._sources import (  # noqa: F401 (others import them from here)
     read_comments,
     setting_lines,
     technique_settings,
+    training_settings,
 )
 
 COMMAND_LINE = "the command line"

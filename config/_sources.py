@@ -56,6 +56,14 @@ def technique_settings() -> dict[str, dict]:
     return found
 
 
+def training_settings() -> dict:
+    """The settings of train.py and of all techniques, with their defaults."""
+    defaults = defaults_of("train.py")
+    for own in technique_settings().values():
+        defaults |= own
+    return defaults
+
+
 def comments_of_techniques() -> dict[str, str]:
     """The comment of each setting of each technique: {"lora_rank": ..., ...}."""
     comments = {}

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 
 import data
 import optim
-from config import ROOT, defaults_of, read_config_file, technique_settings
+from config import ROOT, defaults_of, read_config_file, training_settings
 from machine import hardware
 from machine.speed import flops_per_token
 from model import GPT, summed_nats
@@ -124,7 +124,7 @@ def time_and_loss(file: str, *flags: str) -> Callable:
 def settings_of(*files: str, **changes) -> dict:
     """train.py's settings for a CPU: its defaults, then config files, SMALLER and changes."""
     defaults = defaults_of("train.py")
-    known = defaults | {name: value for own in technique_settings().values() for name, value in own.items()}
+    known = training_settings()
     settings = {**defaults, "device": "cpu"}
     for file in files:
         settings |= read_config_file(file, settings, known)

@@ -19,8 +19,7 @@ from data import open_windows
 from evaluate import evaluate, fixed_windows
 from lab.measure import CPU, Run
 from runtime import checkpoint
-from runtime.guard import atomic_file
-from runtime.plot import open_pyplot
+from runtime.plot import open_pyplot, save_figure
 from runtime.resolve import FINE_TUNING
 from techniques import load
 
@@ -125,9 +124,7 @@ def draw(cells: dict[tuple, np.ndarray], path: Path) -> None:
     panels[0].legend(frameon=False, fontsize=9)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as file:
-        figure.savefig(file, format="png")
-    pyplot.close(figure)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,15 @@ def open_pyplot():
     return pyplot
 
 
+def save_figure(figure, path: Path, **options) -> None:
+    """Write a figure to a PNG file, whole or not at all, and close it. options: of matplotlib's savefig."""
+    from matplotlib import pyplot  # here: see open_pyplot()
+
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", **options)
+    pyplot.close(figure)
+
+
 def column(rows: list[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
     """(steps, values) of the rows that have this key and a finite value of it."""
     pairs = [(row["step"], row[key]) for row in rows if math.isfinite(row.get(key, math.nan))]
@@ -199,6 +208,4 @@ def plot_loss(
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.92")
         axes.set_axisbelow(True)
-    with atomic_file(path) as file:
-        figure.savefig(file, format="png")
-    pyplot.close(figure)
+    save_figure(figure, path)

@@ -21,7 +21,6 @@ from config import ROOT, end_script, override, require
 from runtime import checkpoint, plot
 from runtime.curve import read_rows
 from runtime.folder import newest, run_folder
-from runtime.guard import atomic_file
 from techniques.runs import read_json
 
 # -----------------------------------------------------------------------------
@@ -190,9 +189,7 @@ def draw(found: list[dict], path: Path) -> None:
         panel.grid(color="0.92")
         panel.set_axisbelow(True)
     plot.name_lines(panels[-1], names)
-    with atomic_file(path) as file:
-        figure.savefig(file, format="png")
-    pyplot.close(figure)
+    plot.save_figure(figure, path)
 
 
 if __name__ == "__main__":

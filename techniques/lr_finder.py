@@ -28,7 +28,6 @@ import torch
 
 from config import end_script, override, require
 from runtime import plot
-from runtime.guard import atomic_file
 from techniques.trial import Trial
 
 # -----------------------------------------------------------------------------
@@ -143,9 +142,7 @@ def draw(found: Sweep, rate: float, path: Path) -> None:
     axes.legend(loc="lower left", frameon=False)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as file:
-        figure.savefig(file, format="png")
-    pyplot.close(figure)
+    plot.save_figure(figure, path)
 
 
 def report(found: Sweep, rate: float, config: dict) -> list[str]:

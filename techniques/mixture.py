@@ -23,8 +23,7 @@ import torch
 from data import Windows
 from runtime.curve import read_rows
 from runtime.folder import run_folder
-from runtime.guard import atomic_file
-from runtime.plot import DPI, open_pyplot
+from runtime.plot import DPI, open_pyplot, save_figure
 from runtime.trust import check_types
 from text.mixture import UNIT, is_mixture, parts_of
 
@@ -171,9 +170,7 @@ def draw(folders: list[str], picture: Path) -> list[str]:
     axes.grid(color="0.92")
     axes.legend()
     figure.tight_layout()
-    with atomic_file(picture) as file:
-        figure.savefig(file, format="png")
-    pyplot.close(figure)
+    save_figure(figure, picture)
     table = [f"{'share of ' + names[0]:>28}" + "".join(f"{name:>18}" for name in [*names, "together"])]
     for _, shares, row in found:
         losses = [row[f"val_loss_{name}"] for name in names] + [row["val_loss"]]

@@ -20,8 +20,7 @@ from machine.threads import use_saved
 from runtime import checkpoint
 from runtime.curve import read_rows
 from runtime.folder import find, run_folder
-from runtime.guard import atomic_file
-from runtime.plot import GREY, TRAIN, VAL, open_pyplot
+from runtime.plot import GREY, TRAIN, VAL, open_pyplot, save_figure
 
 # -----------------------------------------------------------------------------
 dpo = ""  # a run with technique=dpo; '' = none
@@ -94,9 +93,7 @@ def picture(config: dict) -> str:
     for axes, (kind, key, name) in zip(all_axes[0], panels, strict=True):
         draw(axes, run_folder(config[kind]), kind, key, name, config["prompts"])
     figure.tight_layout()
-    with atomic_file(Path(config["to"])) as file:
-        figure.savefig(file, format="png", dpi=100)
-    pyplot.close(figure)
+    save_figure(figure, Path(config["to"]), dpi=100)
     return f"saved {config['to']}"
 
 

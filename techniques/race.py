@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from config import defaults_of, require, technique_settings
+from config import require, training_settings
 from runtime import plot
 from runtime.folder import run_folder
-from runtime.guard import atomic_file, write_atomic
+from runtime.guard import write_atomic
 from techniques import runs
 from techniques.significance import anytime, until_decided
 
@@ -24,9 +24,7 @@ def base_settings(folder: Path) -> dict:
     path = folder / "config.json"
     require(path.is_file(), f"against={folder} holds no run; train the base first, or name another folder")
     saved = runs.read_json(path)
-    defaults = defaults_of("train.py")
-    for own in technique_settings().values():
-        defaults |= own
+    defaults = training_settings()
     taken = {
         name: value
         for name, value in saved.items()
@@ -129,6 +127,4 @@ def draw(differences: list[float], alpha: float, path: Path) -> None:
     axes.set_title(f"each seed, their mean, and its {1 - alpha:.1%} interval at every look", **plot.TITLE)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="0.92")
-    with atomic_file(path) as file:
-        figure.savefig(file, format="png")
-    pyplot.close(figure)
+    plot.save_figure(figure, path)

@@ -18,7 +18,6 @@ from lab.measure import alternate, settings_of, update_peak
 from runtime import plot
 from runtime.curve import evaluations, read_rows
 from runtime.folder import run_folder
-from runtime.guard import atomic_file
 from techniques.runs import run_all
 from techniques.runs import settings_of as settings_of_command
 from techniques.significance import interval
@@ -196,9 +195,7 @@ def draw(every: dict[str, dict], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0][0].set_ylabel("val loss (nats per character)")
     figure.tight_layout()
-    with atomic_file(path) as file:
-        figure.savefig(file, format="png")
-    pyplot.close(figure)
+    plot.save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from config import ROOT, defaults_of, parse_flag, read_config_file, require, technique_settings
+from config import ROOT, parse_flag, read_config_file, require, training_settings
 from runtime.folder import newest, run_folder
 from runtime.guard import write_atomic
 
@@ -32,9 +32,7 @@ def settings_of(command: list[str]) -> dict:
 
     ValueError for what train.py would refuse at once: a name or a value that it does not know.
     """
-    defaults = defaults_of("train.py")
-    for own in technique_settings().values():
-        defaults |= own
+    defaults = training_settings()
     flags = dict(parse_flag(word, defaults) for word in command if word.startswith("-"))
     settings = {**defaults, **flags}  # a config file sees what was typed, which has the last word, too
     for file in (word for word in command if not word.startswith("-")):

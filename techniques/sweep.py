@@ -25,10 +25,10 @@ from pathlib import Path
 
 import numpy as np
 
-from config import defaults_of, end_script, leave, override, parse_flag, require, technique_settings
+from config import defaults_of, end_script, leave, override, parse_flag, require, training_settings
 from runtime import plot
 from runtime.folder import run_folder
-from runtime.guard import atomic_file, write_atomic
+from runtime.guard import write_atomic
 from techniques import race, runs, significance
 
 # -----------------------------------------------------------------------------
@@ -49,9 +49,7 @@ def combinations(words: list[str]) -> list[dict]:
 
     [] -> [{}]. ValueError for a name or value that train.py does not know, and for one that is there twice.
     """
-    known = defaults_of("train.py")
-    for own in technique_settings().values():
-        known |= own
+    known = training_settings()
     values: dict[str, list] = {}
     for word in words:
         name, _, texts = word.partition("=")
@@ -162,9 +160,7 @@ def draw(found: list[dict], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
-    with atomic_file(path) as file:
-        figure.savefig(file, format="png")
-    pyplot.close(figure)
+    plot.save_figure(figure, path)
 
 
 def main(config: dict, words: list[str]) -> bool:
