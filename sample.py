@@ -69,34 +69,48 @@ def prompt_ids(tokenizer, text: str, unknown: str = "error", turns: bool = False
 
 
 def stream_text(
-    model, tokenizer, prompt, max_new_tokens, temperature, top_k, top_p, seed, stop=""
+    model, tokenizer, prompt, max_new_tokens, temperature, top_k, top_p, seed, stop: str | list[str] = ""
 ) -> Iterator[str]:
     """Yield the text that follows a prompt (a list of ids), piece by piece, in whole characters.
 
-    Ends after max_new_tokens, at an end token, or before the text `stop`. An empty prompt is replaced by
-    the end token (so a new document begins), or by a newline, or by id 0: the first that the tokenizer has.
+    Ends after max_new_tokens, at an end token, or before the text `stop`, or the first of several. An empty
+    prompt is replaced by the end token (so a new document begins), or by a newline, or by id 0: the first
+    that the tokenizer has.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may span several tokens
-    held = ""  # text that is not shown yet: it may be the beginning of `stop`
     ends = [tokenizer.end_id] if tokenizer.end_id >= 0 else []
     prompt = prompt or ends or prompt_ids(tokenizer, "\n", unknown="skip") or [0]
-    stops = tokenizer.stop_ids  # the end token, and the one that ends a turn in a chat template
-    for (token,) in model.stream([prompt], max_new_tokens, temperature, top_k, top_p, stops, seed):
-        if token < 0:
-            break
-        held += decoder.decode(tokenizer.decode_bytes([token]))
-        if stop and stop in held:
-            yield held[: held.index(stop)]
+    stops = [text for text in ([stop] if isinstance(stop, str) else stop) if text]
+    keep = max([0, *(len(text) - 1 for text in stops)])
+    held = ""  # text that is not shown yet: it may be the beginning of a stop
+    sampling = (max_new_tokens, temperature, top_k, top_p, seed)
+    for _, piece in stream_pieces(model, tokenizer, prompt, *sampling):
+        held += piece
+        places = [held.index(text) for text in stops if text in held]
+        if places:
+            yield held[: min(places)]
             return
-        keep = max(0, len(stop) - 1)
         safe = max(0, len(held) - keep)
         yield held[:safe]
         held = held[safe:]
-    held += decoder.decode(b"", final=True)  # an incomplete character becomes U+FFFD
-    if stop:
-        held = held.split(stop)[0]
     if held:
         yield held
+
+
+def stream_pieces(
+    model, tokenizer, prompt, max_new_tokens, temperature, top_k, top_p, seed
+) -> Iterator[tuple[int, str]]:
+    """Yield (id, its text) for each token that follows a prompt (a list of ids), until an end token.
+
+    The texts are whole characters: one that spans several tokens comes with the last of them. If that is
+    missing at the end, (-1, U+FFFD) follows.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    stops = tokenizer.stop_ids  # the end token, and the one that ends a turn in a chat template
+    for (token,) in model.stream([prompt], max_new_tokens, temperature, top_k, top_p, stops, seed):
+        yield token, decoder.decode(tokenizer.decode_bytes([token]))
+    rest = decoder.decode(b"", final=True)
+    if rest:
+        yield -1, rest
 
 
 def read_start(start: str) -> str:

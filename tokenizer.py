@@ -35,7 +35,7 @@ from pathlib import Path
 import numpy as np
 
 import techniques
-from config import ROOT
+from config import ROOT, require
 from config._special import parse, pattern_of, place_ids, uses
 
 END = "<|endoftext|>"  # the special token that ends a document, named as in GPT-2
@@ -146,8 +146,7 @@ class BPETokenizer(Tokenizer):
         holds the different words of the chunks and their counts. 1.1 MB to 4,096 tokens: 0.5 s."""
         tokens = [bytes([i]) for i in range(256)]
         smallest = 256 + len(special_tokens)
-        if vocab_size < smallest:
-            raise ValueError(f"vocab_size={vocab_size} is too small: expected {smallest} or more")
+        require(vocab_size >= smallest, f"vocab_size={vocab_size} is too small: expected {smallest} or more")
         words, split = Counter(), cls(tokens).split
         due = time.monotonic() + 2
         for n, chunk in enumerate(chunks, 1):
@@ -175,21 +174,22 @@ class BPETokenizer(Tokenizer):
         return np.array(ids, dtype=np.uint32)
 
     def encode_slowly(self, text: str) -> list[int]:
-        """encode, written out to be read (all text is plain): in each word, join the two neighbours whose
-        joined bytes are the oldest token, leftmost first, until none are a token. This equals all merges in
-        order: text that no token straddles is cut the same way wherever it stands. When Z was made of P and
-        Q, all such text that spells Z was cut P|Q and became Z at once; no other pair spells Z later."""
-        ids, none = [], self.vocab_size
-        for word in self.split(text):
-            parts = [bytes([byte]) for byte in word.encode("utf-8") if bytes([byte]) in self._rank]
-            while len(parts) > 1:
-                joined = [left + right for left, right in itertools.pairwise(parts)]
-                rank, i = min((self._rank.get(token, none), i) for i, token in enumerate(joined))
-                if rank == none:
-                    break
-                parts[i : i + 2] = [parts[i] + parts[i + 1]]
-            ids.extend(self._rank[part] for part in parts)
-        return ids
+        """encode, written out to be read (all text is plain): what merging leaves of each word."""
+        return [self._rank[part] for word in self.split(text) for part in self.steps(word)[-1]]
+
+    def steps(self, word: str) -> list[list[bytes]]:
+        """A word's bytes, then its parts after each merge: join the two neighbours whose joined bytes are the
+        oldest token, leftmost first. This equals all merges in order: text that no token straddles is cut the
+        same way wherever it stands. When Z was made of P and Q, all such text that spells Z was cut P|Q and
+        became Z at once; no other pair spells Z later."""
+        steps = [[bytes([byte]) for byte in word.encode("utf-8") if bytes([byte]) in self._rank]]
+        while True:
+            joined = [left + right for left, right in itertools.pairwise(steps[-1])]
+            known = [(self._rank[token], i) for i, token in enumerate(joined) if token in self._rank]
+            if not known:
+                return steps
+            _, i = min(known)
+            steps.append([*steps[-1][:i], joined[i], *steps[-1][i + 2 :]])
 
 
 def find_merges(words: dict[str, int], n: int) -> list[tuple[int, int]]:

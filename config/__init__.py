@@ -280,7 +280,8 @@ def print_help(script: dict, defaults: dict, comments: dict, techniques: dict[st
     """
     print((script.get("__doc__") or "").strip())
     path = Path(script["__file__"])
-    how = path.name if path.parent.resolve() == ROOT else f"-m {path.parent.name}.{path.stem}"
+    module = f"{path.parent.name}.{path.stem}".removesuffix(".__main__")
+    how = path.name if path.parent.resolve() == ROOT else f"-m {module}"
     print(f"\nusage: python {how} [config/file.py ...] [--name=value ...]\n")
     shown = {name: f"--{name}={value}".replace("\n", "\\n") for name, value in defaults.items()}
     width = max(map(len, shown.values()))

@@ -42,3 +42,10 @@ def append(path: Path, step: int, source: str, text: str) -> None:
     cut(path, step - 1)
     with open(path, "a", encoding="utf-8", newline="") as file:
         file.write(block(step, source, START.sub(" ", text)))  # no line of a text may look like a heading
+
+
+def read(path: Path) -> list[dict]:
+    """[{"step", "text"}, ...] of a samples.txt; [] if there is none."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    blocks = [block for block in START.split(text) if block.startswith(HEADING)]
+    return [{"step": step_of(block), "text": block.partition("\n")[2].removesuffix(END)} for block in blocks]

@@ -24,7 +24,7 @@ from text import prepare
 
 ROOMS = ("text", "machine", "runtime", "lab")  # the engine rooms
 CORE = ("*.py", "config/*.py", *(f"{room}/*.py" for room in ROOMS))
-NOT_TESTS = (*CORE, "techniques/**/*.py", "lessons/**/*.py")
+NOT_TESTS = (*CORE, "techniques/**/*.py", "lessons/**/*.py", "play/*.py")
 ALL = (*NOT_TESTS, "tests/**/*.py")
 LAYERS = [  # a room, or file at the root, imports its own layer and those above it in this list
     {"config"},
@@ -37,7 +37,7 @@ LAYERS = [  # a room, or file at the root, imports its own layer and those above
     {"train"},
     {"lab", "bench"},
     {"techniques"},
-    {"lessons"},
+    {"lessons", "play"},
 ]
 PACKAGES = {"torch", "numpy", "tiktoken", "matplotlib"}
 SCRIPTS = ("train.py", "data.py", "evaluate.py", "sample.py", "bench.py")

@@ -1,0 +1,132 @@
+"""Which runs there are, and what one of them has written so far. Reads no checkpoint: a run can be watched
+while it trains."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from lab.ladder import ladder
+from runtime import samples
+from runtime.curve import bands_for
+from runtime.folder import newest
+from runtime.trust import read_json
+from text.settle import meta_of
+
+QUIET = 120  # seconds: a run without result.json that wrote something since then is being trained
+PAUSE = 0.25  # seconds between two looks at a file that grows
+
+
+def list_runs(home: Path) -> list[dict]:
+    """What is known of each run in a folder without its checkpoint, the newest first."""
+    found = []
+    for folder in home.iterdir():
+        try:
+            found.append(about(folder))
+        except (OSError, AttributeError, KeyError, TypeError, ValueError):  # no run, or a damaged one
+            continue
+    return sorted(found, key=lambda run: run["age"])
+
+
+def about(folder: Path) -> dict:
+    """What is known of one run. Raises for a folder that holds none."""
+    settings, tokenizer = (read_json(folder / f"{name}.json") for name in ("config", "tokenizer"))
+    rows, files = Rows(folder / "metrics.jsonl").read(), checkpoints(folder)
+    written = [newest(folder / name) for name in (*files, "metrics.jsonl", "config.json")]
+    age = time.time() - max(path.stat().st_mtime for path in written if path.exists())
+    return {
+        "name": folder.name,
+        "files": files,
+        "step": rows[-1]["step"] if rows else 0,
+        "max_iters": settings["max_iters"],
+        "val_loss": min((row["val_loss"] for row in rows if "val_loss" in row), default=None),
+        "age": age,
+        "training": age < QUIET and rows != [] and not (folder / "result.json").exists(),
+        "chat": bool(tokenizer.get("chat")) or dataset_of(settings).get("format") == "jsonl",
+    }
+
+
+def checkpoints(folder: Path) -> list[str]:
+    """Names of a run's checkpoints, the one that other scripts would read first."""
+    first = [name for name in ("best.pt", "ckpt.pt") if newest(folder / name).exists()]
+    return first + sorted(path.name for path in folder.glob("ckpt_*.pt"))
+
+
+def dataset_of(settings: dict) -> dict:
+    """The meta.json of a run's dataset; {} if that is not here any more."""
+    try:
+        return meta_of(settings["dataset"])
+    except (OSError, KeyError, ValueError):
+        return {}
+
+
+class Rows:
+    """The rows of a metrics.jsonl that grows."""
+
+    def __init__(self, path: Path):
+        self.path, self.place, self.inode = path, 0, None
+        self.was_cut = False  # by a resumed run, at the last read(): the rows before are void
+
+    def read(self) -> list[dict]:
+        """The rows since the last call. A row that is half written waits; a damaged one is left out."""
+        try:
+            with open(self.path, "rb") as file:
+                now = os.fstat(file.fileno())
+                self.was_cut = self.inode not in (None, now.st_ino) or now.st_size < self.place
+                self.inode = now.st_ino
+                file.seek(0 if self.was_cut else self.place)
+                whole, _, rest = file.read().rpartition(b"\n")
+                self.place = file.tell() - len(rest)
+        except OSError:
+            return []
+        rows = []
+        for line in whole.splitlines():
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(row, dict) and type(row.get("step")) is int:
+                rows.append(row)
+        return rows
+
+
+def follow(folder: Path) -> Iterator[list[tuple[str, object]]]:
+    """Yield what is new in a run, [(event, what it brings), ...], every PAUSE seconds; [] if nothing is."""
+    rows, before = Rows(folder / "metrics.jsonl"), {}
+    heads = {
+        "run": (head, "config.json", "result.json"),
+        "samples": (lambda folder: samples.read(folder / "samples.txt"), "samples.txt"),
+    }
+    while True:
+        events = []
+        for event, (read, *names) in heads.items():
+            paths = [folder / name for name in names]
+            stamp = [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
+            if stamp != before.get(event):
+                before[event] = stamp
+                events.append((event, read(folder)))
+        new = rows.read()
+        if rows.was_cut:
+            events.append(("reset", {}))
+        if new:
+            events.append(("rows", new))
+        yield events
+        time.sleep(PAUSE)
+
+
+def head(folder: Path) -> dict:
+    """What a curve is drawn against: the ladder of meanings, the expected losses, how the run has ended."""
+    settings, tokenizer = (read_json(folder / f"{name}.json") for name in ("config", "tokenizer"))
+    meta, expected = dataset_of(settings), settings.get("expected", {})
+    vocab_size = len(tokenizer["tokens"]) + len(tokenizer["special_tokens"])
+    result = read_json(folder / "result.json") if (folder / "result.json").exists() else {}
+    return {
+        "run": folder.name,
+        "vocab_size": vocab_size,
+        "max_iters": settings["max_iters"],
+        "ladder": ladder(vocab_size, settings["dataset"], meta),
+        "expected": bands_for(meta, expected)[0] if meta and expected else {},
+        "finished": bool(result),
+        "final_val_loss": result.get("final_val_loss"),
+    }
