@@ -77,6 +77,8 @@ def opened(desk, request: dict, most: int = TEXT) -> tuple:
     else:
         ids = prompt_ids(tokenizer, take(request, "text", ""))
     require(len(ids) > 0, "the text is empty; write at least one character")
+    if most < TEXT:  # it is read in one piece
+        most = min(most, model.config.block_size)
     return model, tokenizer, ids[:most], len(tokenizer.decode(ids[most:]))
 
 
