@@ -251,9 +251,8 @@ def home(tmp_path_factory, datasets):
     home = tmp_path_factory.mktemp("home")
     text = "ab c\n"
     save_run(home / "out-a", random_model(vocab_size=5), CharTokenizer.train([text]))
-    save_run(
-        home / "out-b", random_model(vocab_size=262), BPETokenizer.train([text * 9], 262, (END,)), "jsonl"
-    )
+    pairs = BPETokenizer.train([text * 9], 262, (END,))
+    save_run(home / "out-b", random_model(vocab_size=pairs.vocab_size, block_size=64), pairs, "jsonl")
     (home / "other").mkdir()
     (home / "out-broken").mkdir()
     (home / "out-broken" / "config.json").write_text("{", encoding="utf-8")
@@ -408,7 +407,8 @@ def posts(folder: str, usual: dict, requests: list[tuple]) -> list[tuple]:
 
 
 PATHS = """/../secret.txt /%2e%2e/secret.txt //secret.txt /source/../secret.txt /source/config/base.py
-    /secret.txt /api/ /api/model /api/model?run=../home/out-a /api/model?run=out-a/../out-a /%C3%A4 /api/model?run=%00
+    /secret.txt /api/ /api/model /api/model?run=../home/out-a /api/model?run=out-a/../out-a
+    /%C3%A4 /api/model?run=%00
     /api/model?run=other /api/model?run=out-broken /api/model?run=out-a&file=../out-b/best.pt
     /api/follow?run=/ /api/follow""".split()
 HOSTS = "evil.example 127.0.0.1.evil.example localhost.evil 192.168.0.9:8000 8.8.8.8 [ [::1".split()
