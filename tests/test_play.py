@@ -1,14 +1,21 @@
 """What python -m play computes, against the same computed in another way; its server against bad requests."""
 
 import contextlib
+import functools
 import http.client
 import itertools
 import json
 import math
+import os
+import re
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -591,3 +598,44 @@ def test_the_openai_package_can_use_it(ask):
         client.completions.create(model="gpt-4", prompt="ab")
     with pytest.raises(openai.BadRequestError, match="max_new_tokens=100000 makes no sense"):
         client.completions.create(model="out-a", prompt="ab", max_tokens=100_000)
+
+
+# ---- beside a run that is being trained
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_to_watch_a_run_costs_it_nothing(datasets, tmp_path, figure):
+    """The first point within a second, less than 2 % of the run's time, and below 300 MB."""
+    folder = tmp_path / "out-live"
+    save_run(folder, random_model(vocab_size=5), CharTokenizer.train(["ab c\n"]))
+    (folder / "metrics.jsonl").unlink()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    start = functools.partial(subprocess.Popen, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    with start([sys.executable, "-m", "play", f"--out_dir={folder}", "--port=0", "--browser=False"]) as page:
+        address = [page.stdout.readline() for _ in range(2)][-1].split()[0]
+        flags = [f"--dataset={datasets / 'small'}", f"--out_dir={folder}", "--max_iters=600", "--threads=1"]
+        with (
+            start([sys.executable, "train.py", "config/tiny.py", *flags, "--log_interval=5"]) as training,
+            urllib.request.urlopen(f"{address}api/follow?run=out-live", timeout=60) as stream,
+        ):
+            before, late = cpu_seconds(page.pid), []
+            for line in stream:
+                rows = json.loads(line[6:]) if line.startswith(b"data: [{") else []
+                if rows and "step" in rows[-1] and "text" not in rows[-1]:
+                    late.append(time.time() - (folder / "metrics.jsonl").stat().st_mtime)
+                if training.poll() is not None:
+                    break
+        used = cpu_seconds(page.pid) - before
+        status = Path(f"/proc/{page.pid}/status").read_text(encoding="utf-8")
+        page.terminate()
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    share = used / result["training_time"]
+    memory = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1000
+    assert late[0] < 1.0 and share < 0.02 and memory < 300
+    figure(f"watching a run: first point after {late[0]:.2f} s, {share:.2%} of its time, {memory:.0f} MB")
