@@ -8,6 +8,7 @@ that a training run keeps its GPU. Ordinary clients of OpenAI's API can use http
 """
 
 import secrets
+import socket
 import webbrowser
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def main(settings: dict) -> None:
         server = Server((place, settings["port"]), Desk(home, chosen, token))
     except OSError as error:
         raise ValueError(f"port {settings['port']} of {place}: {error.strerror}; try --port=0") from None
+    place = socket.gethostname() if place == "0.0.0.0" else place
     address = f"http://{place}:{server.server_port}/" + (f"?token={token}" if token else "")
     print(f"{address}  (Ctrl-C ends it)", flush=True)
     if settings["browser"]:

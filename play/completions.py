@@ -41,7 +41,7 @@ def models(desk, query: dict) -> dict:
 
 def complete(desk, request: dict):
     """POST /v1/completions: prompt is a text, or a list of them."""
-    model, tokenizer, _ = desk.open(views.take(request, "model", ""))
+    model, tokenizer, _ = desk.model(views.take(request, "model", ""))
     given = request.get("prompt", "")
     texts = given if isinstance(given, list) else [given]
     prompts = [prompt_ids(tokenizer, views.take({"prompt": text}, "prompt", "")) for text in texts]
@@ -50,11 +50,10 @@ def complete(desk, request: dict):
 
 def chat(desk, request: dict):
     """POST /v1/chat/completions: messages are a conversation whose last one is the user's."""
-    model, tokenizer, _ = desk.open(views.take(request, "model", ""))
+    model, tokenizer, _ = desk.model(views.take(request, "model", ""))
     block_size = model.config.block_size
-    messages = views.take(request, "messages", [])
-    require(messages != [], "messages is empty; expected a conversation that ends with the user's message")
-    messages = [checked(message) for message in messages]
+    messages = [checked(message) for message in views.take(request, "messages", [])]
+    require([m["role"] for m in messages[-1:]] == ["user"], "messages must end with one of the user")
     wanted = limit(request, block_size // 2)
     conversation = Conversation(tokenizer, block_size, min(wanted, block_size // 4))
     conversation.messages = messages[:-1]

@@ -50,7 +50,7 @@ class Desk:
     def __init__(self, home: Path, chosen: str = "", token: str = ""):
         self.home, self.chosen, self.token = home, chosen, token
         self.lock = threading.RLock()
-        self.opened: dict[tuple, tuple] = {}
+        self.kept: dict[tuple, tuple] = {}
 
     def folder(self, name: str) -> Path:
         """The folder of a known run. Refused (404) for any other name."""
@@ -59,7 +59,7 @@ class Desk:
             raise Refused(404, f"there is no run {name!r:.60} here; /api/runs lists them")
         return self.home / name
 
-    def open(self, name: str, file: str = "") -> tuple:
+    def model(self, name: str, file: str = "") -> tuple:
         """(model, tokenizer, checkpoint) of a run, read again when its file has changed. float32."""
         folder = self.folder(name)
         known = runs.checkpoints(folder)
@@ -68,11 +68,11 @@ class Desk:
         require(file in known, f"{name} has no checkpoint {file!r:.60}; expected one of {', '.join(known)}")
         key = name, file, newest(folder / file).stat().st_mtime_ns
         with self.lock:
-            if key not in self.opened:
+            if key not in self.kept:
                 model, *rest = checkpoint.load_model(folder / file, "cpu")
-                self.opened = dict(list(self.opened.items())[1 - KEPT :])  # the oldest goes
-                self.opened[key] = (model.float(), *rest)
-            return self.opened[key]
+                self.kept = dict(list(self.kept.items())[1 - KEPT :])  # the oldest goes
+                self.kept[key] = (model.float(), *rest)
+            return self.kept[key]
 
     def in_turns(self, steps: Iterator) -> Iterator:
         """The same steps, each with the lock held: others may compute between two tokens."""
@@ -120,6 +120,8 @@ class Handler(BaseHTTPRequestHandler):
             self.fail(error.status, str(error))
         except ValueError as error:
             self.fail(400, str(error))
+        except FileNotFoundError:
+            self.fail(404, "this run has been deleted, or moved")
         except Exception as error:
             print(f"play: {self.path!r:.80}: {type(error).__name__}: {error}", file=sys.stderr)
             self.fail(500, f"this failed ({type(error).__name__}); the terminal of the server says more")

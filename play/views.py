@@ -69,7 +69,7 @@ def sampling(request: dict) -> tuple:
 def opened(desk, request: dict, most: int = TEXT) -> tuple:
     """(model, tokenizer, ids, cut): the run of a request, and its text or ids. cut: characters behind `most`
     tokens, which are left out."""
-    model, tokenizer, _ = desk.open(take(request, "run", ""), take(request, "file", ""))
+    model, tokenizer, _ = desk.model(take(request, "run", ""), take(request, "file", ""))
     if "ids" in request:
         ids, V = take(request, "ids", []), tokenizer.vocab_size
         require(all(type(i) is int and 0 <= i < V for i in ids), f"ids are not all of 0 to {V - 1}")
@@ -98,7 +98,7 @@ def follow(desk, query: dict) -> Stream:
 def model(desk, query: dict) -> dict:
     """What is known of a checkpoint, what can be switched off in it, and a text to begin with."""
     name, file = take(query, "run", ""), take(query, "file", "")
-    model, tokenizer, saved = desk.open(name, file)
+    model, tokenizer, saved = desk.model(name, file)
     return {
         "run": name,
         "file": file or runs.checkpoints(desk.folder(name))[0],
