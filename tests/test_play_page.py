@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.parse
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from machine import distributed
 from model import GPT
 from play import look
 from runtime import checkpoint, report
+from test_chat import chatml
 from text import prepare
 
 webdriver = needs("selenium.webdriver")
@@ -56,7 +58,9 @@ def home(datasets, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "DATASETS", datasets)
         patch.setattr(report, "plot_loss", lambda rows, floor, expected, path, *more: path.touch())
-        prepare.prepare("talk", str(folder / "rows.jsonl"), format="jsonl", dedup=False)
+        chatml().save(folder / "chatml.json")
+        how = {"format": "jsonl", "dedup": False, "tokenizer": str(folder / "chatml.json")}
+        prepare.prepare("talk", str(folder / "rows.jsonl"), **how)
         prepare.prepare("pairs", str(datasets / "small.txt"), tokenizer="bpe", vocab_size=300)
         for name, *flags in (
             ("talk", "--dataset=talk"), ("bpe", "--dataset=pairs", "--arch=llama"), ("char", "--dataset=small"),
@@ -121,7 +125,7 @@ class Page:
 
     def settled(self):
         """Wait until nothing is asked of the server any more."""
-        self.wait("document.querySelector('main h1') && !document.querySelector('[aria-busy=true]')")
+        self.wait("document.querySelector('#main[aria-busy=false] h1') && !document.querySelector('[aria-busy=true]')")
 
     def open(self, page: str, run="out-char", **state):
         query = {"page": page, "run": run, **({"text": TEXT} if "text" not in state else {}), **state}
@@ -243,9 +247,12 @@ def test_a_broken_address_falls_back(page, hash):
 
 
 def test_text_is_never_html(page):
-    page.open("read", text="<img src=x onerror=document.title='no'>")
-    assert page.js("return document.querySelectorAll('main img').length") == 0
-    assert "not in the vocabulary" in page.text("#alert") or page.js("return document.querySelector('#tokens button')")
+    text = "<img src=x onerror=document.title='no'>"
+    for name in ("read", "tokens", "compare"):
+        page.open(name, run="out-bpe", text=text, a="out-bpe/best.pt", b="out-bpe/ckpt.pt")
+        assert page.text("#alert") == "" and page.js("return document.title") == f"{name}: out-bpe"
+        assert page.js("return document.querySelectorAll('main img').length") == 0
+    assert page.text("#text_a").startswith(text)
 
 
 # ---- numbers
@@ -281,11 +288,10 @@ def test_train_shows_the_rows_and_follows_a_run(page, home, tmp_path):
             file.write(json.dumps({**rows[-2], "step": 25, "loss": 1.25}) + "\n")
         page.wait("document.querySelector('#train [data-value]').dataset.value == 1.25")
         assert time.monotonic() - began < 2
-        page.js("document.querySelector('#losses svg').focus()")
-        press(page, "#losses svg", "ArrowRight")
+        press(page, "#losses .chart", "ArrowRight")
         assert page.text("#losses .readout").startswith("step 25: train, out-live 1.25")
         page.set("sample", 0)
-        assert "step 10" in page.text("label:has(#sample) output") and page.text("#written")
+        assert page.text("label:has(#sample) output") == "step 10" and page.text("#written")
     finally:
         shutil.rmtree(home / "out-live")
 
@@ -445,12 +451,17 @@ def test_compare_marks_where_two_models_part(page, home):
 
 
 def test_chat_streams_an_answer(page):
-    page.open("chat", run="out-talk")
+    page.open("chat", run="out-talk", temperature=2, seed=7)
     page.js("document.getElementById('message').value = 'Say moon.'")
     page.click("#go")
     page.wait("document.querySelectorAll('#talk p').length === 2 && document.getElementById('stop').disabled")
-    assert page.text("#talk p.user span") == "Say moon." and page.text("#talk p.assistant span")
-    assert page.text("#alert") == ""
+    assert page.text("#talk p.user span") == "Say moon." and page.text("#alert") == ""
+    choice = {"temperature": 2, "top_p": 1, "seed": 7, "max_tokens": 400}
+    body = {"model": "out-talk", "messages": [{"role": "user", "content": "Say moon."}], **choice}
+    how = {"data": json.dumps(body).encode(), "headers": {"Content-Type": "application/json"}}
+    with urllib.request.urlopen(urllib.request.Request(page.address + "v1/chat/completions", **how)) as answer:
+        right = json.load(answer)["choices"][0]["message"]["content"]
+    assert page.text("#talk p.assistant span") == right != ""
 
 
 # ---- pictures
