@@ -600,6 +600,19 @@ def test_the_openai_package_can_use_it(ask):
         client.completions.create(model="out-a", prompt="ab", max_tokens=100_000)
 
 
+def test_what_is_not_finite_is_null(home, ask):
+    """A page's JSON.parse knows no NaN; a run in float16 writes one now and then."""
+    rows = home / "out-a" / "metrics.jsonl"
+    before = rows.read_text(encoding="utf-8")
+    rows.write_text(before + '{"step": 21, "grad_norm": Infinity, "loss": NaN}\n', encoding="utf-8")
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", ask.port, timeout=5)) as connection:
+        connection.request("GET", "/api/follow?run=out-a")
+        lines = iter(connection.getresponse().readline, b"")
+        line = next(line for line in lines if b'"grad_norm"' in line)
+    rows.write_text(before, encoding="utf-8")
+    assert json.loads(line[6:])[-1] == {"step": 21, "grad_norm": None, "loss": None}
+
+
 # ---- beside a run that is being trained
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process."""
