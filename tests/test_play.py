@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import random
 import re
 import shutil
 import socket
@@ -492,6 +493,41 @@ def test_a_bad_request_is_a_line_of_json_and_changes_nothing(home, ask, kind, ca
     assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
     assert ask("GET", "/api/runs")[0] == 200
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_a_thousand_bad_requests(home, ask, figure, capfd):
+    """Those above, each in several forms: some of its characters are cut out, doubled or replaced."""
+    rng, before = random.Random(1337), {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    known = [request for requests in BAD.values() for request in requests]
+    refused = 0
+    for i in range(1000):
+        method, path, body, headers = known[i % len(known)]
+        body = json.dumps(body) if isinstance(body, dict) else body
+        if i >= len(known) and isinstance(body, str) and body:
+            at = rng.randrange(len(body))
+            body = (
+                body[:at]
+                + rng.choice(["", body[at] * 2, '"', "{", "\\", "\u20ac", "-", "\x00"])
+                + body[at + 1 :]
+            )
+            headers = {**JSON, **headers}
+        elif i >= len(known):
+            at = rng.randrange(1, len(path))
+            path = (
+                path[:at]
+                + rng.choice(["", path[at] * 2, "%00", "../", "%FF", "?", "&&", "//"])
+                + path[at + 1 :]
+            )
+        status, text = ask(method, path, body, **headers)
+        refused += status >= 400
+        assert status < 500 or status == 501, (status, text, method, path[:80], str(body)[:200])
+        if status >= 400 and method != "HEAD":
+            assert "\n" not in json.loads(text)["error"]["message"]
+    assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
+    assert ask("GET", "/api/runs")[0] == 200 and capfd.readouterr().err == ""
+    assert refused > 900
+    figure(f"1,000 bad requests: {refused} errors of one line, {1000 - refused} were none, nothing changed")
 
 
 POST = b"POST /api/read HTTP/1.1\r\nHost: localhost\r\n"
