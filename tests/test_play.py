@@ -9,6 +9,7 @@ import math
 import os
 import random
 import re
+import runpy
 import shutil
 import socket
 import subprocess
@@ -647,6 +648,19 @@ def test_what_is_not_finite_is_null(home, ask):
         line = next(line for line in lines if b'"grad_norm"' in line)
     rows.write_text(before, encoding="utf-8")
     assert json.loads(line[6:])[-1] == {"step": 21, "grad_norm": None, "loss": None}
+
+
+@pytest.mark.parametrize("flag, words", [
+    ("--out_dir=out-nothing", "out-nothing holds no run; train one, or leave out_dir out"),
+    ("--port=70000", "port=70000 makes no sense; expected 0 to 65535"),
+    ("--port=TAKEN", "Address already in use; try --port=0"),
+    ("--host=nowhere.invalid", "nowhere.invalid: "),
+])  # fmt: skip
+def test_a_page_that_cannot_be_served_is_one_line(home, monkeypatch, flag, words):
+    with serving(home) as ask, pytest.raises(ValueError) as raised:
+        monkeypatch.setattr(sys, "argv", ["play", flag.replace("TAKEN", str(ask.port)), "--browser=False"])
+        runpy.run_path(str(ROOT / "play" / "__main__.py"), run_name="__main__")
+    assert words in str(raised.value) and "\n" not in str(raised.value)
 
 
 # ---- beside a run that is being trained
