@@ -239,14 +239,16 @@ def test_the_ladder_by_hand(tmp_path, monkeypatch):
 # ---- runs.py
 def test_rows_come_once_and_whole(tmp_path):
     rows, path = runs.Rows(tmp_path / "metrics.jsonl"), tmp_path / "metrics.jsonl"
-    assert rows.read() == []  # no file yet
-    path.write_text('{"step": 1}\n{"step": 2}\n{"st', encoding="utf-8")
-    assert rows.read() == [{"step": 1}, {"step": 2}]
+    assert rows.read() == [] and rows.best is None  # no file yet
+    path.write_text('{"step": 1, "val_loss": 2.0}\n{"step": 2, "val_loss": 2.5}\n{"st', encoding="utf-8")
+    assert rows.read() == [{"step": 1, "val_loss": 2.0}, {"step": 2, "val_loss": 2.5}]
+    assert (rows.step, rows.best) == (2, 2.0)
     with open(path, "a", encoding="utf-8") as file:
         file.write('ep": 3}\nnonsense\n[1]\n{"step": 4}\n')
     assert rows.read() == [{"step": 3}, {"step": 4}] and not rows.was_cut
+    assert (rows.step, rows.best) == (4, 2.0)
     path.write_text('{"step": 1}\n', encoding="utf-8")  # a resumed run has cut it
-    assert rows.read() == [{"step": 1}] and rows.was_cut
+    assert rows.read() == [{"step": 1}] and rows.was_cut and rows.best is None
     (tmp_path / "new").write_text('{"step": 1}\n' * 9, encoding="utf-8")  # or replaced it by a longer one
     (tmp_path / "new").replace(path)
     assert len(rows.read()) == 9 and rows.was_cut
