@@ -1,6 +1,7 @@
 """Which runs there are, and what one of them has written so far. Reads no checkpoint: a run can be watched
 while it trains."""
 
+import functools
 import json
 import os
 import time
@@ -32,17 +33,18 @@ def list_runs(home: Path) -> list[dict]:
 def about(folder: Path) -> dict:
     """What is known of one run. Raises for a folder that holds none."""
     settings, tokenizer = (read_json(folder / f"{name}.json") for name in ("config", "tokenizer"))
-    rows, files = Rows(folder / "metrics.jsonl").read(), checkpoints(folder)
+    rows, files = rows_of(folder / "metrics.jsonl"), checkpoints(folder)
+    rows.read()
     written = [newest(folder / name) for name in (*files, "metrics.jsonl", "config.json")]
     age = time.time() - max(path.stat().st_mtime for path in written if path.exists())
     return {
         "name": folder.name,
         "files": files,
-        "step": rows[-1]["step"] if rows else 0,
+        "step": rows.step,
         "max_iters": settings["max_iters"],
-        "val_loss": min((row["val_loss"] for row in rows if "val_loss" in row), default=None),
+        "val_loss": rows.best,
         "age": age,
-        "training": age < QUIET and rows != [] and not (folder / "result.json").exists(),
+        "training": age < QUIET and rows.place > 0 and not (folder / "result.json").exists(),
         "chat": bool(tokenizer.get("chat")) or dataset_of(settings).get("format") == "jsonl",
     }
 
@@ -67,6 +69,7 @@ class Rows:
     def __init__(self, path: Path):
         self.path, self.place, self.inode = path, 0, None
         self.was_cut = False  # by a resumed run, at the last read(): the rows before are void
+        self.step, self.best = 0, None  # of the last row; the lowest val loss
 
     def read(self) -> list[dict]:
         """The rows since the last call. A row that is half written waits; a damaged one is left out."""
@@ -88,7 +91,13 @@ class Rows:
                 continue
             if isinstance(row, dict) and type(row.get("step")) is int:
                 rows.append(row)
+        losses = [row["val_loss"] for row in rows if isinstance(row.get("val_loss"), float)]
+        losses += [self.best] if self.best is not None and not self.was_cut else []
+        self.step, self.best = rows[-1]["step"] if rows else self.step, min(losses, default=None)
         return rows
+
+
+rows_of = functools.cache(Rows)  # for the list: what was read once is not read again
 
 
 def follow(folder: Path) -> Iterator[list[tuple[str, object]]]:

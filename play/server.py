@@ -12,6 +12,7 @@ import html
 import ipaddress
 import itertools
 import json
+import math
 import re
 import socket
 import sys
@@ -37,7 +38,7 @@ LISTING = "body{background:#fff;color:#111}span:target{background:#fe8}"  # styl
 
 
 class Refused(ValueError):
-    """A request that is answered with this status, not 400."""
+    """A ValueError that is answered with a status of its own, not 400."""
 
     def __init__(self, status: int, message: str):
         super().__init__(message)
@@ -112,14 +113,12 @@ class Handler(BaseHTTPRequestHandler):
             with desk.lock if routes is POST else contextlib.nullcontext():
                 result = routes[url.path](desk, request)
             if isinstance(result, dict):
-                return self.send(200, "application/json", json.dumps(result))
+                return self.send(200, "application/json", as_json(result))
             self.stream(result)
         except (ConnectionError, TimeoutError):
             self.close_connection = True  # whoever asked has gone
-        except Refused as error:
-            self.fail(error.status, str(error))
         except ValueError as error:
-            self.fail(400, str(error))
+            self.fail(getattr(error, "status", 400), str(error))
         except FileNotFoundError:
             self.fail(404, "this run has been deleted, or moved")
         except Exception as error:
@@ -139,18 +138,14 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(403, "this request comes from another page")
         given = self.headers.get("Authorization", "").removeprefix("Bearer ") or query.get("token", "")
         if desk.token and not hmac.compare_digest(given.encode(), desk.token.encode()):
-            raise Refused(
-                403, "the token is missing or wrong; use the whole address that the server has printed"
-            )
+            raise Refused(403, "the token is missing or wrong; use the whole address that was printed")
 
     def body(self) -> dict:
         """The JSON of a request. Refused (413, 415) or ValueError for anything else."""
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or "Transfer-Encoding" in self.headers:
-            self.close_connection = True
             raise Refused(411, "Content-Length is missing or no number; send it")
         if int(length) > BODY:
-            self.close_connection = True
             raise Refused(413, f"the request has more than {BODY:,} bytes; send a shorter text")
         content = self.rfile.read(int(length))
         if self.headers.get_content_type() != "application/json":
@@ -171,7 +166,7 @@ class Handler(BaseHTTPRequestHandler):
             for new in itertools.chain([first], events):
                 for event, data in new:
                     name = f"event: {event}\n" if event else ""
-                    self.wfile.write(f"{name}data: {json.dumps(data)}\n\n".encode())
+                    self.wfile.write(f"{name}data: {as_json(data)}\n\n".encode())
                 if not new and time.monotonic() > told + ALIVE:
                     self.wfile.write(b": still here\n\n")
                     told = time.monotonic()
@@ -241,6 +236,22 @@ def is_ours(name: str, anywhere: bool) -> bool:
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(name).is_loopback or anywhere
     return False
+
+
+def as_json(value) -> str:
+    """JSON with null where NaN or infinity stands, for which JSON has no name."""
+
+    def finite(value):
+        if isinstance(value, dict):
+            return {key: finite(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [finite(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(finite(value))
 
 
 def pages() -> dict[str, str]:

@@ -7,7 +7,9 @@ import itertools
 import json
 import math
 import os
+import random
 import re
+import runpy
 import shutil
 import socket
 import subprocess
@@ -237,14 +239,16 @@ def test_the_ladder_by_hand(tmp_path, monkeypatch):
 # ---- runs.py
 def test_rows_come_once_and_whole(tmp_path):
     rows, path = runs.Rows(tmp_path / "metrics.jsonl"), tmp_path / "metrics.jsonl"
-    assert rows.read() == []  # no file yet
-    path.write_text('{"step": 1}\n{"step": 2}\n{"st', encoding="utf-8")
-    assert rows.read() == [{"step": 1}, {"step": 2}]
+    assert rows.read() == [] and rows.best is None  # no file yet
+    path.write_text('{"step": 1, "val_loss": 2.0}\n{"step": 2, "val_loss": 2.5}\n{"st', encoding="utf-8")
+    assert rows.read() == [{"step": 1, "val_loss": 2.0}, {"step": 2, "val_loss": 2.5}]
+    assert (rows.step, rows.best) == (2, 2.0)
     with open(path, "a", encoding="utf-8") as file:
         file.write('ep": 3}\nnonsense\n[1]\n{"step": 4}\n')
     assert rows.read() == [{"step": 3}, {"step": 4}] and not rows.was_cut
+    assert (rows.step, rows.best) == (4, 2.0)
     path.write_text('{"step": 1}\n', encoding="utf-8")  # a resumed run has cut it
-    assert rows.read() == [{"step": 1}] and rows.was_cut
+    assert rows.read() == [{"step": 1}] and rows.was_cut and rows.best is None
     (tmp_path / "new").write_text('{"step": 1}\n' * 9, encoding="utf-8")  # or replaced it by a longer one
     (tmp_path / "new").replace(path)
     assert len(rows.read()) == 9 and rows.was_cut
@@ -494,6 +498,41 @@ def test_a_bad_request_is_a_line_of_json_and_changes_nothing(home, ask, kind, ca
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
+def test_a_thousand_bad_requests(home, ask, figure, capfd):
+    """Those above, each in several forms: some of its characters are cut out, doubled or replaced."""
+    rng, before = random.Random(1337), {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    known = [request for requests in BAD.values() for request in requests]
+    refused = 0
+    for i in range(1000):
+        method, path, body, headers = known[i % len(known)]
+        body = json.dumps(body) if isinstance(body, dict) else body
+        if i >= len(known) and isinstance(body, str) and body:
+            at = rng.randrange(len(body))
+            body = (
+                body[:at]
+                + rng.choice(["", body[at] * 2, '"', "{", "\\", "\u20ac", "-", "\x00"])
+                + body[at + 1 :]
+            )
+            headers = {**JSON, **headers}
+        elif i >= len(known):
+            at = rng.randrange(1, len(path))
+            path = (
+                path[:at]
+                + rng.choice(["", path[at] * 2, "%00", "../", "%FF", "?", "&&", "//"])
+                + path[at + 1 :]
+            )
+        status, text = ask(method, path, body, **headers)
+        refused += status >= 400
+        assert status < 500 or status == 501, (status, text, method, path[:80], str(body)[:200])
+        if status >= 400 and method != "HEAD":
+            assert "\n" not in json.loads(text)["error"]["message"]
+    assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
+    assert ask("GET", "/api/runs")[0] == 200 and capfd.readouterr().err == ""
+    assert refused > 900
+    figure(f"1,000 bad requests: {refused} errors of one line, {1000 - refused} were none, nothing changed")
+
+
 POST = b"POST /api/read HTTP/1.1\r\nHost: localhost\r\n"
 RAW = {
     "no request": b"nonsense\r\n\r\n",
@@ -598,6 +637,32 @@ def test_the_openai_package_can_use_it(ask):
         client.completions.create(model="gpt-4", prompt="ab")
     with pytest.raises(openai.BadRequestError, match="max_new_tokens=100000 makes no sense"):
         client.completions.create(model="out-a", prompt="ab", max_tokens=100_000)
+
+
+def test_what_is_not_finite_is_null(home, ask):
+    """A page's JSON.parse knows no NaN; a run in float16 writes one now and then."""
+    rows = home / "out-a" / "metrics.jsonl"
+    before = rows.read_text(encoding="utf-8")
+    rows.write_text(before + '{"step": 21, "grad_norm": Infinity, "loss": NaN}\n', encoding="utf-8")
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", ask.port, timeout=5)) as connection:
+        connection.request("GET", "/api/follow?run=out-a")
+        lines = iter(connection.getresponse().readline, b"")
+        line = next(line for line in lines if b'"grad_norm"' in line)
+    rows.write_text(before, encoding="utf-8")
+    assert json.loads(line[6:])[-1] == {"step": 21, "grad_norm": None, "loss": None}
+
+
+@pytest.mark.parametrize("flag, words", [
+    ("--out_dir=out-nothing", "out-nothing holds no run; train one, or leave out_dir out"),
+    ("--port=70000", "port=70000 makes no sense; expected 0 to 65535"),
+    ("--port=TAKEN", "Address already in use; try --port=0"),
+    ("--host=nowhere.invalid", "nowhere.invalid: "),
+])  # fmt: skip
+def test_a_page_that_cannot_be_served_is_one_line(home, monkeypatch, flag, words):
+    with serving(home) as ask, pytest.raises(ValueError) as raised:
+        monkeypatch.setattr(sys, "argv", ["play", flag.replace("TAKEN", str(ask.port)), "--browser=False"])
+        runpy.run_path(str(ROOT / "play" / "__main__.py"), run_name="__main__")
+    assert words in str(raised.value) and "\n" not in str(raised.value)
 
 
 # ---- beside a run that is being trained
