@@ -62,11 +62,14 @@ def home(datasets, tmp_path_factory):
         how = {"format": "jsonl", "dedup": False, "tokenizer": str(folder / "chatml.json")}
         prepare.prepare("talk", str(folder / "rows.jsonl"), **how)
         prepare.prepare("pairs", str(datasets / "small.txt"), tokenizer="bpe", vocab_size=300)
+        tiny = [flag for flag in TINY if "block_size" not in flag]
         for name, *flags in (
-            ("talk", "--dataset=talk"), ("bpe", "--dataset=pairs", "--arch=llama"), ("char", "--dataset=small"),
+            ("talk", "--dataset=talk", "--block_size=96"), ("bpe", "--dataset=pairs", "--block_size=32", "--arch=llama"),
+            ("char", "--dataset=small", "--block_size=32"),
         ):  # fmt: skip
             distributed.leave()
-            patch.setattr(sys, "argv", ["train.py", *TINY, f"--out_dir={folder / ('out-' + name)}", *flags])
+            out = f"--out_dir={folder / ('out-' + name)}"
+            patch.setattr(sys, "argv", ["train.py", *tiny, out, "--sample_interval=10", *flags])
             runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
             config.end_script()
             config.given.clear()
@@ -125,7 +128,9 @@ class Page:
 
     def settled(self):
         """Wait until nothing is asked of the server any more."""
-        self.wait("document.querySelector('#main[aria-busy=false] h1') && !document.querySelector('[aria-busy=true]')")
+        self.wait(
+            "document.querySelector('#main[aria-busy=false] h1') && !document.querySelector('[aria-busy=true]')"
+        )
 
     def open(self, page: str, run="out-char", **state):
         query = {"page": page, "run": run, **({"text": TEXT} if "text" not in state else {}), **state}
@@ -236,7 +241,9 @@ def test_views_are_links_and_back_leads_back(page):
     page.wait("document.title === 'read: out-bpe'")
 
 
-@pytest.mark.parametrize("hash", ["", "page=nowhere", "run=../..", "page=read&temperature=x&at=-7&file=no", "%E0%A4%A"])
+@pytest.mark.parametrize(
+    "hash", ["", "page=nowhere", "run=../..", "page=read&temperature=x&at=-7&file=no", "%E0%A4%A"]
+)
 def test_a_broken_address_falls_back(page, hash):
     page.browser.get("about:blank")
     page.browser.get(page.address + "#" + hash)
@@ -275,12 +282,19 @@ def test_train_shows_the_rows_and_follows_a_run(page, home, tmp_path):
         page.open("train", run="out-live", **{"with": "out-bpe"})
         path = home / "out-live" / "metrics.jsonl"
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        last = {key: [row[key] for row in rows if key in row][-1] for key in ("loss", "val_loss", "lr", "grad_norm")}
+        last = {
+            key: [row[key] for row in rows if key in row][-1]
+            for key in ("loss", "val_loss", "lr", "grad_norm")
+        }
         page.wait("document.querySelector('#train [data-value]')?.dataset.value > 0")
         assert (page.value("#train"), page.value("#val")) == (last["loss"], last["val_loss"])
         assert page.value("#perplexity") == pytest.approx(math.exp(last["val_loss"]), rel=1e-9)
-        assert page.values("#ladder [data-value]")[0] == pytest.approx(math.log(loaded(home)[0].config.vocab_size))
-        assert len(page.js("return document.querySelectorAll('#losses path.line.dashed')")) == 4  # with its names
+        assert page.values("#ladder [data-value]")[0] == pytest.approx(
+            math.log(loaded(home)[0].config.vocab_size)
+        )
+        assert (
+            len(page.js("return document.querySelectorAll('#losses path.line.dashed')")) == 4
+        )  # with its names
         small = [page.values(f"#small > div:nth-child({i}) .keys [data-value]")[0] for i in (1, 2)]
         assert small == [last["lr"], last["grad_norm"]]
         began = time.monotonic()
@@ -310,7 +324,9 @@ def test_read_shows_the_bits_of_each_token(page, home):
     assert page.value("#bits_per_byte") == pytest.approx(bits.sum().item() / (len(TEXT) - 1), abs=1e-6)
     assert page.value("#loss") == pytest.approx(losses_of(model, ids).mean().item(), abs=1e-6)
     assert page.value("#total_bits") == pytest.approx(bits.sum().item(), abs=1e-5)
-    assert len(page.js("return document.querySelectorAll('#tokens [tabindex=\"0\"]')")) == 1  # one stop of Tab
+    assert (
+        len(page.js("return document.querySelectorAll('#tokens [tabindex=\"0\"]')")) == 1
+    )  # one stop of Tab
 
 
 @pytest.mark.parametrize("temperature, top_p", [(1, 1), (0.5, 1), (1.5, 0.6)])
@@ -335,7 +351,9 @@ def test_sliders_change_what_could_follow(page, home, temperature, top_p):
 def test_writing_on_is_what_generate_draws_and_stops(page, home):
     page.open("read", at=4, seed=3, temperature=0.8)
     page.click("#go")
-    page.wait("document.getElementById('stop').disabled && document.querySelector('#written mark').textContent")
+    page.wait(
+        "document.getElementById('stop').disabled && document.querySelector('#written mark').textContent"
+    )
     model, tokenizer = loaded(home)
     ids = ids_of(tokenizer)[:5]
     right = tokenizer.decode(model.generate([ids], 300, 0.8, seed=3)[0][5:])
@@ -350,10 +368,12 @@ def test_writing_on_is_what_generate_draws_and_stops(page, home):
 def test_tokens_and_their_merges(page, home):
     page.open("tokens")
     _, tokenizer = loaded(home)
-    assert page.values("#tokens small") == ids_of(tokenizer) and not page.js("return document.querySelector('#merges').offsetParent")
+    assert page.values("#tokens [data-value]") == ids_of(tokenizer) and not page.js(
+        "return document.querySelector('#merges').offsetParent"
+    )
     page.open("tokens", run="out-bpe")
     _, tokenizer = loaded(home, "bpe")
-    assert page.values("#tokens small") == ids_of(tokenizer)
+    assert page.values("#tokens [data-value]") == ids_of(tokenizer)
     assert page.value("#ratio") == len(TEXT) / len(ids_of(tokenizer))
     page.set("merge", 0)
     parts = "return [...document.querySelectorAll('#parts span')].map(e => e.textContent)"
@@ -420,7 +440,7 @@ def test_break_shows_the_loss_without_a_part(page, home):
     whole = losses_of(model, ids).mean().item()
     assert page.value("#loss_before") == page.value("#loss_after") == pytest.approx(whole, abs=1e-6)
     assert page.text("#before") == page.text("#after") != ""
-    worth = page.values("#worth td")
+    worth = page.values("#worth [data-value]")
     page.click("[data-key='mlp.1']")
     page.wait("document.querySelector('#change [data-value]').dataset.value != 0")
     page.settled()
@@ -429,7 +449,9 @@ def test_break_shows_the_loss_without_a_part(page, home):
     broken = losses_of(model, ids).mean().item()
     assert page.value("#loss_after") == pytest.approx(broken, abs=1e-6)
     assert page.value("#change") == pytest.approx(broken - whole, abs=1e-6)
-    assert worth[8] == pytest.approx(broken - whole, abs=1e-6)  # two heads, attention, MLP, block: the second row
+    assert worth[8] == pytest.approx(
+        broken - whole, abs=1e-6
+    )  # two heads, attention, MLP, block: the second row
     assert page.state()["off"] == "mlp.1"
 
 
@@ -443,8 +465,13 @@ def test_compare_marks_where_two_models_part(page, home):
         bits = losses_of(model, ids).sum().item() / math.log(2)
         assert page.value(f"#bits_{side}") == pytest.approx(bits / size, abs=1e-6)
         prompt = page.text(f"#text_{side}")
-        assert prompt.startswith(TEXT) and page.js(f"return document.querySelectorAll('#text_{side} mark').length") == 1
-    starts = [page.js(f"return document.querySelector('#text_{s} mark').previousSibling.textContent") for s in "ab"]
+        assert (
+            prompt.startswith(TEXT)
+            and page.js(f"return document.querySelectorAll('#text_{side} mark').length") == 1
+        )
+    starts = [
+        page.js(f"return document.querySelector('#text_{s} mark').previousSibling.textContent") for s in "ab"
+    ]
     assert starts[0][: len(starts[1])] == starts[1][: len(starts[0])]
     page.set("b", "out-char/best.pt")
     page.wait("document.getElementById('part').textContent === 'They write the same.'")
@@ -459,7 +486,9 @@ def test_chat_streams_an_answer(page):
     choice = {"temperature": 2, "top_p": 1, "seed": 7, "max_tokens": 400}
     body = {"model": "out-talk", "messages": [{"role": "user", "content": "Say moon."}], **choice}
     how = {"data": json.dumps(body).encode(), "headers": {"Content-Type": "application/json"}}
-    with urllib.request.urlopen(urllib.request.Request(page.address + "v1/chat/completions", **how)) as answer:
+    with urllib.request.urlopen(
+        urllib.request.Request(page.address + "v1/chat/completions", **how)
+    ) as answer:
         right = json.load(answer)["choices"][0]["message"]["content"]
     assert page.text("#talk p.assistant span") == right != ""
 
