@@ -1,7 +1,7 @@
 """The page of python -m play in a real browser: each view and control, and its numbers beside model.py's.
 
-Headless Chromium through selenium. axe-core is used where NODE_PATH has it. PICTURES=out-x writes the pictures
-of docs/play.md, of a run that is worth looking at.
+Headless Chromium through selenium. axe-core is used where NODE_PATH has it. PICTURES=out-x writes
+the pictures of docs/play.md, of a run that is worth looking at.
 """
 
 import base64
@@ -64,7 +64,8 @@ def home(datasets, tmp_path_factory):
         prepare.prepare("pairs", str(datasets / "small.txt"), tokenizer="bpe", vocab_size=300)
         tiny = [flag for flag in TINY if "block_size" not in flag]
         for name, *flags in (
-            ("talk", "--dataset=talk", "--block_size=96"), ("bpe", "--dataset=pairs", "--block_size=32", "--arch=llama"),
+            ("talk", "--dataset=talk", "--block_size=96"),
+            ("bpe", "--dataset=pairs", "--block_size=32", "--arch=llama"),
             ("char", "--dataset=small", "--block_size=32"),
         ):  # fmt: skip
             distributed.leave()
@@ -128,9 +129,8 @@ class Page:
 
     def settled(self):
         """Wait until nothing is asked of the server any more."""
-        self.wait(
-            "document.querySelector('#main[aria-busy=false] h1') && !document.querySelector('[aria-busy=true]')"
-        )
+        laid = "document.querySelector('#main[aria-busy=false] h1')"
+        self.wait(laid + " && !document.querySelector('[aria-busy=true]')")
 
     def open(self, page: str, run="out-char", **state):
         query = {"page": page, "run": run, **({"text": TEXT} if "text" not in state else {}), **state}
@@ -142,8 +142,8 @@ class Page:
 
     def value(self, selector: str) -> float:
         """The data-value in an element, with all its digits."""
-        code = "(e => e && (e.querySelector('[data-value]') ?? e).dataset.value)(document.querySelector(arguments[0]))"
-        return float(self.wait(code, selector))
+        inner = "(e => e && (e.querySelector('[data-value]') ?? e).dataset.value)"
+        return float(self.wait(inner + "(document.querySelector(arguments[0]))", selector))
 
     def values(self, selector: str) -> list[float]:
         """The data-values of all elements that a selector finds; an empty one is left out."""
@@ -152,6 +152,9 @@ class Page:
 
     def text(self, selector: str) -> str:
         return self.js("return document.querySelector(arguments[0]).textContent", selector)
+
+    def count(self, selector: str) -> int:
+        return self.js("return document.querySelectorAll(arguments[0]).length", selector)
 
     def set(self, name: str, value):
         """Move a slider or choose an option, as a person does."""
@@ -242,7 +245,7 @@ def test_views_are_links_and_back_leads_back(page):
 
 
 @pytest.mark.parametrize(
-    "hash", ["", "page=nowhere", "run=../..", "page=read&temperature=x&at=-7&file=no", "%E0%A4%A"]
+    "hash", ["", "page=nowhere", "run=../..", "page=read&temperature=x&at=-7&file=no", "%E0%A4%A", "page=chat"]
 )
 def test_a_broken_address_falls_back(page, hash):
     page.browser.get("about:blank")
@@ -258,7 +261,7 @@ def test_text_is_never_html(page):
     for name in ("read", "tokens", "compare"):
         page.open(name, run="out-bpe", text=text, a="out-bpe/best.pt", b="out-bpe/ckpt.pt")
         assert page.text("#alert") == "" and page.js("return document.title") == f"{name}: out-bpe"
-        assert page.js("return document.querySelectorAll('main img').length") == 0
+        assert page.count("main img") == 0
     assert page.text("#text_a").startswith(text)
 
 
@@ -275,26 +278,24 @@ def test_runs_are_listed_with_their_loss(page, home):
 
 
 def test_train_shows_the_rows_and_follows_a_run(page, home, tmp_path):
-    """First what is there, then a line that is written while the page is open; never more than a second late."""
+    """First what is there, then a line that is written while the page is open: within two seconds."""
     shutil.copytree(home / "out-char", home / "out-live")
     (home / "out-live" / "result.json").unlink()
+    (home / "out-live" / "config.json").touch()
     try:
+        page.open("runs")
+        assert page.text("#live a") == "Follow out-live, which is training now"
         page.open("train", run="out-live", **{"with": "out-bpe"})
         path = home / "out-live" / "metrics.jsonl"
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        last = {
-            key: [row[key] for row in rows if key in row][-1]
-            for key in ("loss", "val_loss", "lr", "grad_norm")
-        }
+        keys = ("loss", "val_loss", "lr", "grad_norm")
+        last = {key: [row[key] for row in rows if key in row][-1] for key in keys}
         page.wait("document.querySelector('#train [data-value]')?.dataset.value > 0")
         assert (page.value("#train"), page.value("#val")) == (last["loss"], last["val_loss"])
         assert page.value("#perplexity") == pytest.approx(math.exp(last["val_loss"]), rel=1e-9)
-        assert page.values("#ladder [data-value]")[0] == pytest.approx(
-            math.log(loaded(home)[0].config.vocab_size)
-        )
-        assert (
-            len(page.js("return document.querySelectorAll('#losses path.line.dashed')")) == 4
-        )  # with its names
+        guess = math.log(loaded(home)[0].config.vocab_size)
+        assert page.values("#ladder [data-value]")[0] == pytest.approx(guess)
+        assert page.count("#losses path.line.dashed") == 4  # two lines of the second run, and their names
         small = [page.values(f"#small > div:nth-child({i}) .keys [data-value]")[0] for i in (1, 2)]
         assert small == [last["lr"], last["grad_norm"]]
         began = time.monotonic()
@@ -311,8 +312,8 @@ def test_train_shows_the_rows_and_follows_a_run(page, home, tmp_path):
 
 
 def press(page, selector: str, key: str):
-    code = "document.querySelector(arguments[0]).dispatchEvent(new KeyboardEvent('keydown', {key: arguments[1], bubbles: true}))"
-    page.js(code, selector, key)
+    event = "new KeyboardEvent('keydown', {key: arguments[1], bubbles: true})"
+    page.js(f"document.querySelector(arguments[0]).dispatchEvent({event})", selector, key)
 
 
 def test_read_shows_the_bits_of_each_token(page, home):
@@ -351,15 +352,14 @@ def test_sliders_change_what_could_follow(page, home, temperature, top_p):
 def test_writing_on_is_what_generate_draws_and_stops(page, home):
     page.open("read", at=4, seed=3, temperature=0.8)
     page.click("#go")
-    page.wait(
-        "document.getElementById('stop').disabled && document.querySelector('#written mark').textContent"
-    )
+    written = "document.querySelector('#written mark').textContent"
+    page.wait("document.getElementById('stop').disabled && " + written)
     model, tokenizer = loaded(home)
     ids = ids_of(tokenizer)[:5]
     right = tokenizer.decode(model.generate([ids], 300, 0.8, seed=3)[0][5:])
     assert page.text("#written mark") == right
     page.click("#go")
-    page.wait("document.querySelector('#written mark').textContent")
+    page.wait(written)
     page.click("#stop")
     page.wait("document.getElementById('stop').disabled")
     assert page.text("#alert") == "" and len(page.text("#written mark")) < len(right)
@@ -368,9 +368,8 @@ def test_writing_on_is_what_generate_draws_and_stops(page, home):
 def test_tokens_and_their_merges(page, home):
     page.open("tokens")
     _, tokenizer = loaded(home)
-    assert page.values("#tokens [data-value]") == ids_of(tokenizer) and not page.js(
-        "return document.querySelector('#merges').offsetParent"
-    )
+    assert page.values("#tokens [data-value]") == ids_of(tokenizer)
+    assert page.js("return document.getElementById('merges').hidden")
     page.open("tokens", run="out-bpe")
     _, tokenizer = loaded(home, "bpe")
     assert page.values("#tokens [data-value]") == ids_of(tokenizer)
@@ -387,10 +386,10 @@ def test_look_shows_weights_that_sum_to_1_and_what_each_layer_says(page, home):
     model, tokenizer = loaded(home)
     ids = ids_of(tokenizer)
     T = len(ids)
-    cell = "return [...document.querySelectorAll('#big .readout [data-value]')].map(e => Number(e.dataset.value))"
+    cell = "#big .readout [data-value]"
     row = []
     for _ in range(T):  # the last row, from right to left
-        row.insert(0, page.js(cell)[0])
+        row.insert(0, page.values(cell)[0])
         press(page, "#big canvas", "ArrowLeft")
     assert sum(row) == pytest.approx(1, abs=1e-6)
     assert row == pytest.approx(weights_of(model, ids, layer=1)[1, -1].tolist(), abs=1e-6)
@@ -398,7 +397,7 @@ def test_look_shows_weights_that_sum_to_1_and_what_each_layer_says(page, home):
     page.set("layer", 0)
     assert page.state()["layer"] == "0" and page.state()["weighted"] == "true"
     page.js("document.querySelectorAll('#heads button')[0].click()")
-    assert page.js(cell)[0] == pytest.approx(weights_of(model, ids, layer=0)[0, -1, 0].item(), abs=1e-6)
+    assert page.values(cell)[0] == pytest.approx(weights_of(model, ids, layer=0)[0, -1, 0].item(), abs=1e-6)
     lens = page.values("#lens td")
     with torch.no_grad():
         last = torch.softmax(model(torch.tensor([ids]))[0], dim=-1).max(dim=-1).values
@@ -449,9 +448,7 @@ def test_break_shows_the_loss_without_a_part(page, home):
     broken = losses_of(model, ids).mean().item()
     assert page.value("#loss_after") == pytest.approx(broken, abs=1e-6)
     assert page.value("#change") == pytest.approx(broken - whole, abs=1e-6)
-    assert worth[8] == pytest.approx(
-        broken - whole, abs=1e-6
-    )  # two heads, attention, MLP, block: the second row
+    assert worth[8] == pytest.approx(broken - whole, abs=1e-6)  # the second row's fourth
     assert page.state()["off"] == "mlp.1"
 
 
@@ -500,8 +497,8 @@ def test_pictures_of_the_documentation(browser):
         page, folder = Page(browser, address), ROOT / "docs" / "assets"
         folder.mkdir(exist_ok=True)
         for name, width, scheme in (
-            ("train", 1280, "light"), ("read", 1280, "light"), ("look", 1280, "dark"), ("break", 1280, "light"),
-            ("train", 390, "dark"), ("read", 390, "light"),
+            ("train", 1280, "light"), ("read", 1280, "light"), ("look", 1280, "dark"),
+            ("break", 1280, "light"), ("train", 390, "dark"), ("read", 390, "light"),
         ):  # fmt: skip
             page.shape(width, scheme)
             page.open(name, run=Path(PICTURES).name)
