@@ -6,6 +6,7 @@ the pictures of docs/play.md, of a run that is worth looking at.
 
 import base64
 import contextlib
+import io
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 import config
 from conftest import ROOT, TINY, needs
@@ -245,7 +247,7 @@ def test_views_are_links_and_back_leads_back(page):
 
 
 @pytest.mark.parametrize(
-    "hash", ["", "page=nowhere", "run=../..", "page=read&temperature=x&at=-7&file=no", "%E0%A4%A", "page=chat"]
+    "hash", ["", "page=nowhere", "run=../..", "page=read&temperature=x&at=-7&file=no", "%E0%A4%", "page=chat"]
 )
 def test_a_broken_address_falls_back(page, hash):
     page.browser.get("about:blank")
@@ -496,16 +498,21 @@ def test_pictures_of_the_documentation(browser):
     with served(Path(PICTURES).resolve()) as address:
         page, folder = Page(browser, address), ROOT / "docs" / "assets"
         folder.mkdir(exist_ok=True)
-        for name, width, scheme in (
-            ("train", 1280, "light"), ("read", 1280, "light"), ("look", 1280, "dark"),
-            ("break", 1280, "light"), ("train", 390, "dark"), ("read", 390, "light"),
-        ):  # fmt: skip
+        for name, width, scheme, more in (
+            ("train", 1280, "light", {}),
+            ("read", 1280, "light", {}),
+            ("look", 1280, "dark", {"layer": 1}),
+            ("break", 1280, "light", {"off": "mask,block.0"}),
+            ("train", 390, "dark", {}),
+            ("read", 390, "light", {}),
+        ):
             page.shape(width, scheme)
-            page.open(name, run=Path(PICTURES).name)
+            page.open(name, run=Path(PICTURES).name, text="", **more)
             time.sleep(1)
             clip = {"x": 0, "y": 0, "width": width, "height": 1000 if width > 600 else 844, "scale": 1}
             how = {"clip": clip, "captureBeyondViewport": True}
             shot = browser.execute_cdp_cmd("Page.captureScreenshot", how)["data"]
             path = folder / f"play_{name}_{width}.png"
-            path.write_bytes(base64.b64decode(shot))
+            picture = Image.open(io.BytesIO(base64.b64decode(shot))).convert("RGB")
+            picture.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
             assert path.stat().st_size < 80_000
