@@ -558,8 +558,11 @@ def browser(tmp_path_factory):
 def requests_of(browser) -> list[str]:
     """The addresses that the page has asked for since the last call."""
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    sent = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    return [url for url in sent if not url.startswith("data:")]
+    sent = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    sent = [
+        e for e in sent if not e["documentURL"].startswith(("chrome:", "chrome-untrusted:"))
+    ]  # the browser's first, empty tab
+    return [e["request"]["url"] for e in sent if not e["request"]["url"].startswith("data:")]
 
 
 def wait_for(browser, condition: str):
