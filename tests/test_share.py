@@ -193,6 +193,7 @@ def test_attention_weights_are_those_of_the_formula():
             )
 
 
+@pytest.mark.slow
 def test_erf_is_exact():
     points = [x / 16 for x in range(-112, 113)]
     wanted = torch.erf(torch.tensor(points, dtype=torch.float64)).tolist()
@@ -225,6 +226,7 @@ def mulberry32(seed: int, n: int) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 def test_draws_have_the_frequencies_of_the_probabilities():
     body = """
     const random = generator(seed), counts = probs.map(() => 0), first = [];
@@ -342,6 +344,7 @@ def test_ids_of_random_texts_equal_those_of_python():
         assert (ids, back) == (tokenizer.encode(text).tolist(), text), ascii(text)
 
 
+@pytest.mark.slow
 def test_any_ids_become_the_same_text():
     """Also those that cut a character in two."""
     tokenizer = tokenizers()["bpe"]
@@ -373,6 +376,7 @@ PATTERNS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_pattern_finds_the_same_words():
     """By the package regex, whose \\s has U+001C, which tiktoken's has not: left out here."""
     regex = __import__("regex")
