@@ -264,7 +264,7 @@ class GPT {
     for (let i = 0; i < config.n_layer; i++) this.blocks.push(new Block(config, layers(`blocks.${i}.`)));
     this.norm = layers("").norm("norm", config.n_embd);
     this.head = config.tie_weights ? this.wte : layers("").linear("head");
-    this.piece = Math.ceil(2 ** 25 / (12 * config.n_layer * config.n_embd ** 2)); // tokens: about 30 ms
+    this.piece = 4 * Math.ceil(2 ** 23 / (12 * config.n_layer * config.n_embd ** 2)); // tokens in about 30 ms
   }
 
   caches() {

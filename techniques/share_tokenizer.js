@@ -63,17 +63,17 @@ function token_of(text) {
 class CharTokenizer extends Tokenizer {
   constructor(json) {
     super(json);
-    this._ids = new Map(this.tokens.map((token, i) => [token, this.ids[i]]));
+    this._ids = new Map(this.ids.map((id) => [this.decode([id]), id]));
   }
 
   // Error that lists unknown characters; unknown = "skip" leaves them out.
   encode(text, unknown = "error") {
-    const symbols = Array.from(text), known = (symbol) => this._ids.has(utf8(symbol));
+    const symbols = Array.from(text), known = (symbol) => this._ids.has(symbol);
     const missing = [...new Set(symbols.filter((symbol) => !known(symbol)))];
     if (unknown !== "skip" && missing.length) {
       throw new Error(`unknown characters: ${missing.slice(0, 20).map((c) => JSON.stringify(c)).join(", ")}`);
     }
-    return symbols.filter(known).map((symbol) => this._ids.get(utf8(symbol)));
+    return symbols.filter(known).map((symbol) => this._ids.get(symbol));
   }
 }
 

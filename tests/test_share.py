@@ -672,6 +672,31 @@ def test_the_page_in_chromium(browser, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.alone
+def test_size_and_speed(browser, tmp_path, figure):
+    """config/shakespeare_char.py's 804,224 parameters: at most 1.5 MB, at least 50 characters a second."""
+    shape = dict(vocab_size=65, block_size=128, n_layer=4, n_head=2, n_embd=128, norm="layernorm")
+    tokenizer = CharTokenizer("".join(map(chr, range(48, 113))))
+    lines = share_it(run_of(tmp_path, random_model(**shape), tokenizer))
+    assert lines[0].startswith("804,224 parameters")
+    size = (tmp_path / "out-x/model.html").stat().st_size
+    assert size <= 1_500_000
+    browser.get((tmp_path / "out-x/model.html").as_uri())
+    wait_for(browser, "document.getElementById('status').textContent.startsWith('ready')")
+    body = """
+    const began = performance.now(), options = { seed: 1, keep: arguments[0] };
+    const n = [...stream(model, [0], arguments[1], options)].filter((id) => id !== null).length;
+    return (1000 * n) / (performance.now() - began);
+    """
+    rates = [browser.execute_script(body, keep, n) for keep, n in ((64, 400), (128, 140))]
+    assert rates[0] >= 50
+    figure(
+        f"shared page of 804,224 parameters: {size / 1e6:.2f} MB; {rates[0]:.0f} characters/s in Chromium, "
+        f"{rates[1]:.0f} if all 128 tokens are read again for the last 12 of 140"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_page_is_narrow_and_can_be_read(browser, tmp_path, dark):
     """At 390 pixels nothing is wider than the screen; controls have names; text stands out in both modes."""
