@@ -119,21 +119,21 @@ def fitting(config) -> int:
 def packed(model) -> dict:
     """The weights as share_tokenizer.js's unpack() reads them; the model's become those that they stand for.
 
-    matrices: {name: (out,in)} of int8 codes; vectors: {name: numbers}; in the order in which codes and floats
-    hold them, base64 of int8 and of little-endian float32. floats begins with the scales, `out` a matrix.
+    matrices: each [name, out, in]; vectors: each [name, size]; both in the order of codes and floats, which are
+    base64 of int8 and of little-endian float32. floats begins with the scales, `out` a matrix.
     ValueError for weights that are not finite.
     """
-    matrices, vectors, codes, scales, floats = {}, {}, [], [], []
+    matrices, vectors, codes, scales, floats = [], [], [], [], []
     for name, weight in model.named_parameters():  # tied ones once, by the name of wte
         require(bool(weight.isfinite().all()), f"{name} holds NaN or infinity: such a run cannot be shared")
         if weight.dim() == 2 and name != "wpe.weight":
             tensors = packing.encode("int8", weight)
             weight.copy_(packing.decode("int8", weight.shape, **tensors))
-            matrices[name] = list(weight.shape)
+            matrices.append([name, *weight.shape])
             codes.append(tensors["codes"].flatten())
             scales.append(tensors["scales"])
         else:
-            vectors[name] = weight.numel()
+            vectors.append([name, weight.numel()])
             floats.append(weight.flatten())
     numbers = torch.cat(scales + floats).numpy().astype("<f4")
     arrays = {"codes": torch.cat(codes).numpy(), "floats": numbers}
@@ -176,6 +176,7 @@ def share(config: dict) -> list[str]:
     source = run_folder(config["out_dir"])
     target = ROOT / config["to"] if config["to"] else source / "model.html"
     require(target.suffix == ".html", f"to={config['to']} is no page; expected a name that ends in .html")
+    require(target.parent.is_dir(), f"to={config['to']}: there is no folder {target.parent}; make it first")
     model, tokenizer, saved = checkpoint.load_model(source / config["file"], torch.device("cpu"))
     model = plain(model, saved, config["out_dir"])
     words = tokenizer_json(tokenizer)

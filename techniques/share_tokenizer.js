@@ -117,16 +117,16 @@ function tokenizer_of(json) {
   return json.type === "char" ? new CharTokenizer(json) : new BPETokenizer(json);
 }
 
-// The file that share.py writes -> {config, weights} for GPT. Weights are views, in the order of their names.
+// The file that share.py writes -> {config, weights} for GPT. Weights are views, in the order of the lists.
 function unpack({ config, matrices, vectors, codes, floats }) {
   const bytes = new Int8Array(bytes_of(codes).buffer), numbers = new Float32Array(bytes_of(floats).buffer);
   const weights = {};
   let byte = 0, number = 0;
-  for (const [name, [n_out, n_in]] of Object.entries(matrices)) {
+  for (const [name, n_out, n_in] of matrices) {
     const scales = numbers.subarray(number, (number += n_out));
     weights[name] = { n_out, n_in, codes: bytes.subarray(byte, (byte += n_out * n_in)), scales };
   }
-  for (const [name, size] of Object.entries(vectors)) {
+  for (const [name, size] of vectors) {
     weights[name] = numbers.subarray(number, (number += size));
   }
   return { config, weights };

@@ -29,6 +29,8 @@ PRELUDE = f"""
 require({json.dumps(str(TECHNIQUES / "share_model.js"))});
 require({json.dumps(str(TECHNIQUES / "share_tokenizer.js"))});
 const input = JSON.parse(require("fs").readFileSync(0, "utf8"));
+"""
+SHORT = """
 const round = (numbers) => Array.from(numbers, (x) => Number(x.toPrecision(10)));
 const made = (file) => new GPT(unpack(file));
 """
@@ -36,6 +38,7 @@ LOGITS = """
 const model = made(file);
 return prompts.map((prompt) => round(model.forward(prompt)));
 """
+EACH = f"const one = ({{ file, prompts }}) => {{ {LOGITS} }}; return jobs.map(one);"
 SHAPE = dict(vocab_size=23, block_size=16, n_layer=2, n_head=4, n_embd=24)
 SWITCHES = [  # between them every switch of GPTConfig that changes what a model computes
     dict(arch="modern"),
@@ -57,7 +60,7 @@ def javascript(body: str, arguments: dict):
     if not NODE:
         pytest.skip("needs Node, which runs the page's JavaScript: nodejs.org")
     names = ", ".join(arguments)
-    program = f"{PRELUDE}\nconst run = ({{ {names} }}) => {{ {body} }};\n"
+    program = f"{PRELUDE}{SHORT}const run = ({{ {names} }}) => {{ {body} }};\n"
     program += "process.stdout.write(JSON.stringify(run(input)));"
     done = subprocess.run(
         [NODE, "-e", program], input=json.dumps(arguments), capture_output=True, encoding="utf-8", timeout=120
@@ -94,13 +97,17 @@ def difference(found: list, model: GPT, prompts: list) -> float:
     return max(float(np.abs(np.array(a, dtype=np.float64) - b.flatten().numpy()).max()) for a, b in sides)
 
 
+def all_switches() -> tuple[list[GPT], list[dict]]:
+    """A model for each of SWITCHES, and what EACH needs of it: 10 prompts."""
+    models = [random_model(i, **switches) for i, switches in enumerate(SWITCHES)]
+    return models, [{"file": written(model), "prompts": prompts_of(model, 10)} for model in models]
+
+
 # ---- logits
 def test_logits_equal_those_of_torch_with_the_same_codes(figure):
     """110 prompts: all archs, all switches."""
-    models = [random_model(i, **switches) for i, switches in enumerate(SWITCHES)]
-    jobs = [{"file": written(model), "prompts": prompts_of(model, 10)} for model in models]
-    body = f"const one = ({{ file, prompts }}) => {{ {LOGITS} }}; return jobs.map(one);"
-    found = javascript(body, {"jobs": jobs})
+    models, jobs = all_switches()
+    found = javascript(EACH, {"jobs": jobs})
     worst = [difference(f, m, job["prompts"]) for f, m, job in zip(found, models, jobs, strict=True)]
     assert max(worst) < 1e-4, worst
     figure(f"110 prompts: logits of the shared page within {max(worst):.0e} of torch's")
@@ -128,8 +135,7 @@ def test_logits_of_random_switches(seed):
         )
         models.append(random_model(seed * 100 + len(models), **switches))
     jobs = [{"file": written(model), "prompts": prompts_of(model, 6)} for model in models]
-    body = f"const one = ({{ file, prompts }}) => {{ {LOGITS} }}; return jobs.map(one);"
-    found = javascript(body, {"jobs": jobs})
+    found = javascript(EACH, {"jobs": jobs})
     for logits, model, job in zip(found, models, jobs, strict=True):
         assert difference(logits, model, job["prompts"]) < 1e-4, model.config
 
@@ -448,10 +454,11 @@ def test_the_weights_are_those_of_packing(tmp_path):
     model = random_model(arch="gpt2", bias=True)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     contents = written(model)
-    assert list(contents["matrices"]) == [n for n, p in before.items() if p.dim() == 2 and n != "wpe.weight"]
-    assert "head.weight" not in contents["matrices"]
+    matrices = [name for name, *_ in contents["matrices"]]
+    assert matrices == [n for n, p in before.items() if p.dim() == 2 and n != "wpe.weight"]
+    assert "head.weight" not in matrices
     for name, p in model.named_parameters():
-        if name in contents["matrices"]:
+        if name in matrices:
             wanted = packing.decode("int8", p.shape, **packing.encode("int8", before[name]))
             assert torch.equal(p, wanted)
             assert not torch.equal(p, before[name])
@@ -466,6 +473,8 @@ def test_a_damaged_or_foreign_run_is_refused(tmp_path):
         share.packed(model)
     with pytest.raises(ValueError, match="to=page.pt is no page; expected a name that ends in .html"):
         share_it(run_of(tmp_path), to="page.pt")
+    with pytest.raises(ValueError, match="to=none/page.html: there is no folder .*none; make it first"):
+        share_it(run_of(tmp_path), to="none/page.html")
     with pytest.raises(ValueError, match="merge first: python -m techniques.lora merge --out_dir=out-x"):
         share.plain(None, {"config": {"technique": "lora"}}, "out-x")
     tokenizer = CharTokenizer("ab")
@@ -598,10 +607,14 @@ def test_the_page_in_chromium(browser, tmp_path):
     url = (tmp_path / "out-x/model.html").as_uri()
     browser.get(url)
     wait_for(browser, "document.getElementById('status').textContent.startsWith('ready')")
-    prompts = prompts_of(model, 20)
-    body = "const [prompts] = arguments; return prompts.map((prompt) => Array.from(model.forward(prompt)));"
-    found = browser.execute_script(body, prompts)
-    assert difference(found, model, prompts) < 1e-4
+    models, jobs = all_switches()
+    found = browser.execute_script(f"{SHORT}const [jobs] = arguments; {EACH}", jobs)
+    for logits, each, job in zip(found, models, jobs, strict=True):
+        assert difference(logits, each, job["prompts"]) < 1e-4, each.config
+    for each in tokenizers().values():
+        body = f"const [json, texts] = arguments; {TOKENS}"
+        cut = browser.execute_script(body, share.tokenizer_json(each), HARD)
+        assert [row[0] for row in cut] == [each.encode(text).tolist() for text in HARD]
 
     element = {e.get_attribute("id"): e for e in browser.find_elements(By.CSS_SELECTOR, "[id]")}
     state = "return { ids: ids.slice(), written, bits: bits.slice(1), chosen };"
