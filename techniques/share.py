@@ -119,8 +119,8 @@ def fitting(config) -> int:
 def packed(model) -> dict:
     """The weights as share_tokenizer.js's unpack() reads them; the model's become those that they stand for.
 
-    matrices: each [name, out, in]; vectors: each [name, size]; both in the order of codes and floats, which are
-    base64 of int8 and of little-endian float32. floats begins with the scales, `out` a matrix.
+    matrices: each [name, out, in]; vectors: each [name, size]; both in the order of codes and floats.
+    Those are base64 of int8 and of little-endian float32; floats begins with the scales, `out` a matrix.
     ValueError for weights that are not finite.
     """
     matrices, vectors, codes, scales, floats = [], [], [], [], []
