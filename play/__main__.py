@@ -7,8 +7,10 @@ It opens http://127.0.0.1:8000, which only this machine can reach. Everything is
 that a training run keeps its GPU. Ordinary clients of OpenAI's API can use http://127.0.0.1:8000/v1.
 """
 
+import os
 import secrets
 import socket
+import sys
 import webbrowser
 from pathlib import Path
 
@@ -43,7 +45,8 @@ def main(settings: dict) -> None:
     place = socket.gethostname() if place == "0.0.0.0" else place
     address = f"http://{place}:{server.server_port}/" + (f"?token={token}" if token else "")
     print(f"{address}  (Ctrl-C ends it)", flush=True)
-    if settings["browser"]:
+    screen = sys.platform in ("win32", "darwin") or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
+    if settings["browser"] and screen:  # without one, a browser for terminals might start here
         webbrowser.open_new_tab(address)
     server.serve_forever(poll_interval=0.5)
 
