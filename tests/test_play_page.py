@@ -23,7 +23,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 import config
 from conftest import ROOT, TINY, needs
@@ -134,7 +133,7 @@ class Page:
         laid = "document.querySelector('#main[aria-busy=false] h1')"
         self.wait(laid + " && !document.querySelector('[aria-busy=true]')")
 
-    def open(self, page: str, run="out-char", **state):
+    def visit(self, page: str, run="out-char", **state):
         query = {"page": page, "run": run, **({"text": TEXT} if "text" not in state else {}), **state}
         self.browser.get("about:blank")
         self.browser.get(f"{self.address}#{urllib.parse.urlencode(query)}")
@@ -208,7 +207,7 @@ def losses_of(model, ids: list[int]) -> torch.Tensor:
 def test_a_view_loads_with_no_error_and_no_request_elsewhere(page, name):
     for log in ("browser", "performance"):
         page.browser.get_log(log)
-    page.open(name, run="out-talk" if name == "chat" else "out-char")
+    page.visit(name, run="out-talk" if name == "chat" else "out-char")
     assert page.text("#alert") == ""
     assert page.js("return document.querySelector('nav [aria-current=page]').textContent").lower() == name
     assert page.browser.get_log("browser") == []
@@ -225,7 +224,7 @@ def test_a_view_fits_a_phone_and_everybody_can_use_it(page, name):
     axe = next((path.read_text(encoding="utf-8") for path in AXE if path.is_file()), "")
     for width, scheme in ((1280, "light"), (390, "dark")):
         page.shape(width, scheme)
-        page.open(name, run=run)
+        page.visit(name, run=run)
         assert page.js("return document.documentElement.scrollWidth <= innerWidth")
         if axe:
             page.js(axe)
@@ -235,7 +234,7 @@ def test_a_view_fits_a_phone_and_everybody_can_use_it(page, name):
 
 
 def test_views_are_links_and_back_leads_back(page):
-    page.open("read")
+    page.visit("read")
     page.click("nav li:nth-child(4) a")
     page.wait("document.title.startsWith('tokens') && document.querySelectorAll('#tokens small').length")
     assert page.state() == {"page": "tokens", "run": "out-char", "text": TEXT}
@@ -261,7 +260,7 @@ def test_a_broken_address_falls_back(page, hash):
 def test_text_is_never_html(page):
     text = "<img src=x onerror=document.title='no'>"
     for name in ("read", "tokens", "compare"):
-        page.open(name, run="out-bpe", text=text, a="out-bpe/best.pt", b="out-bpe/ckpt.pt")
+        page.visit(name, run="out-bpe", text=text, a="out-bpe/best.pt", b="out-bpe/ckpt.pt")
         assert page.text("#alert") == "" and page.js("return document.title") == f"{name}: out-bpe"
         assert page.count("main img") == 0
     assert page.text("#text_a").startswith(text)
@@ -269,7 +268,7 @@ def test_text_is_never_html(page):
 
 # ---- numbers
 def test_runs_are_listed_with_their_loss(page, home):
-    page.open("runs")
+    page.visit("runs")
     names = page.js("return [...document.querySelectorAll('.runs tbody a')].map(a => a.textContent)")
     assert sorted(names) == ["out-bpe", "out-char", "out-talk"]
     for name, shown in zip(names, page.values(".runs [data-value]"), strict=True):
@@ -285,9 +284,9 @@ def test_train_shows_the_rows_and_follows_a_run(page, home, tmp_path):
     (home / "out-live" / "result.json").unlink()
     (home / "out-live" / "config.json").touch()
     try:
-        page.open("runs")
+        page.visit("runs")
         assert page.text("#live a") == "Follow out-live, which is training now"
-        page.open("train", run="out-live", **{"with": "out-bpe"})
+        page.visit("train", run="out-live", **{"with": "out-bpe"})
         path = home / "out-live" / "metrics.jsonl"
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         keys = ("loss", "val_loss", "lr", "grad_norm")
@@ -319,7 +318,7 @@ def press(page, selector: str, key: str):
 
 
 def test_read_shows_the_bits_of_each_token(page, home):
-    page.open("read")
+    page.visit("read")
     model, tokenizer = loaded(home)
     ids = ids_of(tokenizer)
     bits = losses_of(model, ids) / math.log(2)
@@ -334,7 +333,7 @@ def test_read_shows_the_bits_of_each_token(page, home):
 
 @pytest.mark.parametrize("temperature, top_p", [(1, 1), (0.5, 1), (1.5, 0.6)])
 def test_sliders_change_what_could_follow(page, home, temperature, top_p):
-    page.open("read")
+    page.visit("read")
     page.click("#tokens button:nth-child(5)")
     press(page, "#tokens", "ArrowRight")
     page.set("temperature", temperature)
@@ -352,7 +351,7 @@ def test_sliders_change_what_could_follow(page, home, temperature, top_p):
 
 
 def test_writing_on_is_what_generate_draws_and_stops(page, home):
-    page.open("read", at=4, seed=3, temperature=0.8)
+    page.visit("read", at=4, seed=3, temperature=0.8)
     page.click("#go")
     written = "document.querySelector('#written mark').textContent"
     page.wait("document.getElementById('stop').disabled && " + written)
@@ -368,11 +367,11 @@ def test_writing_on_is_what_generate_draws_and_stops(page, home):
 
 
 def test_tokens_and_their_merges(page, home):
-    page.open("tokens")
+    page.visit("tokens")
     _, tokenizer = loaded(home)
     assert page.values("#tokens [data-value]") == ids_of(tokenizer)
     assert page.js("return document.getElementById('merges').hidden")
-    page.open("tokens", run="out-bpe")
+    page.visit("tokens", run="out-bpe")
     _, tokenizer = loaded(home, "bpe")
     assert page.values("#tokens [data-value]") == ids_of(tokenizer)
     assert page.value("#ratio") == len(TEXT) / len(ids_of(tokenizer))
@@ -384,7 +383,7 @@ def test_tokens_and_their_merges(page, home):
 
 
 def test_look_shows_weights_that_sum_to_1_and_what_each_layer_says(page, home):
-    page.open("look", layer=1, head=1)
+    page.visit("look", layer=1, head=1)
     model, tokenizer = loaded(home)
     ids = ids_of(tokenizer)
     T = len(ids)
@@ -435,7 +434,7 @@ def weights_of(model: GPT, ids: list[int], layer: int) -> torch.Tensor:
 
 
 def test_break_shows_the_loss_without_a_part(page, home):
-    page.open("break")
+    page.visit("break")
     model, tokenizer = loaded(home)
     ids = ids_of(tokenizer)
     whole = losses_of(model, ids).mean().item()
@@ -455,8 +454,8 @@ def test_break_shows_the_loss_without_a_part(page, home):
 
 
 def test_compare_marks_where_two_models_part(page, home):
-    page.open("compare", a="out-char/best.pt", b="out-talk/best.pt", seed=5)
-    page.open("compare", a="out-char/best.pt", b="out-bpe/best.pt", seed=5)
+    page.visit("compare", a="out-char/best.pt", b="out-talk/best.pt", seed=5)
+    page.visit("compare", a="out-char/best.pt", b="out-bpe/best.pt", seed=5)
     for side, name in (("a", "char"), ("b", "bpe")):
         model, tokenizer = loaded(home, name)
         ids = ids_of(tokenizer)
@@ -477,7 +476,7 @@ def test_compare_marks_where_two_models_part(page, home):
 
 
 def test_chat_streams_an_answer(page):
-    page.open("chat", run="out-talk", temperature=2, seed=7)
+    page.visit("chat", run="out-talk", temperature=2, seed=7)
     page.js("document.getElementById('message').value = 'Say moon.'")
     page.click("#go")
     page.wait("document.querySelectorAll('#talk p').length === 2 && document.getElementById('stop').disabled")
@@ -495,6 +494,7 @@ def test_chat_streams_an_answer(page):
 # ---- pictures
 @pytest.mark.skipif(not PICTURES, reason="PICTURES=out-x names no run to take pictures of")
 def test_pictures_of_the_documentation(browser):
+    Image = needs("PIL.Image")
     with served(Path(PICTURES).resolve()) as address:
         page, folder = Page(browser, address), ROOT / "docs" / "assets"
         folder.mkdir(exist_ok=True)
@@ -507,7 +507,7 @@ def test_pictures_of_the_documentation(browser):
             ("read", 390, "light", {}),
         ):
             page.shape(width, scheme)
-            page.open(name, run=Path(PICTURES).name, text="", **more)
+            page.visit(name, run=Path(PICTURES).name, text="", **more)
             time.sleep(1)
             clip = {"x": 0, "y": 0, "width": width, "height": 1000 if width > 600 else 844, "scale": 1}
             how = {"clip": clip, "captureBeyondViewport": True}
