@@ -255,8 +255,12 @@ def as_json(value) -> str:
 
 
 def pages() -> dict[str, str]:
-    """{path: HTML}: the page, and the sources that it links to, each line with an anchor."""
-    found = {"/": Path(__file__).with_name("page.html").read_text(encoding="utf-8")}
+    """{path: HTML}: the page as one file, and the sources that it links to, each line with an anchor."""
+    folder = Path(__file__).parent
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    for name in re.findall(r"/\* (\w+\.(?:css|js)) \*/", page):
+        page = page.replace(f"/* {name} */", (folder / name).read_text(encoding="utf-8"))
+    found = {"/": page}
     for name in dict.fromkeys(file for _, _, file, _ in views.FORMULAS.values()):
         lines = html.escape((ROOT / name).read_text(encoding="utf-8")).split("\n")
         listing = "\n".join(f'<span id="L{n}">{n:4}  {line}</span>' for n, line in enumerate(lines, 1))

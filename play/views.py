@@ -42,8 +42,12 @@ FORMULAS = {
     "ladder_uniform": ("guessing", "ln V", "lab/ladder.py", "def ladder("),
     "ladder_letters": ("letter frequencies", "-ln p(b)", "lab/ladder.py", "def counted_losses("),
     "ladder_bigram": ("bigram", "-ln p(b | a)", "lab/ladder.py", "def counted_losses("),
+    "ladder_entropy": ("exact entropy", "E[-ln p] of the grammar", "text/verse.py", "def verse_entropy("),
     "learning_rate": ("learning rate", "lr_at(step)", "optim.py", "def lr_at("),
     "grad_norm": ("gradient norm", "root of the sum of squares", "train.py", "clip_grads_with_norm_("),
+    "speed": ("tokens per second", "tokens / seconds since the last row", "runtime/report.py",
+              'row["tokens_per_second"] ='),
+    "memory": ("memory", "the most that was held so far", "machine/hardware.py", "def memory_mb("),
 }  # fmt: skip
 
 

@@ -590,7 +590,7 @@ def test_a_client_that_goes_away_ends_the_generation(home, ask, monkeypatch):
 
 
 def test_headers_let_nothing_in_from_elsewhere(ask):
-    page = (ROOT / "play" / "page.html").read_text(encoding="utf-8")
+    page = server.pages()["/"]
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", ask.port, timeout=20)) as connection:
         connection.request("GET", "/")
         headers = dict(connection.getresponse().getheaders())
