@@ -225,7 +225,7 @@ def test_fsdp_with_every_switch_is_near_ddp(folder):
     ("strategy", "optimizer"),
     [
         ("fsdp", "muon"),
-        ("zero1", "adamw"),
+        slow("zero1", "adamw"),
         slow("fsdp", "adamw"),
         slow("zero1", "muon"),
         slow("ddp", "adamw"),
