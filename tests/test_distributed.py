@@ -139,7 +139,6 @@ def seen(together) -> list[dict]:
     return [json.loads((together / f"seen-{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
 
 
-@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(together, train, tmp_path):
     train(*FLAGS, f"--dataset={together / 'datasets/fresh'}", "--batch_size=4")
     outs = together / "out-0", tmp_path / "out"

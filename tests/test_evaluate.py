@@ -123,7 +123,7 @@ def test_equals_a_hand_written_loss_for_every_batch_size(letters):
     assert found == everything(model, windows) | {"by_position": pytest.approx(found["by_position"])}
 
 
-@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("pack", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_masked_samples_by_hand(tmp_path, pack):
     """10,000 tokens of them: the sum over the scored targets, each given what stands before it in its row."""
     ids, mask, lengths = samples_of(1230, 15)
