@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import config
+from forks import Forks
 from machine import distributed
 from runtime import report
 from text import corpora, prepare
@@ -140,3 +141,11 @@ def shell(datasets):
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory):
+    """forks.run(words, cwd, env): `python words` in a process that has torch already; see forks.py."""
+    made = Forks(tmp_path_factory.mktemp("forks"))
+    yield made
+    made.close()
