@@ -409,13 +409,10 @@ def test_a_run_that_cannot_be_packed_is_one_line(packed_run, monkeypatch, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_process_of_its_own_samples_from_a_packed_run(train, shell, tmp_path):
+def test_a_process_of_its_own_samples_from_a_packed_run(packed_run, shell):
     """There techniques are imported while a model is built on the meta device."""
-    train(*SHAPE)
     for kind in KINDS:
-        flags = f"--out_dir={tmp_path / 'out'}", f"--quantize={kind}", f"--to={tmp_path / kind}"
-        assert shell("-m", "techniques.quantize", *flags).returncode == 0
-        done = shell("sample.py", f"--out_dir={tmp_path / kind}", "--max_new_tokens=5", "--device=cpu")
+        done = shell("sample.py", f"--out_dir={packed_run(kind)}", "--max_new_tokens=5", "--device=cpu")
         assert done.returncode == 0, done.stderr
 
 
