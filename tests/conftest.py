@@ -1,5 +1,6 @@
 """What every test shares: one thread, no network, and ways to run the scripts on a small text."""
 
+import gc
 import os
 import runpy
 import signal
@@ -8,11 +9,13 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import config
+from forks import Forks
 from machine import distributed
 from runtime import report
 from text import corpora, prepare
@@ -27,6 +30,12 @@ FIGURES = pytest.StashKey[list[str]]()
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # so train.py does not choose, here and in processes of tests
+gc.disable()  # until all tests are collected: 5 s of 18 went into the search for garbage in a million objects
+
+# torch.manual_seed keeps its caller's stack as text for three kinds of device until they are started: 1.3 ms
+# under pytest, at each token that is sampled. That text is shown where starting a device fails.
+for devices in (torch.cuda, torch.xpu, torch.mtia):
+    devices.traceback = SimpleNamespace(format_stack=list)
 
 
 def needs(package: str):
@@ -37,6 +46,11 @@ def needs(package: str):
 def pytest_runtest_setup(item):
     for mark in item.iter_markers("needs"):
         needs(*mark.args)
+
+
+def pytest_collection_finish():
+    gc.set_threshold(20_000)  # a search after that many new objects, not after 700
+    gc.enable()
 
 
 def pytest_addoption(parser):
@@ -87,8 +101,10 @@ def datasets(tmp_path_factory) -> Path:
 def run_script(request, datasets, tmp_path, monkeypatch):
     """run("train.py", "--flag=1") runs a script in this process, in tmp_path/out; returns its globals.
 
-    loss.png is drawn for tests marked `draws`; a figure takes longer than all updates of such a run.
+    loss.png is drawn for tests marked `draws`; a figure takes longer than all updates of such a run. An
+    evaluation reads 16 windows of 32 tokens in place of 128: those took a third of the run.
     """
+    monkeypatch.setattr("evaluate.EVAL_TOKENS", 512)
     if not request.node.get_closest_marker("draws"):
         monkeypatch.setattr(report, "plot_loss", lambda rows, floor, expected, path, *more: path.touch())
     monkeypatch.setattr(prepare, "DATASETS", datasets)
@@ -125,3 +141,11 @@ def shell(datasets):
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory):
+    """forks.run(words, cwd, env): `python words` in a process that has torch already; see forks.py."""
+    made = Forks(tmp_path_factory.mktemp("forks"))
+    yield made
+    made.close()

@@ -142,6 +142,7 @@ def test_noise_without_a_gradient_is_said_to_hide_it():
     assert scatter.noise_scale() == math.inf
 
 
+@pytest.mark.slow
 def test_variance_falls_by_4_from_batch_8_to_32(trial, figure):
     """Row Q7, with the twin: the gradient of each window by itself, in a loop, then means of 8 and of 32."""
     run, count = trial(), 64

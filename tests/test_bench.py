@@ -93,7 +93,7 @@ def test_changes_beat_smaller_beats_files_beats_defaults(monkeypatch):
     assert (found["arch"], found["n_layer"], found["n_embd"], found["weight_decay"]) == ("gpt2", 1, 64, 0.1)
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("optimizer", ["muon", pytest.param("adamw", marks=pytest.mark.slow)])
 def test_a_run_ends_with_the_weights_of_train_py(train, datasets, optimizer):
     theirs = train(f"--optimizer={optimizer}", "--warmup_iters=3", "--weight_decay=0.2")
     flags = dict(config.parse_flag(flag, settings_of()) for flag in TINY)
@@ -177,6 +177,7 @@ def test_a_whole_run_is_made_once_and_shared(tiny, capsys):
     assert side(1) == (result["training_time"], result["final_val_loss"])
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_says_why(tiny):
     with pytest.raises(NotMeasured, match=r"config/tiny\.py failed: error: .*n_embd=32 .* n_head=5"):
         measure.trained("config/tiny.py", 0, "--n_head=5")
@@ -231,9 +232,9 @@ def test_the_envelope_holds_what_no_cheaper_point_beats():
         "throughput",
         "generation",
         pytest.param("bytepairs", marks=pytest.mark.needs("tokenizers")),
-        "preparing",
-        "growth",
-        "ablation",
+        pytest.param("preparing", marks=pytest.mark.slow),
+        pytest.param("growth", marks=pytest.mark.slow),
+        pytest.param("ablation", marks=pytest.mark.slow),
         pytest.param("sizes", marks=pytest.mark.slow),
         pytest.param("claims", marks=pytest.mark.slow),
     ],

@@ -47,11 +47,19 @@ def same_state(one, other) -> None:
         assert one[name] == other[name], name
 
 
+made: dict[str, object] = {}  # the run below, made once
+
+
 @pytest.fixture
-def run(train, tmp_path):
+def run(train, tmp_path, tmp_path_factory):
     """A run of 20 updates with a checkpoint at every fifth; its folder."""
-    train(*FLAGS, "--max_iters=20")
-    return tmp_path / "out"
+    out = tmp_path / "out"
+    if not made:
+        train(*FLAGS, "--max_iters=20")
+        made["run"] = shutil.copytree(out, tmp_path_factory.mktemp("made") / "out")
+    else:
+        shutil.copytree(made["run"], out)
+    return out
 
 
 # ---- resume:NAME
@@ -243,12 +251,17 @@ def test_progress_below_min_delta_in_all_is_stopped(train, monkeypatch):
     ("more", "end"),
     [
         ("--max_iters=40", 25),
-        ("--epochs=1", 25),
-        ("--patience=4", 25),
         ("--patience=0", 30),
         ("", 15),
-        ("--max_iters=30", 15),
-        ("--max_iters=20", 15),
+        *(
+            pytest.param(more, end, marks=pytest.mark.slow)
+            for more, end in (
+                ("--epochs=1", 25),
+                ("--patience=4", 25),
+                ("--max_iters=30", 15),
+                ("--max_iters=20", 15),
+            )
+        ),
     ],
 )
 def test_a_run_that_stopped_early_goes_on_when_it_is_told_to(run_script, monkeypatch, more, end):

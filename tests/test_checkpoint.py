@@ -161,6 +161,7 @@ def test_wrapped_and_plain_runs_save_the_same_keys(train, tmp_path, monkeypatch)
     assert all(torch.equal(plain[name], wrapped[name]) for name in plain)
 
 
+@pytest.mark.slow
 def test_compiled_and_plain_runs_save_the_same_keys(train, tmp_path, monkeypatch):
     train("--max_iters=2", "--log_interval=1")
     plain = torch.load(tmp_path / "out/ckpt.pt", weights_only=True)["model"]
@@ -176,6 +177,7 @@ def test_compiled_and_plain_runs_save_the_same_keys(train, tmp_path, monkeypatch
 # ---- safe files
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_save_the_old_file_loads(tmp_path):
     """SIGKILL when the new bytes are on the disk but not yet under the old name."""
     path = tmp_path / "ckpt.pt"

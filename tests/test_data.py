@@ -672,7 +672,7 @@ def test_threads_take_short_parts_together():
     assert sum(found, []) == parts and len(found) == 8
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_an_error_in_a_thread_is_one_line(tmp_path, monkeypatch, threads):
     """It reaches the one who prepares, at the place of `raise`; no thread and nothing temporary is left."""
     text = "".join(f"line {i}\n" for i in range(200_000))
@@ -709,6 +709,7 @@ prepare.prepare("mine", sys.argv[2], sys.argv[3], threads=2)
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_all_threads(tmp_path):
     """Ctrl-C while threads encode: the process ends within seconds and leaves nothing."""
     source = write(tmp_path / "a.txt", "".join(f"line {i}\n" for i in range(1_000_000)))  # 12 s of encoding

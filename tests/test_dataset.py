@@ -142,6 +142,7 @@ for i in range(1, 10):  # a process for each n would load torch ten times
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_each_rename_old_or_new_is_whole(tmp_path, monkeypatch):
     """kill -9 before the n-th rename, for each n: whoever reads it next finds one complete dataset."""

@@ -589,7 +589,16 @@ def test_training_in_another_thread_works_without_signals(train):
     assert checkpoint.load(Path(sys.argv[1].removeprefix("--out_dir=")) / "ckpt.pt")["step"] == 1
 
 
-@pytest.mark.parametrize("script", ["train.py", "sample.py", "evaluate.py", "data.py", "bench.py"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        "train.py",
+        *(
+            pytest.param(f"{name}.py", marks=pytest.mark.slow)
+            for name in ("sample", "evaluate", "data", "bench")
+        ),
+    ],
+)
 def test_ctrl_c_while_torch_is_imported_is_one_line(script, tmp_path, shell):
     text = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n"
     (tmp_path / "torch.py").write_text(text, encoding="utf-8")

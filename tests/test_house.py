@@ -47,6 +47,12 @@ SCRIPTS = ("train.py", "data.py", "evaluate.py", "sample.py", "bench.py")
 parse = functools.cache(ast.parse)
 
 
+@functools.cache
+def walked(source: str) -> list[ast.AST]:
+    """All nodes of a source: several rules look at each of them."""
+    return list(ast.walk(parse(source)))
+
+
 def files(root: Path, patterns: tuple) -> list[tuple[str, str]]:
     """(name, source) of the files of a project, but for this one, which is full of planted breaches."""
     paths = sorted(p for pattern in patterns for p in root.glob(pattern) if p.name != "test_house.py")
@@ -57,7 +63,7 @@ def nodes(root: Path, patterns: tuple, *kinds: type) -> list[tuple[str, ast.AST]
     """("name:line", node) of each node of these kinds."""
     found = []
     for name, source in files(root, patterns):
-        found += [(f"{name}:{n.lineno}", n) for n in ast.walk(parse(source)) if isinstance(n, kinds)]
+        found += [(f"{name}:{n.lineno}", n) for n in walked(source) if isinstance(n, kinds)]
     return found
 
 
@@ -66,6 +72,7 @@ def room_of(name: str) -> str:
     return name.split("/")[0].removesuffix(".py")
 
 
+@functools.cache
 def imports(source: str) -> list[tuple[str, int, bool]]:
     """(what is imported, line, at once) of each import; `from runtime import guard` is "runtime.guard".
 
@@ -97,8 +104,13 @@ def file_of(imported: str, names) -> str:
     return ""
 
 
+@functools.cache
 def text_of(node: ast.AST) -> str:
-    return ast.unparse(node).removeprefix("self.")
+    names, inner = [], node  # of a.b.c, as most are: ast.unparse took 5 s of this file
+    while isinstance(inner, ast.Attribute):
+        names, inner = [inner.attr, *names], inner.value
+    whole = ".".join([inner.id, *names]) if isinstance(inner, ast.Name) else ast.unparse(node)
+    return whole.removeprefix("self.")
 
 
 def keyword(call: ast.Call, name: str):
@@ -280,7 +292,7 @@ def unused_settings(root: Path) -> list[str]:
 def calls(name: str, sources: dict) -> list[tuple[ast.Call, str, str]]:
     """(call, file that defines what is called, function) of each call of something of ours in a file."""
     found = []
-    for call in (node for node in ast.walk(parse(sources[name])) if isinstance(node, ast.Call)):
+    for call in (node for node in walked(sources[name]) if isinstance(node, ast.Call)):
         module, _, function = text_of(call.func).rpartition(".")
         if home := defined_in(module or function, name, sources):
             found.append((call, home, function))

@@ -47,7 +47,7 @@ FAMILIES = {
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory):
+def copy(tmp_path_factory, forks):
     """run(line, *more) runs a line, with more flags, in a copy of the project with the files it names."""
     folder = tmp_path_factory.mktemp("typed") / "tinylm"
     left_out = shutil.ignore_patterns("datasets", "out*", ".git", "__pycache__", ".*_cache", "venv", "tests")
@@ -62,17 +62,18 @@ def copy(tmp_path_factory):
         (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
-    def start(line: str, *more: str) -> subprocess.Popen:
+    def words_of(line: str) -> list[str]:
         program, *words = shlex.split(line)
-        words = words if program == "python" else ["-m", "torch.distributed.run", *words]
+        return words if program == "python" else ["-m", "torch.distributed.run", *words]
+
+    def start(line: str) -> subprocess.Popen:
         pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", env=environment)
-        return subprocess.Popen([sys.executable, *words, *more], cwd=folder, **pipes)
+        return subprocess.Popen([sys.executable, *words_of(line)], cwd=folder, **pipes)
 
     def run(line: str, *more: str) -> str:
-        process = start(line, *more)
-        printed = process.communicate(timeout=280)[0]
-        assert process.returncode == 0, f"{line}\n{printed}"
-        return printed
+        done = forks.run([*words_of(line), *more], folder, environment, timeout=280, both=True)
+        assert done.returncode == 0, f"{line}\n{done.stdout}"
+        return done.stdout
 
     run.start, run.folder = start, folder
     return run

@@ -25,6 +25,9 @@ from model import ARCHS, GPT, Attention, GPTConfig, rope_tables, rotate, stretch
 
 B, T, H, C, V = 3, 7, 4, 24, 11
 archs = pytest.mark.parametrize("arch", ARCHS)
+others_slow = pytest.mark.parametrize(  # one is fast
+    "arch", ["gpt2", *(pytest.param(arch, marks=pytest.mark.slow) for arch in ARCHS if arch != "gpt2")]
+)
 
 
 def tiny(arch: str, **changes) -> GPT:
@@ -174,7 +177,7 @@ def test_too_long():
         tiny("gpt2")(ids(1, 9))
 
 
-@archs
+@others_slow
 def test_one_batch_is_learnt_by_heart(arch):
     torch.manual_seed(0)
     model = GPT(GPTConfig(arch=arch, block_size=32, n_layer=2, n_embd=64))
@@ -189,8 +192,8 @@ def test_one_batch_is_learnt_by_heart(arch):
 
 
 @archs
-@pytest.mark.parametrize("n_embd", [32, 128, 192, 384, 1024])
-@pytest.mark.parametrize("vocab_size", [65, 4096])
+@pytest.mark.parametrize("n_embd", [32, 128, 192, 384, pytest.param(1024, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("vocab_size", [65, pytest.param(4096, marks=pytest.mark.slow)])
 def test_first_loss_is_that_of_a_uniform_guess(arch, n_embd, vocab_size):
     """Within 0.05; with a tied head each token guesses itself a little, and the wider, the more."""
     torch.manual_seed(0)
@@ -539,7 +542,7 @@ def test_a_token_sees_its_window_and_no_more():
                 assert moved.tolist() == [t <= query < t + 3 for query in range(T)]
 
 
-@archs
+@others_slow
 def test_prompts_of_unequal_length_equal_single_runs(arch):
     model = tiny(arch)
     prompts = [ids(length, seed=length).tolist() for length in (1, 6, 3, 11, 8)]
@@ -834,7 +837,7 @@ def test_a_cpu_writes_short_bfloat16_attention_out(T, dtype, expected, monkeypat
     torch.testing.assert_close(logits, exact, atol=0.1, rtol=0.1)
 
 
-@archs
+@others_slow
 def test_logits_in_chunks_give_the_same_loss_and_gradients(arch, monkeypatch):
     """Chunks of 2**24 // V tokens: with this vocabulary 128, so that the last chunk is a shorter one."""
     model = GPT(GPTConfig(vocab_size=2**17, block_size=100, n_layer=1, n_head=2, n_embd=4, arch=arch))

@@ -274,7 +274,9 @@ def test_a_killed_machine_comes_back(nodes, undisturbed, tmp_path, datasets):
     assert_resumed(folder)
 
 
-@pytest.mark.parametrize("rank, missing", [(0, "another rank"), (1, "rank 0")])
+@pytest.mark.parametrize(
+    "rank, missing", [pytest.param(0, "another rank", marks=pytest.mark.slow), (1, "rank 0")]
+)
 def test_who_does_not_come_is_named(monkeypatch, rank, missing):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -191,10 +191,17 @@ def test_packed_weights_are_not_sharded():
     assert packed > 0 and sharded < 4 * sum(p.numel() for p in model.parameters()) / 2
 
 
-def test_the_shapes_are_llama_2s():
-    for shape, n in (("7b", 6_738_415_616), ("13b", 13_015_864_320), ("70b", 68_976_648_192)):
-        settings, vocab_size = plan.shaped(settings_of(), 65, shape)
-        assert speed.parameters_of(memory.on_meta(settings, vocab_size)) == n
+@pytest.mark.parametrize(
+    ("shape", "n"),
+    [
+        ("7b", 6_738_415_616),
+        pytest.param("13b", 13_015_864_320, marks=pytest.mark.slow),
+        pytest.param("70b", 68_976_648_192, marks=pytest.mark.slow),
+    ],
+)
+def test_the_shapes_are_llama_2s(shape, n):
+    settings, vocab_size = plan.shaped(settings_of(), 65, shape)
+    assert speed.parameters_of(memory.on_meta(settings, vocab_size)) == n
     with pytest.raises(ValueError, match="^shape=8b is unknown; expected one of 7b, 13b, 70b$"):
         plan.shaped(settings_of(), 65, "8b")
 
@@ -210,6 +217,7 @@ def test_a_frozen_weight_takes_two_thirds_of_the_work():
     assert speed.flops_per_token(packed) == speed.flops_per_token(model)
 
 
+@pytest.mark.slow
 def test_bytes_of_an_update_are_those_of_the_formula():
     """The shape of SmolLM2, two layers of it: LoRA, int8 and nf4 byte by byte, activations to 3 %."""
     shape = {**plan_check.SMALL_SMOLLM2, "vocab_size": 128}

@@ -72,8 +72,16 @@ WAYS = {  # what a gradient passes through, beside the switches; float64 takes t
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize(
+    ("arch", "way"),
+    [  # one arch of each way is fast
+        pytest.param(
+            arch, way, marks=() if way == "attention written out" or i % 3 == j else pytest.mark.slow
+        )
+        for i, way in enumerate(WAYS)
+        for j, arch in enumerate(ARCHS)
+    ],
+)
 def test_the_gradient_of_every_parameter(arch, way):
     model = made(arch=arch, zero_init=0, bias=True, **WAYS[way])
     idx, targets = torch.randint(V, (2, 1, model.config.block_size))
@@ -91,6 +99,7 @@ SWITCHES = dict(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_gradient_with_every_switch(request, figure):
     """200 of 9,216 combinations, in which any three switches meet in each of their values; --long: all."""
     rows = list(itertools.product(*SWITCHES.values()))

@@ -373,19 +373,22 @@ def packed_run(train, monkeypatch, tmp_path):
     return pack
 
 
-def test_a_packed_run_is_a_run(packed_run, run_script, tmp_path, capsys):
-    for kind, bits in (("int8", 8.5), ("int4", 5.6), ("nf4", 5.0)):
-        folder = packed_run(kind)
-        text = capsys.readouterr().out
-        found = re.search(r"weights: (\S+) MB -> (\S+) MB; (\S+) bits each", text)
-        assert float(found[2]) < 0.4 * float(found[1]) and float(found[3]) <= bits
-        before, after = map(float, re.search(r"val loss: (\S+) -> (\S+)", text).groups())
-        assert abs(after - before) < (0.002 if kind == "int8" else 0.02)
-        assert folder.joinpath("best.pt").stat().st_size < 0.5 * (tmp_path / "out/best.pt").stat().st_size
-        run_script("evaluate.py", "--device=cpu", "--dtype=float32", f"--out_dir={folder}")
-        assert f"loss {after:.4f} +-" in capsys.readouterr().out
-        run_script("sample.py", "--device=cpu", f"--out_dir={folder}", "--max_new_tokens=5")
-        assert "step 20" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("kind", "bits"),
+    [("nf4", 5.0), *(pytest.param(*row, marks=pytest.mark.slow) for row in (("int8", 8.5), ("int4", 5.6)))],
+)
+def test_a_packed_run_is_a_run(packed_run, run_script, tmp_path, capsys, kind, bits):
+    folder = packed_run(kind)
+    text = capsys.readouterr().out
+    found = re.search(r"weights: (\S+) MB -> (\S+) MB; (\S+) bits each", text)
+    assert float(found[2]) < 0.4 * float(found[1]) and float(found[3]) <= bits
+    before, after = map(float, re.search(r"val loss: (\S+) -> (\S+)", text).groups())
+    assert abs(after - before) < (0.002 if kind == "int8" else 0.02)
+    assert folder.joinpath("best.pt").stat().st_size < 0.5 * (tmp_path / "out/best.pt").stat().st_size
+    run_script("evaluate.py", "--device=cpu", "--dtype=float32", f"--out_dir={folder}")
+    assert f"loss {after:.4f} +-" in capsys.readouterr().out
+    run_script("sample.py", "--device=cpu", f"--out_dir={folder}", "--max_new_tokens=5")
+    assert "step 20" in capsys.readouterr().out
 
 
 def test_a_run_that_cannot_be_packed_is_one_line(packed_run, monkeypatch, tmp_path):
@@ -406,13 +409,10 @@ def test_a_run_that_cannot_be_packed_is_one_line(packed_run, monkeypatch, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_process_of_its_own_samples_from_a_packed_run(train, shell, tmp_path):
+def test_a_process_of_its_own_samples_from_a_packed_run(packed_run, shell):
     """There techniques are imported while a model is built on the meta device."""
-    train(*SHAPE)
     for kind in KINDS:
-        flags = f"--out_dir={tmp_path / 'out'}", f"--quantize={kind}", f"--to={tmp_path / kind}"
-        assert shell("-m", "techniques.quantize", *flags).returncode == 0
-        done = shell("sample.py", f"--out_dir={tmp_path / kind}", "--max_new_tokens=5", "--device=cpu")
+        done = shell("sample.py", f"--out_dir={packed_run(kind)}", "--max_new_tokens=5", "--device=cpu")
         assert done.returncode == 0, done.stderr
 
 

@@ -303,7 +303,10 @@ def test_a_tokenizer_that_a_folder_here_and_a_dataset_have(tmp_path, monkeypatch
     prepare.prepare("two", text, tokenizer=str(prepare.DATASETS / "one"))
 
 
-@pytest.mark.parametrize("name", corpora.BUILT_IN)
+@pytest.mark.parametrize(
+    "name",  # to read all of the standard library takes a second
+    [pytest.param(n, marks=pytest.mark.slow if n == "python" else ()) for n in corpora.BUILT_IN],
+)
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_local_file_called_like_a_built_in_text(tmp_path, monkeypatch, name, kind):
     """Neither is taken in silence; each can be written; what knows what it wants is not disturbed."""

@@ -11,7 +11,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 
 import pytest
 
@@ -76,7 +75,7 @@ def relinked(page: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory):
+def copy(tmp_path_factory, forks):
     """A fresh copy of what git tracks, with the files that the commands name; run(command) runs one there."""
     folder = tmp_path_factory.mktemp("fresh") / "tinylm"
     left_out = shutil.ignore_patterns("datasets", "out*", ".git", "__pycache__", ".*_cache", "venv", ".venv")
@@ -103,14 +102,7 @@ def copy(tmp_path_factory):
         if "--init_from=resume" in words:
             small = [*small, "--max_iters=6"]  # there are 3 already
         small = small if "train.py" in words else SMALL_BENCH if "bench.py" in words else []
-        return subprocess.run(
-            [sys.executable, *words, *small],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
+        return forks.run([*words, *small], folder, environment)
 
     run.folder = folder
     return run

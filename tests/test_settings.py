@@ -216,7 +216,7 @@ EVERYWHERE = {
     "bench.py": "--only=plan --out_dir={tmp}/plots",
 }
 TIMES = ("seconds", "tokens_per_second", "memory_mb", "cpu_percent", "data_ms")
-FAST = {("train.py", "seed"), ("train.py", "device"), ("data.py", "dedup"), ("sample.py", "stop")}
+FAST = {("train.py", "seed"), ("train.py", "device"), ("data.py", "dedup")}
 FAST |= {("evaluate.py", "split"), ("bench.py", "mfu")}
 ROWS = [(script, setting) for script, rows in SETTINGS.items() for setting in rows]
 

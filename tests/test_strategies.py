@@ -125,6 +125,7 @@ def folder(tmp_path_factory) -> Path:
 # ---- the same numbers
 # (micro-steps, optimizer, dataset)
 ALL = tuple(itertools.product((1, 4), ("adamw", "muon"), ("plain", "masked")))
+HALF = ((4, "adamw", "plain"), (1, "muon", "plain"), (1, "adamw", "masked"), (4, "muon", "masked"))
 SOME = ((4, "muon", "masked"),)  # what is hardest to keep equal
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
@@ -158,8 +159,8 @@ def curves(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("world_size", "combinations"),
-    [(2, SOME), (1, ALL), (2, ALL), (3, ALL), (4, ALL)],
-    ids=["2-some", "1-all", "2-all", "3-all", "4-all"],
+    [(2, SOME), (1, HALF), (2, ALL), (3, HALF), (4, HALF)],  # HALF: any two of its values meet
+    ids=["2-some", "1-half", "2-all", "3-half", "4-half"],
 )
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_gives_the_losses_of_one_process(curves, world_size, combinations, strategy):
@@ -225,7 +226,7 @@ def test_fsdp_with_every_switch_is_near_ddp(folder):
     ("strategy", "optimizer"),
     [
         ("fsdp", "muon"),
-        ("zero1", "adamw"),
+        slow("zero1", "adamw"),
         slow("fsdp", "adamw"),
         slow("zero1", "muon"),
         slow("ddp", "adamw"),

@@ -58,7 +58,7 @@ def sizes_of(n, how):
     )  # "small": a window of 17 tokens reaches over 4 or 5 of them
 
 
-@pytest.mark.parametrize("how", ["equal", "unequal", "small"])
+@pytest.mark.parametrize("how", ["equal", "unequal", pytest.param("small", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_batches_are_the_same_however_a_split_is_divided(tmp_path, kind, how):
     """Bit for bit: 400 batches of several epochs, in parts, and the windows of an evaluation."""

@@ -133,7 +133,7 @@ def test_examples_in_the_docstrings():
     assert result.failed == 0
 
 
-@pytest.mark.parametrize("n", [300, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [100, pytest.param(2000, marks=pytest.mark.slow)])
 def test_random_unicode_strings(text, n):
     strings = random_strings(n, seed=1)
     ours = BPETokenizer.train([text[: 50 * n], *random_strings(n, seed=2)], 1500)
@@ -153,9 +153,13 @@ def test_random_unicode_strings(text, n):
 def test_tiny_shakespeare_equals_tiktoken_and_round_trips(text, bpe):
     ids = bpe.encode(text)
     assert ids.tolist() == tiktoken_from(bpe).encode_ordinary(text)
-    assert bpe.encode_slowly(text) == ids.tolist()
     assert bpe.decode(ids) == text
     assert len(ids) < 0.4 * len(text)
+
+
+@pytest.mark.parametrize("n", [50_000, pytest.param(2_000_000, marks=pytest.mark.slow)])
+def test_tiny_shakespeare_encoded_slowly_is_the_same(text, bpe, n):
+    assert bpe.encode_slowly(text[:n]) == bpe.encode(text[:n]).tolist()
 
 
 def test_100_kb_of_code_equals_tiktoken(bpe):
@@ -188,10 +192,11 @@ def test_any_language(name):
     assert tokenizer.from_json(ours.to_json()).encode(sample).tolist() == ids.tolist()
 
 
-def test_training_equals_the_naive_trainer_merge_for_merge():
+@pytest.mark.parametrize("texts", [20, pytest.param(50, marks=pytest.mark.slow)])
+def test_training_equals_the_naive_trainer_merge_for_merge(texts):
     rng = random.Random(3)
     n_merges = 0
-    for i in range(50):
+    for i in range(texts):
         alphabet = ["a", "ab ", "abc  \n", "aabbé你 ", "etaoin shrdlu'.0\n"][i % 5]
         sample = "".join(rng.choices(alphabet, k=rng.choice([3, 30, 300, 3000])))
         blank = BPETokenizer([bytes([b]) for b in range(256)])
@@ -205,7 +210,7 @@ def test_training_equals_the_naive_trainer_merge_for_merge():
             by_hand.append(by_hand[a] + by_hand[b])
         assert trained.tokens == by_hand
         n_merges += len(expected)
-    assert n_merges > 1000
+    assert n_merges > (1000 if texts == 50 else 200)
 
 
 def test_encoding_equals_the_merges_one_after_the_other():

@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_losses_and_another_seed_others(train, tmp_
     assert runs[0] == runs[1] != runs[2]
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("optimizer", ["muon", pytest.param("adamw", marks=pytest.mark.slow)])
 def test_resume_is_exact(train, tmp_path, optimizer):
     """40 updates == 20 + resume + 20, bit for bit, with dropout, accumulation and Muon on."""
     flags = (
@@ -369,7 +369,7 @@ def test_a_float16_overflow_skips_one_step_and_halves_the_scale(train, monkeypat
     assert "1 skipped" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_mixed_precision_ends_within_two_percent_of_float32(train, tmp_path, dtype):
     ends = []
     for name in ("float32", dtype):
@@ -522,7 +522,31 @@ def test_the_run_repeats_from_its_config_json(train, tmp_path):
     assert losses(tmp_path / "out") == expected
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_in_an_update_ends_the_run_after_the_next(train, tmp_path, monkeypatch, capsys):
+    """In this process, at a known update; from outside, at any moment: the next test."""
+    step, calls = optim.Muon.step, []
+
+    def interrupted(self):
+        calls.append(1)
+        if len(calls) == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self)
+
+    monkeypatch.setattr(optim.Muon, "step", interrupted)
+    flags = "--log_interval=1", "--lr_decay_iters=20", "--dropout=0.1", "--eval_interval=20"
+    with pytest.raises(SystemExit) as end:
+        train(*flags)
+    assert not end.value.code
+    assert "stopped at step 8, saved; go on: python train.py --init_from=resume" in capsys.readouterr().out
+    assert torch.load(tmp_path / "out/ckpt.pt", weights_only=True)["step"] == len(calls) == 8
+    train(*flags, "--init_from=resume", "--max_iters=10")
+    resumed = losses(tmp_path / "out")
+    train(*flags, "--max_iters=10")
+    assert resumed == losses(tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_at_a_step_boundary_and_the_run_goes_on_exactly(train, tmp_path, datasets, number):
     flags = ("--log_interval=1", "--lr_decay_iters=3000", "--eval_interval=5000", "--dropout=0.1")
     out = tmp_path / "stopped"
