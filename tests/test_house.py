@@ -263,7 +263,8 @@ def portable(root: Path) -> list[str]:
     ]
     for where, node in nodes(root, ALL, ast.Call, ast.Assign, ast.AugAssign):
         changed = getattr(node, "targets", None) or [getattr(node, "target", None) or node.func]
-        if any(text_of(target).startswith(("sys.path", "site.addsitedir")) for target in changed):
+        edits = any(text_of(target).startswith(("sys.path", "site.addsitedir")) for target in changed)
+        if edits and not where.startswith("tests/forks.py"):  # which sets it as Python does for a script
             breaches.append(f"{where} edits sys.path")
     return breaches
 
