@@ -102,9 +102,11 @@ def run_script(request, datasets, tmp_path, monkeypatch):
     """run("train.py", "--flag=1") runs a script in this process, in tmp_path/out; returns its globals.
 
     loss.png is drawn for tests marked `draws`; a figure takes longer than all updates of such a run. An
-    evaluation reads 16 windows of 32 tokens in place of 128: those took a third of the run.
+    evaluation reads 16 windows of 32 tokens in place of 128: those took a third of the run. Not where a test
+    starts processes, too, which read all: their losses are compared.
     """
-    monkeypatch.setattr("evaluate.EVAL_TOKENS", 512)
+    if not {"shell", "forks"} & set(request.fixturenames):
+        monkeypatch.setattr("evaluate.EVAL_TOKENS", 512)
     if not request.node.get_closest_marker("draws"):
         monkeypatch.setattr(report, "plot_loss", lambda rows, floor, expected, path, *more: path.touch())
     monkeypatch.setattr(prepare, "DATASETS", datasets)
