@@ -4,16 +4,13 @@ It answers this machine only (--host: whoever knows the token), and of the web's
 in a request are compared with those of known runs and checkpoints; no path is made of anything else.
 """
 
-import base64
 import contextlib
-import hashlib
 import hmac
 import html
 import ipaddress
 import itertools
 import json
 import math
-import re
 import socket
 import sys
 import threading
@@ -23,10 +20,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
-from config import ROOT, require
+from config import require
 from play import completions, runs, views
 from runtime import checkpoint
 from runtime.folder import newest
+from techniques.share import hashes, inlined
 
 BODY = 2**20  # bytes of a request
 ALIVE = 5.0  # seconds: an idle stream then sends a comment, which fails if nobody listens any more
@@ -34,7 +32,7 @@ KEPT = 2  # models in memory
 GET = {"/v1/models": completions.models, **{f"/api/{name}": view for name, view in views.GET.items()}}
 POST = {"/v1/completions": completions.complete, "/v1/chat/completions": completions.chat}
 POST |= {f"/api/{name}": view for name, view in views.POST.items()}
-LISTING = "body{background:#fff;color:#111}span:target{background:#fe8}"  # style of the sources
+LISTING = "<style>body{background:#fff;color:#111}span:target{background:#fe8}</style>"  # of the sources
 
 
 class Refused(ValueError):
@@ -256,31 +254,22 @@ def as_json(value) -> str:
 
 def pages() -> dict[str, str]:
     """{path: HTML}: the page as one file, and the sources that it links to, each line with an anchor."""
-    folder = Path(__file__).parent
-    page = (folder / "page.html").read_text(encoding="utf-8")
-    for name in re.findall(r"/\* (\w+\.(?:css|js)) \*/", page):
-        page = page.replace(f"/* {name} */", (folder / name).read_text(encoding="utf-8"))
-    found = {"/": page}
+    found = {"/": inlined(Path(__file__).with_name("page.html"))}
     for name in dict.fromkeys(file for _, _, file, _ in views.FORMULAS.values()):
-        lines = html.escape((ROOT / name).read_text(encoding="utf-8")).split("\n")
+        lines = map(html.escape, views.lines_of(name))
         listing = "\n".join(f'<span id="L{n}">{n:4}  {line}</span>' for n, line in enumerate(lines, 1))
         found[f"/source/{name}"] = (
             f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title>'
-            f"<style>{LISTING}</style><main><pre>{listing}</pre></main></html>"
+            f"{LISTING}<main><pre>{listing}</pre></main></html>"
         )
     return found
 
 
 def headers(page: str) -> dict[str, str]:
     """Headers of every answer: only the page's own script and styles run; nothing comes from elsewhere."""
-    parts = {tag: re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL) for tag in ("script", "style")}
-    parts["style"].append(LISTING)
-    allowed = {}
-    for tag, texts in parts.items():
-        digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts]
-        allowed[tag] = " ".join(f"'sha256-{digest}'" for digest in digests)
-    policy = f"default-src 'none'; connect-src 'self'; img-src data:; script-src {allowed['script']}; "
-    policy += f"style-src {allowed['style']}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    policy = f"default-src 'none'; connect-src 'self'; img-src data:; script-src {hashes(page, 'script')}; "
+    policy += f"style-src {hashes(page + LISTING, 'style')}; "
+    policy += "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     return {
         "Content-Security-Policy": policy,
         "X-Content-Type-Options": "nosniff",

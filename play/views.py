@@ -3,6 +3,7 @@
 Texts, numbers and lists are checked here; the names of runs and checkpoints by the desk (server.py).
 """
 
+import functools
 import itertools
 import math
 import os
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 
 from config import ROOT, require
 from lab.ladder import ids_of
+from machine.speed import parameters_of
 from play import look, runs
 from sample import prompt_ids, stream_pieces
 from text.settle import tokenizer_of
@@ -108,7 +110,7 @@ def model(desk, query: dict) -> dict:
         "file": file or runs.checkpoints(desk.folder(name))[0],
         "step": saved["step"],
         "val_loss": saved["val_loss"] if math.isfinite(saved.get("val_loss", math.inf)) else None,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": parameters_of(model),
         "config": vars(model.config),
         "tokenizer": tokenizer.kind,
         "techniques": saved["config"].get("technique", ""),
@@ -127,12 +129,17 @@ def first_text(tokenizer, saved: dict) -> str:
         return saved["config"].get("start", "").strip() or "The"
 
 
+@functools.cache  # what is listed and what is linked to stay the same text, also when the file is edited
+def lines_of(file: str) -> list[str]:
+    """The lines of a source file."""
+    return (ROOT / file).read_text(encoding="utf-8").split("\n")
+
+
 def formulas(desk, query: dict) -> dict:
     """Each figure's formula, and the line that computes it."""
     found = {}
     for key, (name, formula, file, line) in FORMULAS.items():
-        lines = (ROOT / file).read_text(encoding="utf-8").split("\n")
-        number = next(n for n, text in enumerate(lines, 1) if line in text)
+        number = next(n for n, text in enumerate(lines_of(file), 1) if line in text)
         found[key] = {"name": name, "formula": formula, "file": file, "line": number}
     return found
 

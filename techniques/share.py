@@ -22,6 +22,7 @@ from config import ROOT, end_script, override, require  # isort: skip
 import numpy as np
 import torch
 
+from machine.speed import parameters_of
 from model import GPT
 from runtime import checkpoint
 from runtime.folder import run_folder
@@ -90,15 +91,11 @@ def plain(model, saved: dict, out_dir: str) -> GPT:
     kinds = [{name: type(module) for name, module in each.named_modules()} for each in (model, twin)]
     names = ", ".join(on)
     require(kinds[0] == kinds[1], f"technique={names} changes the layers; expected a run of plain GPTConfig")
-    n = parameters(twin)
-    advice = f"{LIMIT:,} fit: train one with --n_embd={fitting(model.config)}"
-    require(n <= LIMIT, f"the run has {n:,} parameters, too many for a page; {advice}")
+    n = parameters_of(twin)
+    if n > LIMIT:  # only now is it worth looking for what fits
+        advice = f"{LIMIT:,} fit: train one with --n_embd={fitting(model.config)}"
+        raise ValueError(f"the run has {n:,} parameters, too many for a page; {advice}")
     return model.float()
-
-
-def parameters(model) -> int:
-    """How many numbers a model learns; tied ones count once."""
-    return sum(p.numel() for p in model.parameters())
 
 
 def fitting(config) -> int:
@@ -108,7 +105,7 @@ def fitting(config) -> int:
         wide = round(config.n_ff * n_embd / config.n_embd)
         shape = dataclasses.replace(config, n_embd=n_embd, n_ff=wide, head_size=n_embd // config.n_head)
         with torch.device("meta"):
-            return parameters(GPT(shape))
+            return parameters_of(GPT(shape))
 
     step = 2 * config.n_head
     widths = range(step, config.n_embd + step, step)
@@ -161,14 +158,26 @@ def page(contents: dict) -> str:
 
     Only ASCII without "<" stands in the JSON: no token can end the script, and nothing needs an encoding.
     """
-    html = (HERE / "share_page.html").read_text(encoding="utf-8")
-    for name in ("share_model.js", "share_tokenizer.js"):
-        html = html.replace(f"/* {name} */", (HERE / name).read_text(encoding="utf-8"))
-    scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
-    hashes = [base64.b64encode(hashlib.sha256(each.encode("utf-8")).digest()) for each in scripts]
-    allowed = " ".join(f"'sha256-{each.decode('ascii')}'" for each in hashes)
+    html = inlined(HERE / "share_page.html")
     text = json.dumps(contents, separators=(",", ":")).replace("<", "\\u003c")
-    return html.replace("script-src 'none'", f"script-src {allowed}").replace("/* contents */", text)
+    return html.replace("script-src 'none'", f"script-src {hashes(html, 'script')}").replace(
+        "/* contents */", text
+    )
+
+
+def inlined(path: Path) -> str:
+    """An HTML file with the styles and scripts of its folder where it names them: /* name.js */."""
+    html = path.read_text(encoding="utf-8")
+    for name in re.findall(r"/\* (\w+\.(?:css|js)) \*/", html):
+        html = html.replace(f"/* {name} */", path.with_name(name).read_text(encoding="utf-8"))
+    return html
+
+
+def hashes(html: str, tag: str) -> str:
+    """What a content security policy names the inline <script> or <style> elements of a page by."""
+    parts = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+    digests = [base64.b64encode(hashlib.sha256(part.encode("utf-8")).digest()).decode() for part in parts]
+    return " ".join(f"'sha256-{digest}'" for digest in digests)
 
 
 def share(config: dict) -> list[str]:
@@ -182,11 +191,11 @@ def share(config: dict) -> list[str]:
     words = tokenizer_json(tokenizer)
     before = val_loss(model, saved)
     weights = packed(model)
-    about = {"name": source.name, "parameters": parameters(model)}
+    about = {"name": source.name, "parameters": parameters_of(model)}
     text = page({"about": about, "config": dataclasses.asdict(model.config), "tokenizer": words, **weights})
     write_atomic(target, text)
     lines = [
-        f"{parameters(model):,} parameters in int8; the page has {len(text.encode('utf-8')) / 1e6:.2f} MB"
+        f"{parameters_of(model):,} parameters in int8; the page has {len(text.encode('utf-8')) / 1e6:.2f} MB"
     ]
     if before is not None:
         lines.append(f"val loss: {before:.4f} -> {val_loss(model, saved):.4f}")

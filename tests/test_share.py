@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from config import technique_settings
-from conftest import ROOT, needs
+from conftest import ROOT
 from generate import token_probs
 from model import GPT, GPTConfig
 from runtime import checkpoint
@@ -514,7 +514,7 @@ def test_too_large_a_model_is_told_the_size_that_fits():
         sizes = []
         for width in (n_embd, n_embd + 2 * model.config.n_head):
             with torch.device("meta"):
-                sizes.append(share.parameters(GPT(GPTConfig(**{**shape, **switches, "n_embd": width}))))
+                sizes.append(share.parameters_of(GPT(GPTConfig(**{**shape, **switches, "n_embd": width}))))
         assert sizes[0] <= share.LIMIT
         assert sizes[1] > share.LIMIT * 0.99  # the hidden width is rounded in another way
 
@@ -545,29 +545,6 @@ def test_the_command_shares_a_run(train, run_script, tmp_path, capsys, monkeypat
 
 
 # ---- Chromium
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    needs("selenium")
-    if not shutil.which("chromedriver") or not (shutil.which("chromium") or shutil.which("google-chrome")):
-        pytest.skip("needs Chromium and chromedriver: apt install chromium chromium-driver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    flags = (
-        "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
-        "disable-component-update disable-sync disable-dev-shm-usage window-size=1280,900"
-    )
-    for flag in [*flags.split(), f"user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    options.binary_location = shutil.which("chromium") or shutil.which("google-chrome")
-    driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
-    driver.set_script_timeout(60)
-    yield driver
-    driver.quit()
-
-
 def requests_of(browser) -> list[str]:
     """The addresses that the page has asked for since the last call."""
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
