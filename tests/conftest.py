@@ -3,6 +3,7 @@
 import gc
 import os
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -143,6 +144,29 @@ def shell(datasets):
         )
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Headless Chromium, driven by selenium; its console and its requests are logged."""
+    webdriver = needs("selenium.webdriver")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not shutil.which("chromedriver") or not chromium:
+        pytest.skip("needs Chromium and chromedriver: apt install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    flags = (
+        "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
+        "disable-component-update disable-sync disable-dev-shm-usage window-size=1280,900"
+    )
+    for flag in [*flags.split(), f"user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    options.binary_location = chromium
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    driver = webdriver.Chrome(options=options, service=service)
+    driver.set_script_timeout(60)
+    yield driver
+    driver.quit()
 
 
 @pytest.fixture(scope="session")

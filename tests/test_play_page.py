@@ -34,16 +34,12 @@ from runtime import checkpoint, report
 from test_chat import chatml
 from text import prepare
 
-webdriver = needs("selenium.webdriver")
+needs("selenium")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("default::ResourceWarning"),
     pytest.mark.skipif(not shutil.which("chromedriver"), reason="there is no chromedriver"),
 ]
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage"
-).split()
 VIEWS = ["runs", "train", "read", "tokens", "look", "break", "compare", "chat"]
 TEXT = "Alas, poor Greta,\nyou sing."
 PICTURES = os.environ.get("PICTURES", "")
@@ -95,19 +91,6 @@ def served(folder: Path):
             yield next(m[0] for line in process.stdout if (m := re.search(r"http://\S+", line)))
         finally:
             process.terminate()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
-    driver = webdriver.Chrome(options=options, service=service)
-    driver.set_script_timeout(30)
-    yield driver
-    driver.quit()
 
 
 class Page:
