@@ -25,7 +25,8 @@ def ladder(vocab_size: int, dataset: str, meta: dict) -> list[dict]:
     rungs = [("uniform", "guessing", math.log(vocab_size), "every token is as likely as any other: ln V")]
     if meta and not meta.get("masked") and not is_mixture(dataset):
         letters, bigram = counted_losses(dataset, vocab_size)
-        rungs.append(("letters", "letter frequencies", letters, "knows how frequent each token is"))
+        name = "letter frequencies" if meta["tokenizer"] == "char" else "token frequencies"
+        rungs.append(("letters", name, letters, "knows how frequent each token is"))
         rungs.append(("bigram", "bigram", bigram, "knows which token likes to follow which"))
     floor = floor_per_token(meta, "val") if meta else 0.0
     if floor:

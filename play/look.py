@@ -72,7 +72,7 @@ def next_tokens(model, tokenizer, ids: list[int], temperature: float, top_p: flo
             for i in best
         ],
         "kept": int((probs > 0).sum()),
-        "entropy_bits": -(raw * raw.clamp(min=1e-300).log2()).sum().item(),
+        "entropy_bits": -(probs * probs.clamp(min=1e-300).log2()).sum().item(),
     }
 
 

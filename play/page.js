@@ -43,7 +43,7 @@ function lay() {  // a copy of the view's template, with what views share
     const keys = place.dataset.formulas.split(/\s+/).filter(key => formulas[key]);
     place.after(...keys.map(key => {
       const {name, formula, file, line} = formulas[key], href = `${url(`source/${file}`)}#L${line}`;
-      return el("details", el("summary", `formula: ${name}`), el("p", el("code", formula), " ",
+      return el("details", {id: key}, el("summary", `formula: ${name}`), el("p", el("code", formula), " ",
         el("a", {href}, `${file}, line ${line}`)));
     }));
   }
@@ -51,15 +51,16 @@ function lay() {  // a copy of the view's template, with what views share
 async function route() {
   leaving.abort();
   leaving = new AbortController();
-  byId("alert").textContent = "";
+  alarm("");
   byId("main").setAttribute("aria-busy", true);
   await loadRuns();
   state = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
   if (!VIEWS[state.page]) state.page = chosen ? "train" : "runs";
-  if (!runOf(state.run)) state.run = chosen || (runs.find(run => run.training) ?? runs[0])?.name;
+  if (!runOf(state.run)) state.run = chosen || (runs.find(run => run.state === "training") ?? runs[0])?.name;
   if (!state.run) state = {page: "runs"};
   const {files = [], chat} = runOf(state.run) ?? {};
-  if (state.page === "chat" && !chat) state.page = "train";
+  const mute = state.page === "chat" && !chat;
+  if (mute) state.page = "train";
   if (!files.includes(state.file)) delete state.file;
   options("run", runs.map(run => [run.name]), state.run);
   options("file", [["", files[0] ?? "none"], ...files.slice(1).map(file => [file])], "");
@@ -69,6 +70,7 @@ async function route() {
   const about = ["runs", "train"].includes(state.page) ? {} : await get("api/model", model());
   if (byId("text")) byId("text").value ||= about.text;
   VIEWS[state.page](about);
+  if (mute) byId("alert").textContent = `${state.run} has learned from no conversations: there is no chat.`;
   byId("main").setAttribute("aria-busy", false);
 }
 byId("main").addEventListener("submit", event => {

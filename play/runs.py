@@ -36,6 +36,7 @@ def about(folder: Path) -> dict:
     rows, files = rows_of(folder / "metrics.jsonl"), checkpoints(folder)
     rows.read()
     written = [newest(folder / name) for name in (*files, "metrics.jsonl", "config.json")]
+    finished = (folder / "result.json").exists()
     age = time.time() - max(path.stat().st_mtime for path in written if path.exists())
     return {
         "name": folder.name,
@@ -44,7 +45,7 @@ def about(folder: Path) -> dict:
         "max_iters": settings["max_iters"],
         "val_loss": rows.best,
         "age": age,
-        "training": age < QUIET and rows.place > 0 and not (folder / "result.json").exists(),
+        "state": "finished" if finished else "training" if age < QUIET and rows.place > 0 else "stopped",
         "chat": bool(tokenizer.get("chat")) or dataset_of(settings).get("format") == "jsonl",
     }
 
@@ -125,7 +126,7 @@ def follow(folder: Path) -> Iterator[list[tuple[str, object]]]:
 
 
 def head(folder: Path) -> dict:
-    """What a curve is drawn against: the ladder of meanings, the expected losses, how the run has ended."""
+    """What a curve is drawn against: data, the ladder of meanings, the expected losses, how the run ended."""
     settings, tokenizer = (read_json(folder / f"{name}.json") for name in ("config", "tokenizer"))
     meta, expected = dataset_of(settings), settings.get("expected", {})
     vocab_size = len(tokenizer["tokens"]) + len(tokenizer["special_tokens"])
@@ -133,6 +134,7 @@ def head(folder: Path) -> dict:
     return {
         "run": folder.name,
         "vocab_size": vocab_size,
+        "dataset": settings["dataset"],
         "max_iters": settings["max_iters"],
         "ladder": ladder(vocab_size, settings["dataset"], meta),
         "expected": bands_for(meta, expected)[0] if meta and expected else {},

@@ -34,6 +34,8 @@ function options(id, list, chosen) {  // list: [value, text]
   fill(id, list.map(([value, text = value]) => el("option", {value}, text)));
   byId(id).value = list.some(([value]) => String(value) === state[id]) ? state[id] : chosen;
 }
+const cutNote = (id, {pieces, cut}) => fill(id, cut
+  ? `Only the first ${pieces.length} tokens are shown; ${cut} characters are left out.` : "");
 function arrows(node, moves, work) {  // moves: what each key hands to work
   node.addEventListener("keydown", event => {
     if (!(event.key in moves)) return;
@@ -72,12 +74,16 @@ const api = async (path, body, signal) => (await ask(url(`api/${path}`), body, s
 const model = () => ({run: state.run, file: state.file ?? ""});
 const onText = (path, signal, more) => api(path, {...model(), text: byId("text").value, ...more}, signal);
 const choice = () => ({temperature: number("temperature"), top_p: number("top_p"), seed: number("seed")});
+function alarm(message) {  // says what went wrong; what is shown below it is of the time before, and dimmed
+  byId("alert").textContent = message;
+  byId("main").classList.toggle("stale", message !== "");
+}
 async function attempt(work) {
   try {
     await work();
   } catch (error) {
     if (error.name === "AbortError") return;
-    byId("alert").textContent = error.message;
+    alarm(error.message);
     byId("main").setAttribute("aria-busy", false);
   }
 }
@@ -89,7 +95,7 @@ function latest(id, work, wait = 0) {  // only the newest request counts: it abo
     newest.abort();
     const mine = newest = new AbortController();
     box.setAttribute("aria-busy", true);
-    byId("alert").textContent = "";
+    alarm("");
     timer = setTimeout(async () => {
       await attempt(() => work(AbortSignal.any([mine.signal, left])));
       if (mine === newest) box.setAttribute("aria-busy", false);
@@ -98,6 +104,7 @@ function latest(id, work, wait = 0) {  // only the newest request counts: it abo
 }
 async function streamed(path, body, take) {  // take() gets each object that is sent, until #stop is pressed
   const mine = new AbortController();
+  alarm("");
   byId("stop").onclick = () => mine.abort();
   [byId("stop").disabled, byId("go").disabled] = [false, true];
   try {

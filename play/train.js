@@ -1,16 +1,16 @@
-// The views that need no model: the list of runs, and a run as it learns. A function for each view, here and in
-// views.js; the address holds what controls are set to, under their ids.
+// The views that need no model: the list of runs, and a run as it learns. A function for each view, here and
+// in views.js; the address holds what controls are set to, under their ids.
 
 function showRuns() {
   const href = run => hash({page: "train", run: run.name});
   const ago = s => s < 90 ? `${Math.round(s)} s ago` : s < 5400 ? `${Math.round(s / 60)} min ago`
     : s < 172800 ? `${Math.round(s / 3600)} h ago` : `${Math.round(s / 86400)} days ago`;
   function draw() {
-    fill("live", runs.filter(run => run.training).map(run =>
+    fill("live", runs.filter(run => run.state === "training").map(run =>
       el("a", {class: "go", href: href(run)}, `Follow ${run.name}, which is training now`)));
     const rows = runs.map(run => [el("td", el("a", {href: href(run)}, run.name)),
       el("td", exact(run.val_loss, round(run.val_loss, 4))), el("td", `${run.step} of ${run.max_iters}`),
-      el("td", ago(run.age)), el("td", run.training ? "training" : "")]);
+      el("td", ago(run.age)), el("td", run.state)]);
     fill("list", rows.length ? table("runs", ["run", "val loss", "step", "last wrote", "state"], rows)
       : "None yet. Train one in seconds: python train.py config/tiny.py");
   }
@@ -37,10 +37,12 @@ function showTrain() {
     const {samples} = stores[0], slider = byId("sample");
     slider.max = Math.max(samples.length - 1, 0);
     slider.value = newest ? slider.max : state.sample ?? slider.value;
-    const none = {step: 0, text: "A run writes samples while it trains, or one at its end."};
-    const sample = samples[slider.value] ?? none;
-    slider.labels[0].querySelector("output").textContent = `step ${sample.step}`;
-    byId("written").textContent = sample.text;
+    const {step = 0, text = "None yet: a run writes one at its end."} = samples[slider.value] ?? {};
+    slider.labels[0].querySelector("output").textContent = `step ${step}`;
+    slider.disabled = samples.length < 2;
+    byId("written").textContent = text;
+    say(byId("more"), samples.length > 1 ? "Move the slider to the left: so it wrote when it knew less."
+      : "To see how the writing changes, train with --sample_interval=50: a sample every 50 steps.");
   }
   function draw() {
     [last, waits] = [performance.now(), false];
@@ -62,12 +64,19 @@ function showTrain() {
     const [train, val] = ["loss", "val_loss"].map(key => of(rows, key).at(-1) ?? []);
     const perplexity = val.length ? Math.exp(val[1]) : null;
     facts(["step", run.finished ? "finished" : "training", step, `step ${step} of ${end ?? "?"}`],
-      ["train", "train loss", train[1]], ["val", "val loss", val[1], round(val[1], 4)],
-      ["perplexity", "as if choosing among", perplexity, `${round(perplexity, 2)} tokens`]);
+      ["train", "train loss, last batch", train[1]], ["val", "val loss", val[1], round(val[1], 4)],
+      ["perplexity", "perplexity: as if choosing among", perplexity, `${round(perplexity, 2)} tokens`]);
     const [due, low, high] = band.find(([step]) => step === val[0]) ?? [];
     const where = val[1] < low ? "below" : val[1] > high ? "above" : "in";
-    say(byId("normal"), due === undefined ? ""
-      : `At step ${due} the val loss is ${where} the normal band, ${low} to ${high}.`);
+    say(byId("normal"), (band.length ? "The green band is where a run of this config normally is. " : "")
+      + (due === undefined ? "" : `At step ${due} the val loss is ${where} it: ${low} to ${high}.`));
+    const [mine, other] = stores.map(store => store.run.dataset);
+    say(byId("apart"), !mine || !other || mine === other ? ""
+      : `The two runs read different data, ${mine} and ${other}: a lower loss here is not a better model. `
+        + "Compare lets both read one text.");
+    for (const rung of ["uniform", "letters", "bigram", "entropy"]) {
+      byId(`ladder_${rung}`).hidden = !run.ladder.some(({key}) => key === rung);
+    }
     fill("ladder", run.ladder.map(({name, nats, meaning}) =>
       [el("dt", `${name} `, exact(nats)), el("dd", meaning)]));
   }

@@ -6,14 +6,16 @@ function showRead(about) {
   fill("legend", "bits:", [0, 0.25, 0.5, 0.75, 1].map(x => paint(el("b", round(x * most, 2)), x)), "a guess");
   const look = latest("tokens", async signal => {
     read = await onText("read", signal);
+    fill("written");
     facts(["bits_per_byte", "bits per byte", read.bits_per_byte], ["loss", "loss, nats per token", read.loss],
       ["total_bits", "bits in all", read.total_bits, round(read.total_bits, 4)],
       ["count", "tokens", read.ids.length]);
     fill("tokens", read.pieces.map((piece, i) => {
-      const bits = read.bits[i], name = `${shown(piece)}: ${round(bits)} bits`;
+      const bits = read.bits[i], first = bits === null;
+      const name = `${shown(piece)}: ${first ? "the first token, not counted" : `${round(bits)} bits`}`;
       const button = el("button", {tabindex: -1, "aria-pressed": false, "aria-label": name, title: name,
         "data-value": bits ?? "", click: () => choose(i)}, shown(piece));
-      return [paint(button, bits / most), piece.includes("\n") ? el("br") : ""];
+      return [first ? button : paint(button, bits / most), piece.includes("\n") ? el("br") : ""];
     }));
     choose(Number(state.at ?? 1e9) || 0);
   });
@@ -85,7 +87,7 @@ function showLook(about) {
   const name = ({pieces}, i) => `“${shown(pieces[i])}”`;
   const big = heatmap(byId("big"), "Attention of the chosen head", (t, s) => [
     `${name(seen, t)} looks at ${name(seen, s)}: weight `, exact(seen.attention[h][t][s]),
-    ", length of its value ", exact(seen.value_length[h][s])]);
+    ", length of its value vector ", exact(seen.value_length[h][s])]);
   const depends = heatmap(byId("depends"), "Dependence", (t, s) => [
     `Another token for ${name(moved, s)} moves the prediction after ${name(moved, t)} by `,
     exact(moved.change[t][s])]);
@@ -109,10 +111,12 @@ function showLook(about) {
   }
   const look = latest("heads", async signal => {
     seen = await onText("look", signal, {layer: number("layer")});
+    cutNote("cut", seen);
     draw();
   });
   const rest = latest("lens", async signal => {
-    const {pieces, layers, top, probability, truth, ...sizes} = await onText("lens", signal);
+    const {pieces, cut, layers, top, probability, truth, ...sizes} = await onText("lens", signal);
+    cutNote("cut_lens", {pieces, cut});
     fill("lens", table("cells", ["layer", ...pieces.map(shown)], layers.map((name, l) => [
       el("th", {scope: "row"}, name), top[l].map((piece, t) => {
         const p = probability[l][t], title = `${p}; the token that follows: ${truth[l][t] ?? "unknown"}`;
@@ -124,9 +128,10 @@ function showLook(about) {
       {name: l ? `after ${name}` : name, value: mean(sizes.residual[l])}]);
     bars("sizes", rows, Math.max(...rows.map(row => row.value)));
     moved = await onText("depends", signal);
+    cutNote("cut_depends", moved);
     depends(moved.pieces, moved.change, Math.max(...moved.change.flat()));
   });
-  options("layer", range(0, about.config.n_layer - 1).map(l => [l, `layer ${l + 1}`]), 0);
+  options("layer", range(0, about.config.n_layer - 1).map(l => [l, `block ${l + 1}`]), 0);
   on("layer", look);
   on("weighted", () => seen && draw());
   sent(look, rest);
@@ -157,7 +162,8 @@ function showBreak(about) {
     fill("after", found.after);
   }, 150);
   const measure = latest("worth", async signal => {
-    const {heads, attention, mlp, block} = await onText("importance", signal);
+    const {heads, attention, mlp, block, ...text} = await onText("importance", signal);
+    cutNote("cut", text);
     const rows = heads.map((row, l) => [...row, attention[l], mlp[l], block[l]]);
     const peak = Math.max(...rows.flat()), names = heads[0].map((_, h) => `head ${h + 1}`);
     const cell = x => paint(el("td", exact(x, x?.toFixed(2) ?? "–")), x / peak);
@@ -171,7 +177,7 @@ function showBreak(about) {
 function showCompare(about) {
   const files = runs.flatMap(({name, files}) => files.map(file => [`${name}/${file}`, `${name}, ${file}`]));
   const other = files.find(([key]) => !key.startsWith(`${about.run}/`)) ?? files.at(-1), sides = ["a", "b"];
-  const curve = chart(byId("curve"), "surprise in bits", 260, "bytes before");
+  const curve = chart(byId("curve"), "surprise in bits per byte", 260, "bytes before");
   options("a", files, `${about.run}/${about.file}`);
   options("b", files, other[0]);
   const run = latest("part", async signal => {
@@ -185,33 +191,47 @@ function showCompare(about) {
         at < pieces.length ? el("mark", pieces[at]) : "", pieces.slice(at + 1).join(""));
     }
     const {part} = found;
-    fill("part", part ? `They part at new token ${part.a + 1}, the marked one.` : "They write the same.");
+    fill("part", part ? `Both write the same up to the mark, new token ${part.a + 1}.` : "They write the same.");
     facts(...sides.map((side, i) => [`bits_${side}`, names[i], found[side].bits_per_byte,
       `${round(found[side].bits_per_byte, 4)} bits per byte`]));
-    curve({lines: sides.map((side, i) => {
-      const {positions, bits} = found[side], points = positions.map((x, j) => [x, bits[j]]).slice(1);
-      return {name: names[i], class: i ? "b dashed" : "", value: mean(bits.slice(1)), points};
-    })});
+    curve({lines: sides.map((side, i) => ({name: names[i], class: i ? "b dashed" : "",
+      points: found[side].curve, value: found[side].bits_per_byte}))});
   }, 150);
   on("a b temperature top_p seed", run);
   sent(run);
 }
 
 function showChat(about) {
-  const messages = [];
+  const messages = [], talk = byId("talk");
+  function keep(count) {  // only the first messages
+    messages.length = count;
+    while (talk.children.length > count) talk.lastChild.remove();
+  }
   function add(role, content) {
     const text = el("span", content), message = {role, content};
-    byId("talk").append(el("p", {class: role}, el("b", role === "user" ? "you" : about.run), text));
+    talk.append(el("p", {class: role}, el("b", role === "user" ? "you" : about.run), text));
     messages.push(message);
     return more => text.textContent = message.content += more;
   }
   document.querySelector(".ask").addEventListener("submit", () => attempt(async () => {
-    const content = byId("message").value;
+    const content = byId("message").value, before = messages.length;
     if (!content.trim()) return;
     byId("message").value = "";
     add("user", content);
     const body = {model: about.run, messages: [...messages], stream: true, ...choice(), max_tokens: 400};
     const more = add("assistant", "");
-    await streamed("v1/chat/completions", body, ({choices}) => more(choices[0]?.delta?.content ?? ""));
+    try {
+      await streamed("v1/chat/completions", body, ({choices}) => more(choices[0]?.delta?.content ?? ""));
+    } catch (error) {
+      if (error.name !== "AbortError") {  // it was not understood: back into the box with it
+        keep(before);
+        byId("message").value = content;
+      }
+      throw error;
+    }
   }));
+  byId("fresh").addEventListener("click", () => {
+    byId("stop").click();
+    keep(0);
+  });
 }

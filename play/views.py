@@ -3,17 +3,21 @@
 Texts, numbers and lists are checked here; the names of runs and checkpoints by the desk (server.py).
 """
 
+import contextlib
 import functools
 import itertools
 import math
 import os
 from collections.abc import Iterator
 
+import numpy as np
+
 from config import ROOT, require
-from lab.ladder import ids_of
+from data import open_windows
 from machine.speed import parameters_of
 from play import look, runs
 from sample import prompt_ids, stream_pieces
+from text.mixture import is_mixture
 from text.settle import tokenizer_of
 
 TEXT = 20_000  # characters of a text, or ids
@@ -33,6 +37,8 @@ FORMULAS = {
     "next": ("next token", "softmax(logits of the last token)", "model.py", "def to_logits("),
     "temperature": ("temperature and top-p", "softmax(logits / temperature), the likeliest that reach p",
                     "generate.py", "def token_probs("),
+    "entropy": ("entropy", "-sum of p log2 p, after temperature and top-p",
+                "play/look.py", "def next_tokens("),
     "generation": ("writing", "draw, append, read again", "generate.py", "def stream("),
     "merges": ("byte pairs", "join the oldest pair first", "tokenizer.py", "def steps("),
     "attention": ("attention", "softmax(q k' / sqrt(head size))", "model.py", "def written_out_attention("),
@@ -42,10 +48,13 @@ FORMULAS = {
     "depends": ("dependence", "mean of |p - p'| / 2, token s replaced", "play/look.py", "def depends("),
     "ablation": ("what a part is worth", "loss without it - loss", "play/look.py", "def without("),
     "ladder_uniform": ("guessing", "ln V", "lab/ladder.py", "def ladder("),
-    "ladder_letters": ("letter frequencies", "-ln p(b)", "lab/ladder.py", "def counted_losses("),
-    "ladder_bigram": ("bigram", "-ln p(b | a)", "lab/ladder.py", "def counted_losses("),
+    "ladder_letters": ("frequencies", "-ln p(b), p(b) = (n_b + 1) / (N + V): counts of the train split",
+                       "lab/ladder.py", "def counted_losses("),
+    "ladder_bigram": ("bigram", "-ln p(b | a), p(b | a) = (n_ab + 50 p(b)) / (n_a + 50)",
+                      "lab/ladder.py", "def counted_losses("),
     "ladder_entropy": ("exact entropy", "E[-ln p] of the grammar", "text/verse.py", "def verse_entropy("),
-    "learning_rate": ("learning rate", "lr_at(step)", "optim.py", "def lr_at("),
+    "learning_rate": ("learning rate", "rises for warmup_iters updates, then follows lr_schedule to min_lr",
+                      "optim.py", "def lr_at("),
     "grad_norm": ("gradient norm", "root of the sum of squares", "train.py", "clip_grads_with_norm_("),
     "speed": ("tokens per second", "tokens / seconds since the last row", "runtime/report.py",
               'row["tokens_per_second"] ='),
@@ -115,18 +124,30 @@ def model(desk, query: dict) -> dict:
         "tokenizer": tokenizer.kind,
         "techniques": saved["config"].get("technique", ""),
         "chat": bool(tokenizer.stop_ids) and runs.about(desk.folder(name))["chat"],
-        "text": first_text(tokenizer, saved),
+        "text": first_text(model, tokenizer, saved["config"]),
         "switches": [{"key": key, "name": name} for key, name in look.switches(model).items()],
     }
 
 
-def first_text(tokenizer, saved: dict) -> str:
-    """A text to begin with: the beginning of the val split, or the run's prompt if that is not here."""
-    try:
-        require(tokenizer.hash == tokenizer_of(saved["config"]["dataset"]).hash, "another tokenizer")
-        return tokenizer.decode(ids_of(saved["config"]["dataset"], "val")[:BEGIN])
-    except (OSError, KeyError, ValueError):
-        return saved["config"].get("start", "").strip() or "The"
+def first_text(model, tokenizer, settings: dict) -> str:
+    """A text to begin with, which the tokenizer can encode: whole lines from the beginning of the val split,
+    or a sample of it; if that is not here, the run's prompt, or some tokens."""
+    dataset = settings["dataset"]
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        require(not is_mixture(dataset), "there is no one val split")
+        require(tokenizer.hash == tokenizer_of(dataset).hash, "another tokenizer")
+        val = open_windows(dataset, "val", model.config.block_size, may_be_short=True)
+        ids = val.tokens[np.arange(min(BEGIN, val.n_tokens))].tolist()
+        special = set(tokenizer.special_tokens.values())
+        parts = [[*part] for marks, part in itertools.groupby(ids, special.__contains__) if not marks]
+        lines = tokenizer.decode(max(parts, key=len, default=[])).split("\n")
+        is_cut = len(lines) > 3 and not val.in_rows  # a text is cut anywhere
+        return "\n".join(lines[1:-1] if is_cut else lines)
+    for text in (settings.get("start", "").strip(), "The"):
+        with contextlib.suppress(ValueError):
+            if prompt_ids(tokenizer, text):
+                return text
+    return tokenizer.decode([*range(min(20, tokenizer.vocab_size))])
 
 
 @functools.cache  # what is listed and what is linked to stay the same text, also when the file is edited
@@ -219,14 +240,17 @@ def broken(desk, request: dict) -> dict:
 
 
 def compare(desk, request: dict) -> dict:
-    """Two checkpoints on one text: what each writes, and bits by place. part: where what they write parts."""
+    """Two checkpoints on one text. pieces: what each writes; part: where that parts; curve: (bytes before a
+    token, its bits per byte), which can be compared whatever the tokenizers."""
     found, texts = {}, {}
     for side in ("a", "b"):
         model, tokenizer, ids, _ = opened(desk, {**request, **take(request, side, {})})
         bits = look.surprise(model, ids)
-        sizes = tokenizer.token_bytes()[ids].cumsum().tolist()
+        sizes = tokenizer.token_bytes()[ids].tolist()
+        places = zip(itertools.accumulate(sizes, initial=0), bits, sizes, strict=False)
+        curve = [(before, b / size) for before, b, size in places if b is not None and size]
         new = list(written(model, tokenizer, ids, request))
-        found[side] = {"pieces": [piece for _, piece in new], "positions": [0, *sizes[:-1]], "bits": bits}
+        found[side] = {"pieces": [piece for _, piece in new], "curve": curve}
         found[side] |= look.totals(tokenizer, ids, bits)
         texts[side] = "".join(found[side]["pieces"])
     same = len(os.path.commonprefix(list(texts.values())))

@@ -31,7 +31,9 @@ from lab import ladder
 from model import GPT, GPTConfig
 from play import look, runs, server, views
 from runtime import checkpoint, samples
-from tokenizer import END, BPETokenizer, CharTokenizer
+from sample import prompt_ids
+from text import prepare
+from tokenizer import END, BPETokenizer, CharTokenizer, load_any
 
 
 def random_model(arch: str = "modern", **settings) -> GPT:
@@ -83,8 +85,10 @@ def test_next_tokens_are_those_that_generation_draws(temperature, top_p):
         assert token["probability"] == pytest.approx(share, abs=0.04)
         assert token["kept"] == (token["probability"] > 0)
     assert sum(token["kept"] for token in found["tokens"]) == min(10, found["kept"])
-    raw = torch.softmax(model(torch.tensor([IDS]))[0, -1], dim=0).tolist()
-    assert found["entropy_bits"] == pytest.approx(-sum(p * math.log2(p) for p in raw), abs=1e-5)
+    logits = model(torch.tensor([IDS]))[:, -1]
+    raw, probs = torch.softmax(logits, -1)[0].tolist(), token_probs(logits, temperature, 0, top_p)[0].tolist()
+    shares = [p / sum(probs) for p in probs if p]
+    assert found["entropy_bits"] == pytest.approx(-sum(p * math.log2(p) for p in shares), abs=1e-5)
     assert [token["raw"] for token in found["tokens"]] == pytest.approx(
         sorted(raw, reverse=True)[:10], abs=1e-6
     )
@@ -329,7 +333,7 @@ def test_the_list_knows_runs_and_nothing_else(ask):
     assert status == 200 and json.loads(text)["chosen"] == "out-a"
     assert set(found) == {"out-a", "out-b"}
     assert found["out-a"]["val_loss"] == 1.5 and found["out-a"]["step"] == 20
-    assert found["out-a"]["files"] == ["best.pt"] and found["out-a"]["training"]
+    assert found["out-a"]["files"] == ["best.pt"] and found["out-a"]["state"] == "training"
     assert json.loads(ask("GET", "/v1/models")[1])["data"][0]["id"] in found
 
 
@@ -368,7 +372,11 @@ def test_views_say_what_the_model_says(ask):
     assert broken["loss_before"] == pytest.approx(read["loss"], abs=1e-6) != broken["loss_after"]
     assert len(broken["before"]) == len(broken["after"]) == 5
     both = answer(ask, "/api/compare", a={"run": "out-a"}, b={"run": "out-a"}, text="ab c", max_new_tokens=5)
-    assert both["part"] is None and both["a"] == both["b"] and both["a"]["bits"] == read["bits"]
+    assert (
+        both["part"] is None
+        and both["a"] == both["b"]
+        and both["a"]["curve"] == list(map(list, enumerate(read["bits"])))[1:]
+    )
     other = answer(ask, "/api/compare", a={"run": "out-a"}, b={"run": "out-b"}, text="ab c", max_new_tokens=5)
     a, b = ("".join(other[side]["pieces"][: other["part"][side]]) for side in "ab")
     assert a.startswith(b) or b.startswith(a)
@@ -616,6 +624,39 @@ def test_a_completion_is_what_the_model_generates(ask):
     found = answer(ask, "/v1/completions", **request | {"n": 1, "stop": stop})
     cut = min(right[0].index(text) for text in stop)
     assert found["choices"][0]["text"] == right[0][:cut] and found["choices"][0]["finish_reason"] == "stop"
+
+
+def test_the_curves_of_two_tokenizers_are_per_byte(ask):
+    """Weighted by bytes, each curve's mean is the bits per byte that stand above it."""
+    sides = {"a": {"run": "out-a"}, "b": {"run": "out-b"}}
+    found = answer(ask, "/api/compare", **sides, text="ab c\nab c\nab", max_new_tokens=3)
+    counts = []
+    for side in "ab":
+        places, bits = zip(*found[side]["curve"], strict=True)
+        pieces = answer(ask, "/api/tokens", **sides[side], text="ab c\nab c\nab")["pieces"]
+        sizes = [len(piece) for piece in pieces]
+        assert list(places) == list(itertools.accumulate(sizes))[:-1]
+        total = sum(b * size for b, size in zip(bits, sizes[1:], strict=True))
+        assert total / sum(sizes[1:]) == pytest.approx(found[side]["bits_per_byte"])
+        counts.append(len(sizes))
+    assert counts[0] > counts[1]
+
+
+@pytest.mark.parametrize("format", ["text", "jsonl"])
+def test_the_first_text_is_whole_lines_that_can_be_encoded(datasets, tmp_path, monkeypatch, format):
+    monkeypatch.setattr(prepare, "DATASETS", tmp_path)
+    talks = [{"prompt": f"{i} + {i}?\n", "response": f"{2 * i}"} for i in range(60)]
+    lines = [json.dumps(talk) for talk in talks] if format == "jsonl" else [f"line {i}" for i in range(200)]
+    (tmp_path / "in.txt").write_text("\n".join(lines), encoding="utf-8")
+    prepare.prepare("any", str(tmp_path / "in.txt"), format=format, dedup=False)
+    tokenizer, model = load_any(tmp_path / "any"), random_model(vocab_size=40, block_size=64)
+    text = views.first_text(model, tokenizer, {"dataset": "any"})
+    assert len(prompt_ids(tokenizer, text)) > 10
+    if format == "text":
+        assert set(text.split("\n")) <= set(lines)
+    few = CharTokenizer("xyz")  # of another text, which does not know "The"
+    assert views.first_text(model, few, {"dataset": "any", "start": "The"}) == "xyz"
+    assert views.first_text(model, few, {"dataset": "nowhere", "start": "\nyx\n"}) == "yx"
 
 
 @pytest.mark.slow

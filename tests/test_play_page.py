@@ -30,7 +30,7 @@ from generate import token_probs
 from machine import distributed
 from model import GPT
 from play import look
-from runtime import checkpoint, report
+from runtime import checkpoint, report, samples
 from test_chat import chatml
 from text import prepare
 
@@ -236,7 +236,8 @@ def test_a_broken_address_falls_back(page, hash):
     page.browser.get(page.address + "#" + hash)
     page.wait("document.querySelector('main h1')")
     page.settled()
-    assert page.text("#alert") == "" and page.state().get("run", "out-char") in ("out-char", "../..")
+    said = "out-char has learned from no conversations: there is no chat." if hash == "page=chat" else ""
+    assert page.text("#alert") == said and page.state().get("run", "out-char") in ("out-char", "../..")
     assert page.js("return document.getElementById('run').value") == "out-char"
 
 
@@ -300,12 +301,69 @@ def press(page, selector: str, key: str):
     page.js(f"document.querySelector(arguments[0]).dispatchEvent({event})", selector, key)
 
 
+def test_two_runs_of_different_data_are_not_compared_by_loss(page):
+    page.visit("train", **{"with": "out-bpe"})
+    page.wait("document.getElementById('apart').textContent")
+    assert page.text("#apart").startswith("The two runs read different data, small and pairs: ")
+    page.set("with", "")
+    page.wait("!document.getElementById('apart').textContent")
+
+
+def test_a_slider_with_one_sample_says_how_to_get_more(page, home):
+    shutil.copytree(home / "out-char", home / "out-one")
+    try:
+        samples.cut(home / "out-one" / "samples.txt", 10)
+        page.visit("train", run="out-one")
+        page.wait("document.getElementById('more').textContent")
+        assert "--sample_interval=50" in page.text("#more")
+        assert page.js("return document.getElementById('sample').disabled")
+        page.visit("train")
+        page.wait("document.getElementById('more').textContent.startsWith('Move the slider')")
+        assert not page.js("return document.getElementById('sample').disabled")
+        assert page.text("#normal") == "", "no band is drawn, and none is spoken of"
+        page.wait("document.getElementById('ladder_entropy').hidden")
+    finally:
+        shutil.rmtree(home / "out-one")
+
+
+@pytest.mark.parametrize("run", ["out-char", "out-bpe", "out-talk"])
+def test_each_run_has_a_text_to_begin_with(page, run):
+    page.visit("read", run=run, text="")
+    assert page.text("#alert") == "" and page.count("#tokens button") > 0
+
+
+def test_what_is_left_out_is_said(page):
+    page.visit("look", text=TEXT * 2)
+    shown, left = 32, 2 * len(TEXT) - 32  # a window, of 32 characters
+    for place in ("#cut", "#cut_lens", "#cut_depends"):
+        assert page.text(place) == f"Only the first {shown} tokens are shown; {left} characters are left out."
+    page.visit("look", text=TEXT)
+    assert page.text("#cut") == page.text("#cut_lens") == page.text("#cut_depends") == ""
+    page.visit("break", text=TEXT * 2)
+    assert page.text("#cut").startswith("Only the first 32 tokens")
+
+
+def test_after_an_error_old_numbers_are_dimmed(page):
+    page.visit("read")
+    page.js("document.getElementById('text').value = '語'")
+    page.click(".ask .go")
+    page.wait("document.getElementById('alert').textContent")
+    assert page.js("return getComputedStyle(document.getElementById('facts')).opacity") < "1"
+    page.js("document.getElementById('text').value = 'you'")
+    page.click(".ask .go")
+    page.wait("document.querySelectorAll('#tokens button').length === 3")
+    assert page.text("#alert") == ""
+    assert page.js("return getComputedStyle(document.getElementById('facts')).opacity") == "1"
+
+
 def test_read_shows_the_bits_of_each_token(page, home):
     page.visit("read")
     model, tokenizer = loaded(home)
     ids = ids_of(tokenizer)
     bits = losses_of(model, ids) / math.log(2)
     assert page.values("#tokens button") == pytest.approx(bits.tolist(), abs=1e-6)
+    first = page.js("const b = document.querySelector('#tokens button'); return [b.title, b.style.cssText]")
+    assert first == ["A: the first token, not counted", ""]
     assert page.value("#bits_per_byte") == pytest.approx(bits.sum().item() / (len(TEXT) - 1), abs=1e-6)
     assert page.value("#loss") == pytest.approx(losses_of(model, ids).mean().item(), abs=1e-6)
     assert page.value("#total_bits") == pytest.approx(bits.sum().item(), abs=1e-5)
@@ -347,6 +405,8 @@ def test_writing_on_is_what_generate_draws_and_stops(page, home):
     page.click("#stop")
     page.wait("document.getElementById('stop').disabled")
     assert page.text("#alert") == "" and len(page.text("#written mark")) < len(right)
+    page.click(".ask .go")
+    page.wait("!document.getElementById('written').textContent")
 
 
 def test_tokens_and_their_merges(page, home):
@@ -445,6 +505,8 @@ def test_compare_marks_where_two_models_part(page, home):
         size = len(TEXT) - len(tokenizer.decode(ids[:1]))
         bits = losses_of(model, ids).sum().item() / math.log(2)
         assert page.value(f"#bits_{side}") == pytest.approx(bits / size, abs=1e-6)
+        key = f"#curve .keys > span:nth-child({1 if side == 'a' else 2}) [data-value]"
+        assert page.value(key) == page.value(f"#bits_{side}")
         prompt = page.text(f"#text_{side}")
         assert (
             prompt.startswith(TEXT)
@@ -472,6 +534,22 @@ def test_chat_streams_an_answer(page):
     ) as answer:
         right = json.load(answer)["choices"][0]["message"]["content"]
     assert page.text("#talk p.assistant span") == right != ""
+
+
+def test_a_message_that_fails_is_taken_back(page):
+    """It stays in its box, and the conversation goes on without it."""
+    page.visit("chat", run="out-talk", temperature=2, seed=7)
+    message = "document.getElementById('message').value"
+    page.js(f"{message} = 'Say '.repeat(99)")
+    page.click("#go")
+    page.wait("document.getElementById('alert').textContent.includes('write a shorter one')")
+    assert page.count("#talk p") == 0 and page.js(f"return {message}") == "Say " * 99
+    page.js(f"{message} = 'Say moon.'")
+    page.click("#go")
+    page.wait("document.querySelectorAll('#talk p').length === 2 && document.getElementById('stop').disabled")
+    assert page.text("#alert") == "" and page.text("#talk p.assistant span") != ""
+    page.click("#fresh")
+    assert page.count("#talk p") == 0
 
 
 # ---- pictures
