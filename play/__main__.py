@@ -39,7 +39,8 @@ def main(settings: dict) -> None:
     token = secrets.token_urlsafe(16) if settings["host"] else ""
     place = settings["host"] or "127.0.0.1"
     try:
-        server = Server((place, settings["port"]), Desk(home, chosen, token))
+        desk = Desk(home, chosen, token)
+        server = Server((place, settings["port"]), desk)
     except OSError as error:
         raise ValueError(f"port {settings['port']} of {place}: {error.strerror}; try --port=0") from None
     place = socket.gethostname() if place == "0.0.0.0" else place
@@ -48,7 +49,10 @@ def main(settings: dict) -> None:
     screen = sys.platform in ("win32", "darwin") or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
     if settings["browser"] and screen:  # without one, a browser for terminals might start here
         webbrowser.open_new_tab(address)
-    server.serve_forever(poll_interval=0.5)
+    try:
+        server.serve_forever(poll_interval=0.5)
+    finally:
+        desk.end()
 
 
 if __name__ == "__main__":

@@ -85,16 +85,17 @@ def answer(desk, request: dict, loaded: tuple, prompts: list, most: int, is_chat
     legal = isinstance(stop, list) and len(stop) <= 4 and all(isinstance(text, str) for text in stop)
     require(legal, f"stop={stop!r:.60} is not understood; expected a text, or up to four of them")
     legal = n >= 1 and 1 <= n * len(prompts) <= PROMPTS
-    require(legal, f"n={n} of {len(prompts)} prompts is too much or nothing; expected 1 to {PROMPTS} texts")
+    wrong = f"n={n!r:.40} of {len(prompts)} prompts is too much or nothing"
+    require(legal, f"{wrong}; expected 1 to {PROMPTS} texts")
     kind = "chat.completion" if is_chat else "text_completion"
     head = {"id": f"tinylm-{uuid.uuid4().hex[:12]}", "object": kind, "created": int(time.time())}
     head["model"] = request["model"]
     rows = [(prompt, seed) for prompt in prompts for seed in range(n)]
     if views.take(request, "stream", False):
-        return desk.in_turns(chunks(head, request, loaded, rows, most, stop, is_chat))
+        return desk.in_turns(chunks(desk, head, request, loaded, rows, most, stop, is_chat))
     choices, tokens = [], 0
     for i, row in enumerate(rows):
-        counted, texts = written(request, loaded, *row, most, stop)
+        counted, texts = written(desk, request, loaded, *row, most, stop)
         text = "".join(texts).lstrip(" " * is_chat)  # a template may begin a reply with a blank
         body = {"message": {"role": "assistant", "content": text}} if is_chat else {"text": text}
         choices.append({"index": i, **body, "finish_reason": reason(counted, most), "logprobs": None})
@@ -104,12 +105,12 @@ def answer(desk, request: dict, loaded: tuple, prompts: list, most: int, is_chat
     return {**head, "choices": choices, "usage": usage}
 
 
-def chunks(head: dict, request: dict, loaded: tuple, rows: list, most: int, stop: list, is_chat: bool):
+def chunks(desk, head: dict, request: dict, loaded: tuple, rows: list, most: int, stop: list, is_chat: bool):
     """Yield the events of a streamed answer: each text in pieces, then why it has ended."""
     if is_chat:
         head = {**head, "object": "chat.completion.chunk"}
     for i, row in enumerate(rows):
-        counted, texts = written(request, loaded, *row, most, stop)
+        counted, texts = written(desk, request, loaded, *row, most, stop)
         begun = False
         for piece in texts:
             piece = piece if begun or not is_chat else piece.lstrip(" ")
@@ -120,11 +121,12 @@ def chunks(head: dict, request: dict, loaded: tuple, rows: list, most: int, stop
         yield [("", {**head, "choices": [{"index": i, **body, "finish_reason": reason(counted, most)}]})]
 
 
-def written(request: dict, loaded: tuple, prompt: list, seed: int, most: int, stop: list) -> tuple:
+def written(desk, request: dict, loaded: tuple, prompt: list, seed: int, most: int, stop: list) -> tuple:
     """(what counts its tokens, its pieces) of one text. seed is added to the request's."""
     model, tokenizer = Counted(loaded[0]), loaded[1]
     _, temperature, top_p, first = views.sampling({"temperature": 1.0, **request})
-    return model, stream_text(model, tokenizer, prompt, most, temperature, 0, top_p, first + seed, stop)
+    texts = stream_text(model, tokenizer, prompt, most, temperature, 0, top_p, first + seed, stop)
+    return model, desk.while_asked(texts)
 
 
 def reason(counted: Counted, most: int) -> str:

@@ -108,7 +108,8 @@ def written_out(attn: Attention, x: Tensor, rope=None, past=None, causal=True, k
 def attention(model, ids: list[int], layer: int) -> dict:
     """Who looks at whom: the weights (H,T,T) of a layer's heads, row t those of token t, and the lengths
     (H,T) of the values, which are what is fetched. ValueError for a layer that has no such weights."""
-    require(0 <= layer < len(model.blocks), f"layer={layer} is none; expected 0 to {len(model.blocks) - 1}")
+    L = len(model.blocks)
+    require(0 <= layer < L, f"layer={layer!r:.40} is none; expected 0 to {L - 1}")
     attn, keep = model.blocks[layer].attn, []
     kind = type(attn).__name__
     require(isinstance(attn, Attention), f"layer {layer + 1} has {kind}, whose weights are not shown")
@@ -172,7 +173,7 @@ def switches(model) -> dict[str, str]:
     config = model.config
     plain = all(isinstance(block.attn, Attention) for block in model.blocks)
     found = {"mask": "the causal mask"} if plain else {}
-    if config.position:
+    if config.position == "learned" or (config.position and plain):
         found["position"] = f"the positions ({config.position})"
     if config.qk_norm and plain:
         found["qk_norm"] = "the norm of queries and keys"
@@ -199,7 +200,7 @@ def without(model, off: list[str]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if "next_logits" in vars(model):  # of a packed model: it knows shorter ways around what is off
             patch(stack, model, "next_logits", functools.partial(type(model).next_logits, model))
-        for key in off:
+        for key in dict.fromkeys(off):
             require(
                 key in known, f"{key!r:.40} cannot be switched off here; expected one of {[*known]!r:.200}"
             )

@@ -1,9 +1,10 @@
 """Which runs there are, and what one of them has written so far. Reads no checkpoint: a run can be watched
 while it trains."""
 
+import contextlib
 import functools
 import json
-import os
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,11 +24,19 @@ def list_runs(home: Path) -> list[dict]:
     """What is known of each run in a folder without its checkpoint, the newest first."""
     found = []
     for folder in home.iterdir():
-        try:
+        with contextlib.suppress(OSError, ValueError), intact(folder):  # no run, or a damaged one
             found.append(about(folder))
-        except (OSError, AttributeError, KeyError, TypeError, ValueError):  # no run, or a damaged one
-            continue
     return sorted(found, key=lambda run: run["age"])
+
+
+@contextlib.contextmanager
+def intact(folder: Path) -> Iterator[None]:
+    """ValueError with the name of a run if what stands in its files is not what they should hold."""
+    try:
+        yield
+    except (AttributeError, IsADirectoryError, KeyError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"a file of {folder.name:.60} is damaged: {what:.200}") from None
 
 
 def about(folder: Path) -> dict:
@@ -68,33 +77,35 @@ class Rows:
     """The rows of a metrics.jsonl that grows."""
 
     def __init__(self, path: Path):
-        self.path, self.place, self.inode = path, 0, None
-        self.was_cut = False  # by a resumed run, at the last read(): the rows before are void
+        self.path, self.place, self.tail = path, 0, b""  # tail: what stood before that place
+        self.was_cut = False  # by another run, or a resumed one, at the last read(): the rows before are void
         self.step, self.best = 0, None  # of the last row; the lowest val loss
 
     def read(self) -> list[dict]:
         """The rows since the last call. A row that is half written waits; a damaged one is left out."""
         try:
             with open(self.path, "rb") as file:
-                now = os.fstat(file.fileno())
-                self.was_cut = self.inode not in (None, now.st_ino) or now.st_size < self.place
-                self.inode = now.st_ino
+                file.seek(self.place - len(self.tail))
+                self.was_cut = file.read(len(self.tail)) != self.tail
                 file.seek(0 if self.was_cut else self.place)
-                whole, _, rest = file.read().rpartition(b"\n")
-                self.place = file.tell() - len(rest)
-        except OSError:
-            return []
+                new = file.read()
+        except OSError:  # it is not here yet, or not any more
+            self.was_cut, new = self.place > 0, b""
+        if self.was_cut:
+            self.place, self.tail, self.step, self.best = 0, b"", 0, None
+        new = new[: new.rfind(b"\n") + 1]
+        self.place, self.tail = self.place + len(new), (self.tail + new)[-200:]
         rows = []
-        for line in whole.splitlines():
+        for line in new.splitlines():
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError):
                 continue
             if isinstance(row, dict) and type(row.get("step")) is int:
-                rows.append(row)
-        losses = [row["val_loss"] for row in rows if isinstance(row.get("val_loss"), float)]
-        losses += [self.best] if self.best is not None and not self.was_cut else []
-        self.step, self.best = rows[-1]["step"] if rows else self.step, min(losses, default=None)
+                rows.append({key: value for key, value in row.items() if isinstance(value, int | float)})
+        losses = [self.best, *(row.get("val_loss") for row in rows)]
+        self.best = min((x for x in losses if isinstance(x, float) and math.isfinite(x)), default=None)
+        self.step = rows[-1]["step"] if rows else self.step
         return rows
 
 
@@ -115,7 +126,8 @@ def follow(folder: Path) -> Iterator[list[tuple[str, object]]]:
             stamp = [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
             if stamp != before.get(event):
                 before[event] = stamp
-                events.append((event, read(folder)))
+                with intact(folder):
+                    events.append((event, read(folder)))
         new = rows.read()
         if rows.was_cut:
             events.append(("reset", {}))

@@ -11,6 +11,8 @@ import ipaddress
 import itertools
 import json
 import math
+import os
+import selectors
 import socket
 import sys
 import threading
@@ -49,11 +51,13 @@ class Desk:
     def __init__(self, home: Path, chosen: str = "", token: str = ""):
         self.home, self.chosen, self.token = home, chosen, token
         self.lock = threading.RLock()
+        self.asker = threading.local()  # .connection: of whoever this thread computes for
+        self.ended = False
         self.kept: dict[tuple, tuple] = {}
 
     def folder(self, name: str) -> Path:
         """The folder of a known run. Refused (404) for any other name."""
-        known = [path.name for path in self.home.iterdir() if (path / "config.json").is_file()]
+        known = [path.name for path in self.home.iterdir() if os.path.isfile(path / "config.json")]
         if name not in known:
             raise Refused(404, f"there is no run {name!r:.60} here; /api/runs lists them")
         return self.home / name
@@ -72,6 +76,22 @@ class Desk:
                 self.kept = dict(list(self.kept.items())[1 - KEPT :])  # the oldest goes
                 self.kept[key] = (model.float(), *rest)
             return self.kept[key]
+
+    def while_asked(self, steps: Iterator) -> Iterator:
+        """The same steps, while whoever asked is there. ConnectionAbortedError if he has gone."""
+        for step in steps:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self.asker.connection, selectors.EVENT_READ)
+                gone = selector.select(0) and not self.asker.connection.recv(1, socket.MSG_PEEK)
+            if gone or self.ended:
+                raise ConnectionAbortedError
+            yield step
+
+    def end(self) -> None:
+        """Wait until nobody computes, and let nobody begin: a thread inside torch would abort the process
+        when Python ends."""
+        self.ended = True
+        self.lock.acquire()
 
     def in_turns(self, steps: Iterator) -> Iterator:
         """The same steps, each with the lock held: others may compute between two tokens."""
@@ -99,6 +119,7 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, routes: dict) -> None:
         """Check a request, do what it asks for, and send a page, JSON or a stream of events."""
         self.streaming = False
+        self.close_connection |= routes is GET and "Content-Length" in self.headers  # what follows is unread
         try:
             url = urlsplit(self.path)
             query = dict(parse_qsl(url.query, max_num_fields=20))
@@ -108,6 +129,7 @@ class Handler(BaseHTTPRequestHandler):
             if url.path not in routes:
                 raise Refused(404, f"there is no {self.command} {url.path!r:.60} here")
             desk, request = self.server.desk, self.body() if routes is POST else query
+            desk.asker.connection = self.connection
             with desk.lock if routes is POST else contextlib.nullcontext():
                 result = routes[url.path](desk, request)
             if isinstance(result, dict):
@@ -140,8 +162,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def body(self) -> dict:
         """The JSON of a request. Refused (413, 415) or ValueError for anything else."""
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or "Transfer-Encoding" in self.headers:
+        length, *more = self.headers.get_all("Content-Length", [""])
+        if not length.isdecimal() or more or "Transfer-Encoding" in self.headers:
             raise Refused(411, "Content-Length is missing or no number; send it")
         if int(length) > BODY:
             raise Refused(413, f"the request has more than {BODY:,} bytes; send a shorter text")

@@ -35,7 +35,7 @@ function options(id, list, chosen) {  // list: [value, text]
   byId(id).value = list.some(([value]) => String(value) === state[id]) ? state[id] : chosen;
 }
 const cutNote = (id, {pieces, cut}) => fill(id, cut
-  ? `Only the first ${pieces.length} tokens are shown; ${cut} characters are left out.` : "");
+  ? `Only the first ${pieces.length} tokens count here; ${cut} characters are left out.` : "");
 function arrows(node, moves, work) {  // moves: what each key hands to work
   node.addEventListener("keydown", event => {
     if (!(event.key in moves)) return;

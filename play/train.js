@@ -86,12 +86,26 @@ function showTrain() {
     setTimeout(() => requestAnimationFrame(draw), Math.max(0, last + 500 - performance.now()));
   }
   for (const store of stores) {
+    let lost = false;
     const source = new EventSource(url("api/follow", {run: store.name}));
     const take = (name, work) => source.addEventListener(name, event => {
       work(event.data && JSON.parse(event.data));
       soon();
     });
-    take("open", () => store.rows = []);  // all rows are sent first, also after the connection was lost
+    take("open", () => {  // all rows are sent first, also after the connection was lost
+      store.rows = [];
+      if (lost) alarm("");
+      lost = false;
+    });
+    take("message", ({error}) => {  // the stream's last one
+      source.close();
+      alarm(error.message);
+    });
+    source.addEventListener("error", () => {
+      lost = true;
+      if (source.readyState === EventSource.CLOSED) attempt(() => ask(source.url));  // it says why
+      else alarm("The server does not answer. Is python -m play still running?");
+    });
     take("reset", () => store.rows = []);
     take("rows", rows => store.rows.push(...rows));
     take("run", run => store.run = run);

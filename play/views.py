@@ -6,7 +6,6 @@ Texts, numbers and lists are checked here; the names of runs and checkpoints by 
 import contextlib
 import functools
 import itertools
-import math
 import os
 from collections.abc import Iterator
 
@@ -26,7 +25,7 @@ NEW = 2_000  # tokens that are written for one request
 BEGIN = 160  # tokens of the text that is there at first
 WIDE, SQUARE = 96, 48  # tokens whose attention is shown; whose dependence is measured, with a pass for each
 RANGES = {"temperature": (0.0, 10.0), "top_p": (1e-6, 1.0), "max_new_tokens": (0, NEW), "seed": (0, 2**62)}
-DEFAULTS = {"temperature": 0.8, "top_p": 1.0, "max_new_tokens": 100, "seed": 1337}
+DEFAULTS = {"max_new_tokens": 100, "temperature": 0.8, "top_p": 1.0, "seed": 1337}
 Stream = Iterator[list[tuple[str, object]]]
 
 # Where each figure of the page is computed: key -> (what it is called, formula, file, a line of that file).
@@ -78,7 +77,10 @@ def take(request: dict, name: str, default):
 
 def sampling(request: dict) -> tuple:
     """(max_new_tokens, temperature, top_p, seed) of a request."""
-    return tuple(take(request, n, DEFAULTS[n]) for n in ("max_new_tokens", "temperature", "top_p", "seed"))
+    n, temperature, top_p, seed = (take(request, name, default) for name, default in DEFAULTS.items())
+    legal = temperature == 0 or temperature >= 0.001
+    require(legal, f"temperature={temperature} is too small; expected 0, or 0.001 and more")
+    return n, temperature, top_p, seed
 
 
 def opened(desk, request: dict, most: int = TEXT) -> tuple:
@@ -90,7 +92,10 @@ def opened(desk, request: dict, most: int = TEXT) -> tuple:
         require(all(type(i) is int and 0 <= i < V for i in ids), f"ids are not all of 0 to {V - 1}")
         require(len(ids) <= TEXT, f"there are {len(ids):,} ids; expected {TEXT:,} at most")
     else:
-        ids = prompt_ids(tokenizer, take(request, "text", ""))
+        try:
+            ids = prompt_ids(tokenizer, take(request, "text", ""))
+        except ValueError as error:
+            raise ValueError(f"{request['run']:.60}: {error}") from None
     require(len(ids) > 0, "the text is empty; write at least one character")
     if most < TEXT:  # it is read in one piece
         most = min(most, model.config.block_size)
@@ -114,19 +119,20 @@ def model(desk, query: dict) -> dict:
     """What is known of a checkpoint, what can be switched off in it, and a text to begin with."""
     name, file = take(query, "run", ""), take(query, "file", "")
     model, tokenizer, saved = desk.model(name, file)
-    return {
-        "run": name,
-        "file": file or runs.checkpoints(desk.folder(name))[0],
-        "step": saved["step"],
-        "val_loss": saved["val_loss"] if math.isfinite(saved.get("val_loss", math.inf)) else None,
-        "parameters": parameters_of(model),
-        "config": vars(model.config),
-        "tokenizer": tokenizer.kind,
-        "techniques": saved["config"].get("technique", ""),
-        "chat": bool(tokenizer.stop_ids) and runs.about(desk.folder(name))["chat"],
-        "text": first_text(model, tokenizer, saved["config"]),
-        "switches": [{"key": key, "name": name} for key, name in look.switches(model).items()],
-    }
+    with runs.intact(desk.folder(name)):
+        return {
+            "run": name,
+            "file": file or runs.checkpoints(desk.folder(name))[0],
+            "step": saved["step"],
+            "val_loss": saved.get("val_loss"),
+            "parameters": parameters_of(model),
+            "config": vars(model.config),
+            "tokenizer": tokenizer.kind,
+            "techniques": saved["config"].get("technique", ""),
+            "chat": bool(tokenizer.stop_ids) and runs.about(desk.folder(name))["chat"],
+            "text": first_text(model, tokenizer, saved["config"]),
+            "switches": [{"key": key, "name": name} for key, name in look.switches(model).items()],
+        }
 
 
 def first_text(model, tokenizer, settings: dict) -> str:
@@ -142,7 +148,7 @@ def first_text(model, tokenizer, settings: dict) -> str:
         parts = [[*part] for marks, part in itertools.groupby(ids, special.__contains__) if not marks]
         lines = tokenizer.decode(max(parts, key=len, default=[])).split("\n")
         is_cut = len(lines) > 3 and not val.in_rows  # a text is cut anywhere
-        return "\n".join(lines[1:-1] if is_cut else lines)
+        return "\n".join(lines[1:-1] if is_cut else lines).strip("\n")
     for text in (settings.get("start", "").strip(), "The"):
         with contextlib.suppress(ValueError):
             if prompt_ids(tokenizer, text):
@@ -182,14 +188,14 @@ def next_token(desk, request: dict) -> dict:
 def write(desk, request: dict) -> Stream:
     """The tokens that follow, one by one: {"id", "piece"}. Pieces are whole characters, and may be empty."""
     model, tokenizer, ids, _ = opened(desk, request)
-    steps = ([("", {"id": i, "piece": piece})] for i, piece in written(model, tokenizer, ids, request))
+    steps = ([("", {"id": i, "piece": piece})] for i, piece in written(desk, model, tokenizer, ids, request))
     return desk.in_turns(steps)
 
 
-def written(model, tokenizer, ids: list[int], request: dict) -> Iterator[tuple[int, str]]:
+def written(desk, model, tokenizer, ids: list[int], request: dict) -> Iterator[tuple[int, str]]:
     """(id, piece) of the tokens that a model draws after some ids."""
     n, temperature, top_p, seed = sampling(request)
-    return stream_pieces(model, tokenizer, ids, n, temperature, 0, top_p, seed)
+    return desk.while_asked(stream_pieces(model, tokenizer, ids, n, temperature, 0, top_p, seed))
 
 
 def tokens(desk, request: dict) -> dict:
@@ -235,7 +241,7 @@ def broken(desk, request: dict) -> dict:
         with look.without(model, keys):
             sums = look.totals(tokenizer, ids, look.surprise(model, ids))
             found[f"loss_{when}"], found[f"bits_{when}"] = sums["loss"], sums["bits_per_byte"]
-            found[when] = "".join(piece for _, piece in written(model, tokenizer, ids, request))
+            found[when] = "".join(piece for _, piece in written(desk, model, tokenizer, ids, request))
     return found
 
 
@@ -249,7 +255,7 @@ def compare(desk, request: dict) -> dict:
         sizes = tokenizer.token_bytes()[ids].tolist()
         places = zip(itertools.accumulate(sizes, initial=0), bits, sizes, strict=False)
         curve = [(before, b / size) for before, b, size in places if b is not None and size]
-        new = list(written(model, tokenizer, ids, request))
+        new = list(written(desk, model, tokenizer, ids, request))
         found[side] = {"pieces": [piece for _, piece in new], "curve": curve}
         found[side] |= look.totals(tokenizer, ids, bits)
         texts[side] = "".join(found[side]["pieces"])

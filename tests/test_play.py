@@ -11,6 +11,7 @@ import random
 import re
 import runpy
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -253,10 +254,28 @@ def test_rows_come_once_and_whole(tmp_path):
     assert (rows.step, rows.best) == (4, 2.0)
     path.write_text('{"step": 1}\n', encoding="utf-8")  # a resumed run has cut it
     assert rows.read() == [{"step": 1}] and rows.was_cut and rows.best is None
-    (tmp_path / "new").write_text('{"step": 1}\n' * 9, encoding="utf-8")  # or replaced it by a longer one
+    (tmp_path / "new").write_text('{"step": 7}\n' * 9, encoding="utf-8")  # or replaced it by a longer one
     (tmp_path / "new").replace(path)
     assert len(rows.read()) == 9 and rows.was_cut
     assert rows.read() == [] and not rows.was_cut
+
+
+def test_rows_of_a_run_made_anew_are_not_taken_for_those_of_the_old_one(tmp_path):
+    """Whatever its size and its inode."""
+    path = tmp_path / "metrics.jsonl"
+    rows = runs.Rows(path)
+    path.write_text('{"step": 100, "val_loss": 1.0}\n', encoding="utf-8")
+    rows.read()
+    text = '{"step": 1, "val_loss": NaN}\n{"step": 20, "val_loss": 2.5, "deep": [[1]]}\n'
+    path.write_text(text, encoding="utf-8")
+    assert rows.read()[1:] == [{"step": 20, "val_loss": 2.5}] and rows.was_cut
+    assert (rows.step, rows.best) == (20, 2.5)
+    path.write_text("", encoding="utf-8")
+    assert rows.read() == [] and rows.was_cut and (rows.step, rows.best) == (0, None)
+    path.write_text('{"step": 3, "val_loss": 3.5}\n', encoding="utf-8")
+    rows.read()
+    path.unlink()
+    assert rows.read() == [] and rows.was_cut and (rows.step, rows.best) == (0, None)
 
 
 # ---- the server
@@ -457,6 +476,7 @@ NUMBERS = [
     *(("write", {"seed": value}) for value in (-1, 2**64, 0.5)),
     ("write", {"temperature": 1e-320}),
     *(("look", {"layer": value}) for value in (2, -1, "1", 10**30)),
+    ("next", {"temperature": 1e-40}),
     *(("break", {"off": value}) for value in (["head.9.9"], "mask", [["mask"]], ["head.0.1.1"], ["head"])),
     *(("compare", {"a": value}) for value in ("out-a", {"run": "no"}, {"run": {}}, [])),
 ]
@@ -572,7 +592,14 @@ def test_with_a_host_the_token_is_asked_for(home):
         assert ask("GET", "/api/runs?token=%E4", Authorization="Bearer \u00e4")[0] == 403
 
 
-def test_a_client_that_goes_away_ends_the_generation(home, ask, monkeypatch):
+@pytest.mark.parametrize("path, request_", [
+    ("/api/write", {"run": "out-a", "text": "ab", "max_new_tokens": 2000}),
+    ("/v1/completions", {"model": "out-a", "prompt": "ab", "max_tokens": 2000, "n": 8, "stream": True}),
+    ("/v1/completions", {"model": "out-a", "prompt": "ab", "max_tokens": 2000, "n": 8}),
+    ("/api/break", {"run": "out-a", "text": "ab", "max_new_tokens": 2000, "off": ["head.0.0"] * 1000}),
+    ("/api/compare", {"a": {"run": "out-a"}, "b": {"run": "out-b"}, "text": "ab", "max_new_tokens": 2000}),
+])  # fmt: skip
+def test_a_client_that_goes_away_ends_the_generation(home, ask, monkeypatch, path, request_):
     drawn = []
     slow = GPT.next_logits
 
@@ -583,11 +610,9 @@ def test_a_client_that_goes_away_ends_the_generation(home, ask, monkeypatch):
 
     monkeypatch.setattr(GPT, "next_logits", next_logits)
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", ask.port, timeout=20)) as connection:
-        body = json.dumps({"run": "out-a", "text": "ab", "max_new_tokens": 2000})
-        connection.request("POST", "/api/write", body, {"Content-Type": "application/json"})
-        stream = connection.getresponse()
-        stream.readline()
-        stream.close()
+        connection.request("POST", path, json.dumps(request_), {"Content-Type": "application/json"})
+        while len(drawn) < 5:
+            time.sleep(0.01)
     time.sleep(0.5)
     n = len(drawn)
     time.sleep(0.3)
@@ -690,6 +715,35 @@ def test_what_is_not_finite_is_null(home, ask):
     assert json.loads(line[6:])[-1] == {"step": 21, "grad_norm": None, "loss": None}
 
 
+@pytest.mark.parametrize("file, text", [
+    ("config.json", "[1]"), ("config.json", "null"), ("config.json", "{}"), ("config.json", "5"),
+    ("config.json", '{"dataset": 5, "max_iters": 9, "expected": []}'),
+    ("tokenizer.json", "{}"), ("tokenizer.json", "null"), ("tokenizer.json", ""),
+    ("result.json", "[1]"), ("result.json", None), ("samples.txt", None), ("metrics.jsonl", None),
+])  # fmt: skip
+def test_a_damaged_run_is_an_error_of_one_line(home, ask, capfd, file, text):
+    """text: None for a folder in the file's place. Other runs are listed as before."""
+    folder = home / "out-damaged"
+    save_run(folder, random_model(vocab_size=5), CharTokenizer.train(["ab c\n"]))
+    try:
+        (folder / file).unlink(missing_ok=True)
+        (folder / file).mkdir() if text is None else (folder / file).write_text(text, encoding="utf-8")
+        listed = {run["name"] for run in json.loads(ask("GET", "/api/runs")[1])["runs"]}
+        assert listed >= {"out-a", "out-b"}
+        status, said = ask("GET", "/api/model?run=out-damaged")
+        assert status == 200 or (400 <= status < 500 and "\n" not in json.loads(said)["error"]["message"])
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", ask.port, timeout=5)) as connection:
+            connection.request("GET", "/api/follow?run=out-damaged")
+            answer = connection.getresponse()
+            assert answer.status in (200, 400)
+            if answer.status == 400:
+                assert json.load(answer)["error"]["message"].startswith("a file of out-damaged is damaged: ")
+            assert answer.status == 400 or file in ("metrics.jsonl",)
+    finally:
+        shutil.rmtree(folder)
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("flag, words", [
     ("--out_dir=out-nothing", "out-nothing holds no run; train one, or leave out_dir out"),
     ("--port=70000", "port=70000 makes no sense; expected 0 to 65535"),
@@ -701,6 +755,23 @@ def test_a_page_that_cannot_be_served_is_one_line(home, monkeypatch, flag, words
         monkeypatch.setattr(sys, "argv", ["play", flag.replace("TAKEN", str(ask.port)), "--browser=False"])
         runpy.run_path(str(ROOT / "play" / "__main__.py"), run_name="__main__")
     assert words in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [{}, {"run": "out-a", "text": "ab", "max_new_tokens": 2000}])
+def test_ctrl_c_is_an_ordinary_end(home, asked):
+    """Also while a thread computes: inside torch at the interpreter's end, it would abort the process."""
+    command = [sys.executable, "-m", "play", f"--out_dir={home / 'out-a'}", "--port=0", "--browser=False"]
+    pipe, default = subprocess.PIPE, functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, preexec_fn=default) as page:
+        address = [page.stdout.readline() for _ in range(2)][-1].split()[0]
+        with contextlib.ExitStack() as stack:
+            if asked:
+                body = urllib.request.Request(f"{address}api/write", json.dumps(asked).encode(), JSON)
+                stack.enter_context(urllib.request.urlopen(body, timeout=20)).readline()
+            page.send_signal(signal.SIGINT)
+            assert page.wait(20) in (130, -signal.SIGINT), page.stderr.read()
+        assert "Traceback" not in (said := page.stderr.read()) and "terminate" not in said
 
 
 # ---- beside a run that is being trained

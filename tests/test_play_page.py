@@ -296,6 +296,24 @@ def test_train_shows_the_rows_and_follows_a_run(page, home, tmp_path):
         shutil.rmtree(home / "out-live")
 
 
+def test_a_run_that_is_deleted_while_it_is_followed(page, home):
+    shutil.copytree(home / "out-char", home / "out-short")
+    page.visit("train", run="out-short")
+    page.wait("document.querySelector('#train [data-value]')?.dataset.value > 0")
+    shutil.rmtree(home / "out-short")
+    page.wait("document.getElementById('alert').textContent === 'this run has been deleted, or moved'")
+
+
+def test_a_damaged_run_says_so(page, home):
+    shutil.copytree(home / "out-char", home / "out-damaged")
+    try:
+        (home / "out-damaged" / "result.json").write_text("[1]", encoding="utf-8")
+        page.visit("train", run="out-damaged")
+        page.wait("document.getElementById('alert').textContent.startsWith('a file of out-damaged')")
+    finally:
+        shutil.rmtree(home / "out-damaged")
+
+
 def press(page, selector: str, key: str):
     event = "new KeyboardEvent('keydown', {key: arguments[1], bubbles: true})"
     page.js(f"document.querySelector(arguments[0]).dispatchEvent({event})", selector, key)
@@ -334,9 +352,9 @@ def test_each_run_has_a_text_to_begin_with(page, run):
 
 def test_what_is_left_out_is_said(page):
     page.visit("look", text=TEXT * 2)
-    shown, left = 32, 2 * len(TEXT) - 32  # a window, of 32 characters
+    note = f"Only the first 32 tokens count here; {2 * len(TEXT) - 32} characters are left out."  # a window
     for place in ("#cut", "#cut_lens", "#cut_depends"):
-        assert page.text(place) == f"Only the first {shown} tokens are shown; {left} characters are left out."
+        assert page.text(place) == note
     page.visit("look", text=TEXT)
     assert page.text("#cut") == page.text("#cut_lens") == page.text("#cut_depends") == ""
     page.visit("break", text=TEXT * 2)
