@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from config import require
 from lab.ladder import ladder
 from runtime import samples
 from runtime.curve import bands_for
@@ -34,14 +35,14 @@ def intact(folder: Path) -> Iterator[None]:
     """ValueError with the name of a run if what stands in its files is not what they should hold."""
     try:
         yield
-    except (AttributeError, IsADirectoryError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IsADirectoryError, KeyError, RecursionError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
         raise ValueError(f"a file of {folder.name:.60} is damaged: {what:.200}") from None
 
 
 def about(folder: Path) -> dict:
     """What is known of one run. Raises for a folder that holds none."""
-    settings, tokenizer = (read_json(folder / f"{name}.json") for name in ("config", "tokenizer"))
+    settings, tokenizer = settings_of(folder)
     rows, files = rows_of(folder / "metrics.jsonl"), checkpoints(folder)
     rows.read()
     written = [newest(folder / name) for name in (*files, "metrics.jsonl", "config.json")]
@@ -57,6 +58,13 @@ def about(folder: Path) -> dict:
         "state": "finished" if finished else "training" if age < QUIET and rows.place > 0 else "stopped",
         "chat": bool(tokenizer.get("chat")) or dataset_of(settings).get("format") == "jsonl",
     }
+
+
+def settings_of(folder: Path) -> list[dict]:
+    """[config.json, tokenizer.json] of a run."""
+    settings, tokenizer = (read_json(folder / f"{name}.json") for name in ("config", "tokenizer"))
+    require(type(settings["max_iters"]) is int, f"max_iters={settings['max_iters']!r:.40}; expected a number")
+    return [settings, tokenizer]
 
 
 def checkpoints(folder: Path) -> list[str]:
@@ -139,7 +147,7 @@ def follow(folder: Path) -> Iterator[list[tuple[str, object]]]:
 
 def head(folder: Path) -> dict:
     """What a curve is drawn against: data, the ladder of meanings, the expected losses, how the run ended."""
-    settings, tokenizer = (read_json(folder / f"{name}.json") for name in ("config", "tokenizer"))
+    settings, tokenizer = settings_of(folder)
     meta, expected = dataset_of(settings), settings.get("expected", {})
     vocab_size = len(tokenizer["tokens"]) + len(tokenizer["special_tokens"])
     result = read_json(folder / "result.json") if (folder / "result.json").exists() else {}

@@ -20,7 +20,7 @@ from text.mixture import is_mixture
 from text.settle import tokenizer_of
 
 TEXT = 20_000  # characters of a text, or ids
-WORDS = 200  # whose byte pairs are shown, step by step
+WORDS, LONGEST = 200, 80  # whose byte pairs are shown, step by step; the characters that one may have
 NEW = 2_000  # tokens that are written for one request
 BEGIN = 160  # tokens of the text that is there at first
 WIDE, SQUARE = 96, 48  # tokens whose attention is shown; whose dependence is measured, with a pass for each
@@ -203,7 +203,8 @@ def tokens(desk, request: dict) -> dict:
     _, tokenizer, ids, _ = opened(desk, request)
     words = []
     if hasattr(tokenizer, "steps"):
-        for word in list(dict.fromkeys(tokenizer.split(take(request, "text", ""))))[:WORDS]:
+        split = dict.fromkeys(tokenizer.split(take(request, "text", "")))
+        for word in [word for word in split if len(word) <= LONGEST][:WORDS]:
             steps = [[part.decode("utf-8", "replace") for part in parts] for parts in tokenizer.steps(word)]
             words.append({"word": word, "steps": steps})
     return {"kind": tokenizer.kind, "ids": ids, "pieces": pieces(tokenizer, ids), "words": words}

@@ -226,6 +226,29 @@ def test_the_oldest_turns_are_forgotten_and_the_system_is_not(talk):
     assert out == "a\n" + f"{line}a\n" * 4
 
 
+@pytest.mark.parametrize("system", ["", "Be."])
+@pytest.mark.parametrize("made", [chatml, llama, lambda: tokenizer.BPETokenizer(WORDS, [END])])
+def test_as_few_turns_are_forgotten_as_can_be(made, system):
+    """The same as when one turn after the other is taken away until the prompt fits."""
+    made, forgotten = made(), set()
+    for n in range(1, 12):
+        talk = chat.Conversation(made, 150, 20, system)
+        for i in range(n):
+            talk.messages += said(("user", "u" * (7 * i % 13 + 1)), ("assistant", "a" * (5 * i % 11)))
+        messages = [*talk.messages, *said(("user", "last"))]
+        first, times = int(system != ""), 0
+        while len(slow := prompt(messages, made)) > 150 - 20:
+            del messages[first : first + 2]
+            times += 1
+        assert talk.ask("last") == slow and talk.forgotten == times and talk.messages == messages
+        forgotten.add(times)
+    assert len(forgotten) > 3
+
+
+def prompt(messages: list[dict], made) -> list[int]:
+    return segments.ids_of(segments.begin(segments.conversation(messages, made), made), made)
+
+
 def test_a_message_without_room_is_refused_and_the_conversation_goes_on(talk):
     out, err, prompts = talk(chatml(), f"{'x' * 99}\na\n", [[65]])
     assert "error: this message makes a prompt of" in err and "write a shorter one" in err

@@ -717,7 +717,8 @@ def test_what_is_not_finite_is_null(home, ask):
 
 @pytest.mark.parametrize("file, text", [
     ("config.json", "[1]"), ("config.json", "null"), ("config.json", "{}"), ("config.json", "5"),
-    ("config.json", '{"dataset": 5, "max_iters": 9, "expected": []}'),
+    ("config.json", '{"dataset": 5, "max_iters": 9, "expected": []}'), ("config.json", "[" * 100_000),
+    ("config.json", '{"dataset": "a", "max_iters": ' + "[" * 600 + "NaN" + "]" * 600 + "}"),
     ("tokenizer.json", "{}"), ("tokenizer.json", "null"), ("tokenizer.json", ""),
     ("result.json", "[1]"), ("result.json", None), ("samples.txt", None), ("metrics.jsonl", None),
 ])  # fmt: skip
@@ -742,6 +743,16 @@ def test_a_damaged_run_is_an_error_of_one_line(home, ask, capfd, file, text):
     finally:
         shutil.rmtree(folder)
     assert capfd.readouterr().err == ""
+
+
+def test_long_words_and_long_conversations_take_no_time(ask):
+    """Neither grows with the square of its length: 20 seconds and minutes, before."""
+    began = time.monotonic()
+    found = answer(ask, "/api/tokens", run="out-b", text="ab" * 10_000)
+    assert len(json.dumps(found)) < 2**20 and found["words"] == []
+    messages = [{**MESSAGE, "content": "a"}] * 4000
+    answer(ask, "/v1/chat/completions", model="out-b", messages=messages, max_tokens=1)
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("flag, words", [

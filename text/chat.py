@@ -1,5 +1,7 @@
 """A conversation that fits the model's window: the oldest turns are dropped, the system prompt never."""
 
+import bisect
+
 from text.segments import begin, conversation, ids_of
 from tokenizer import Tokenizer
 
@@ -32,22 +34,26 @@ class Conversation:
         """Add what the user says, and return the ids of the prompt. Forgets the oldest turns if they do not
         fit. ValueError, with the conversation as it was, if the message has no room or cannot be encoded."""
         messages = [*self.messages, {"role": "user", "content": text}]
-        first = int(messages[0]["role"] == "system")
-        forgotten = 0
-        while True:
-            segments = begin(conversation(messages, self.tokenizer), self.tokenizer)
-            ids = ids_of(segments, self.tokenizer, self.unknown)
-            if len(ids) + self.room <= self.block_size:
-                break
-            users = [i for i, message in enumerate(messages) if message["role"] == "user"]
-            if len(users) == 1:
-                raise ValueError(
-                    f"this message makes a prompt of {len(ids)} tokens, which leaves less than {self.room} "
-                    f"for a reply in a window of {self.block_size}; write a shorter one"
-                )
-            del messages[first : users[1]]
-            forgotten += 1
-        self.messages, self.forgotten = messages, forgotten
+        system = messages[:1] if messages[0]["role"] == "system" else []
+        users = [i for i, message in enumerate(messages) if message["role"] == "user"]
+
+        def without(forgotten: int) -> tuple[list, list[int]]:  # that many turns: (messages, ids)
+            kept = [*system, *messages[users[forgotten] :]] if forgotten else messages
+            segments = begin(conversation(kept, self.tokenizer), self.tokenizer)
+            return kept, ids_of(segments, self.tokenizer, self.unknown)
+
+        def fits(forgotten: int) -> bool:
+            return len(without(forgotten)[1]) + self.room <= self.block_size
+
+        last = len(users) - 1
+        forgotten = bisect.bisect_left(range(last), True, key=fits)  # at least; the last turn has to stay
+        kept, ids = without(forgotten)
+        if len(ids) + self.room > self.block_size:
+            raise ValueError(
+                f"this message makes a prompt of {len(ids)} tokens, which leaves less than {self.room} "
+                f"for a reply in a window of {self.block_size}; write a shorter one"
+            )
+        self.messages, self.forgotten = kept, forgotten
         return ids
 
     def answer(self, text: str) -> None:
