@@ -185,10 +185,9 @@ def share(config: dict) -> list[str]:
     source = run_folder(config["out_dir"])
     target = ROOT / config["to"] if config["to"] else source / "model.html"
     require(target.suffix == ".html", f"to={config['to']} is no page; expected a name that ends in .html")
-    require(
-        not config["to"] or target.parent.is_dir(),
-        f"to={config['to']}: there is no folder {target.parent}; make it first",
-    )
+    if config["to"]:
+        wrong = f"to={config['to']}: there is no folder {target.parent}; make it first"
+        require(target.parent.is_dir(), wrong)
     model, tokenizer, saved = checkpoint.load_model(source / config["file"], torch.device("cpu"))
     model = plain(model, saved, config["out_dir"])
     words = tokenizer_json(tokenizer)
