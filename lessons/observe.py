@@ -224,9 +224,9 @@ def numbers_apart(mine, ours, tol: float, where: str) -> tuple[float, bool, str]
         return (
             math.inf,
             True,
-            f"{where}{a[first]} at {index(first)}{row}; {bad.sum()} of {bad.size} numbers are so",
+            f"{where}{a[first]} at {index(first)}{row}; {bad.sum()} of {bad.size} numbers are not finite",
         )
-    with np.errstate(invalid="ignore"):
+    with np.errstate(all="ignore"):
         apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
     apart[np.isnan(apart)] = math.inf
     if not apart.any():
@@ -247,7 +247,9 @@ def index(place: tuple) -> str:
 
 def pattern(a: np.ndarray, b: np.ndarray) -> str:
     """Is it a constant factor or a constant difference?"""
-    used = np.isfinite(a) & np.isfinite(b) & (np.abs(b) > 1e-6)
+    finite = np.isfinite(a) & np.isfinite(b)
+    a, b = a[finite], b[finite]
+    used = np.abs(b) > 1e-6
     if used.any():
         ratios = a[used] / b[used]
         if np.ptp(ratios) <= 1e-3 * abs(ratios.mean()) and (used.sum() > 1 or nearest(ratios.mean(), RATIOS)):
@@ -255,7 +257,7 @@ def pattern(a: np.ndarray, b: np.ndarray) -> str:
             return f": yours is {ratios.mean():.5g} times ours everywhere" + (
                 f", that is {name}" if name else ""
             )
-    offsets = (a - b)[np.isfinite(a - b)]
+    offsets = a - b
     if len(offsets) > 1 and np.ptp(offsets) <= 1e-3 * abs(offsets.mean()):
         return f": yours is ours plus {offsets.mean():.5g} everywhere"
     return ""

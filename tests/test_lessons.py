@@ -14,6 +14,7 @@ import re
 import signal
 import struct
 import time
+import types
 import zlib
 from contextlib import nullcontext
 
@@ -456,6 +457,28 @@ def test_the_real_text_is_recognised():
     assert real == (len(text) == 1_115_394 and len({*text}) == 65)
 
 
+def test_an_error_of_torch_is_not_taken_for_a_stub(monkeypatch):
+    """torch raises NotImplementedError, too: of an answer that is written, it is seen."""
+
+    def scores(q, k):
+        return torch.bincount(q)
+
+    with pytest.raises(NotImplementedError, match="not implemented for 'Float'"):
+        course.yours_or_ours(scores, "9a")(torch.ones(3), torch.ones(3))
+
+
+def test_an_exam_keeps_its_own_words():
+    mine = dict(wrong={"no scale": (sum, "mine"), "squared": sum}, hints=["a", "b", "c"])
+    module = types.SimpleNamespace(exercises={"9a": mine}, predictions={"9.1": dict(ask="mine", wrong={})})
+    theirs = dict(hints=["x"], wrong={"no scale": "ours", "squared": "of d?"})
+    asked = dict(ask="ours", wrong={})
+    words = types.SimpleNamespace(exercises={"9a": theirs, "9b": theirs}, predictions={"9.1": asked})
+    (found,) = course.worded(module, words).exercises.values()
+    assert found["wrong"] == {"no scale": (sum, "mine"), "squared": (sum, "of d?")}
+    assert found["hints"] == ["a", "b", "c"]
+    assert module.predictions == {"9.1": dict(ask="mine", wrong={})}
+
+
 # ---- the order of verdicts, and answers that no list knows
 def double(x, rate):
     return x * rate
@@ -485,17 +508,22 @@ VERDICTS = [
     (lambda x, rate: x.mul_(rate), "wrong", "the caller's `x` was changed"),
     (lambda x, rate: x * rate * float("nan"), "wrong", "nan at (0, 0), the whole row; 12 of 12 numbers"),
     (lambda x, rate: (x * rate - 1).sqrt(), "wrong", "nan at"),
+    (lambda x, rate: x * rate * 1e38, "wrong", "times ours everywhere"),
+    (lambda x, rate: x.double().fill_(1e308).float(), "wrong", "12 of 12 numbers are not finite"),
     (lambda x, rate: x * rate * (torch.arange(4) + 1), "wrong", "where"),
     (lambda x, rate: x @ x, "failed", "RuntimeError"),
     (lambda x: x, "failed", "TypeError"),
     (lambda x, rate: 1 / 0, "failed", "ZeroDivisionError: division by zero"),
     (lambda x, rate: (x * rate).exp().add_(1), "failed", "a tensor was overwritten"),
     (lambda x, rate: x.chunk(2)[0].mul_(rate), "failed", "a tensor was overwritten"),
+    (lambda x, rate: torch.bincount(x[0]), "failed", "torch cannot do this with numbers of the type Float"),
+    (lambda x, rate: torch.softmax(x.long(), -1), "failed", "numbers of the type Long"),
     (lambda x, rate: [x for _ in range(10**12)], "failed", "stopped by the test"),
     (lambda x, rate: np, "wrong", "module found, Tensor expected"),
 ]
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # it would stand among what the student has printed
 @pytest.mark.parametrize(("answer", "status", "text"), VERDICTS)
 def test_verdicts(answer, status, text):
     if text == "stopped by the test":

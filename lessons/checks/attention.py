@@ -166,45 +166,16 @@ exercises = {
         inputs=inputs_scores,
         numbers=lambda value, q, k: dict(spread(q, k), yours=value.std()),
         wrong={
-            "no scale": (
-                lambda q, k: q @ k.mT,
-                "Your scores have a spread of {yours:.2f}, more in larger heads. What brings it back to 1?",
-            ),
-            "divided by d": (
-                lambda q, k: q @ k.mT / q.size(-1),
-                "Your scores have a spread of {yours:.2f}. Divided by the variance, or by its root?",
-            ),
-            "root of T": (
-                lambda q, k: q @ k.mT / math.sqrt(q.size(-2)),
-                "Each score is a sum over how many products? That number is not the length of the text.",
-            ),
-            "multiplied by the root": (
-                lambda q, k: q @ k.mT * math.sqrt(q.size(-1)),
-                "Your scores have a spread of {yours:.2f}. Which way does the root go?",
-            ),
-            "keys ask queries": (
-                lambda q, k: k @ q.mT / math.sqrt(q.size(-1)),
-                "Row t should hold what query t asks of each key. What do your rows hold?",
-            ),
-            "softmax already": (
-                lambda q, k: torch.softmax(q @ k.mT / math.sqrt(q.size(-1)), -1),
-                "Your rows sum to 1. Scores come before the softmax, and may be negative.",
-            ),
-            "cosine": (
-                lambda q, k: F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT,
-                "No score of yours is above 1. Do long vectors count as much as short ones?",
-            ),
-            "batch first": (
-                lambda q, k: torch.einsum("btd,bsd->tsb", q, k) / math.sqrt(q.size(-1)),
-                "Where did the batch go? Each row of the batch has its own T x T scores.",
-            ),
+            "no scale": lambda q, k: q @ k.mT,
+            "divided by d": lambda q, k: q @ k.mT / q.size(-1),
+            "root of T": lambda q, k: q @ k.mT / math.sqrt(q.size(-2)),
+            "multiplied by the root": lambda q, k: q @ k.mT * math.sqrt(q.size(-1)),
+            "keys ask queries": lambda q, k: k @ q.mT / math.sqrt(q.size(-1)),
+            "softmax already": lambda q, k: torch.softmax(q @ k.mT / math.sqrt(q.size(-1)), -1),
+            "cosine": lambda q, k: F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT,
+            "batch first": lambda q, k: torch.einsum("btd,bsd->tsb", q, k) / math.sqrt(q.size(-1)),
         },
         properties=[spread_near_one],
-        hints=[
-            "If 64 numbers of variance 1 are added, how large is the sum, typically?",
-            "One product of q with k turned around in its last two axes; one division.",
-            "score[b, t, s] = sum over i of q[b, t, i] * k[b, s, i], divided by the root of the number of i.",
-        ],
     ),
     "9b": dict(
         name="causal",
@@ -218,58 +189,32 @@ exercises = {
         },
         numbers=row_sums,
         wrong={
-            "no mask": (
-                lambda s: torch.softmax(s, -1),
-                "The picture is a full square. Who may token 0 look at?",
+            "no mask": lambda s: torch.softmax(s, -1),
+            "upper triangle kept": lambda s: torch.softmax(
+                s.masked_fill(torch.ones_like(s).tril(-1) > 0, -math.inf), -1
             ),
-            "upper triangle kept": (
-                lambda s: torch.softmax(s.masked_fill(torch.ones_like(s).tril(-1) > 0, -math.inf), -1),
-                "The picture is a mirror image: your tokens look only ahead.",
+            "diagonal cut": lambda s: torch.softmax(
+                s.masked_fill(torch.ones_like(s).triu(0) > 0, -math.inf), -1
             ),
-            "diagonal cut": (
-                lambda s: torch.softmax(s.masked_fill(torch.ones_like(s).triu(0) > 0, -math.inf), -1),
-                "Row 0 is NaN. Whom is it left to look at, if not itself?",
+            "one ahead": lambda s: torch.softmax(
+                s.masked_fill(torch.ones_like(s).triu(2) > 0, -math.inf), -1
             ),
-            "one ahead": (
-                lambda s: torch.softmax(s.masked_fill(torch.ones_like(s).triu(2) > 0, -math.inf), -1),
-                "Each token also sees the very one it has to guess. Where does the diagonal begin?",
+            "masked with 0": lambda s: torch.softmax(s.tril(), -1),
+            "mask after softmax": masked_after,
+            "detached denominator": lambda s: (
+                masked_after(s) / masked_after(s).sum(-1, keepdim=True).detach()
             ),
-            "masked with 0": (
-                lambda s: torch.softmax(s.tril(), -1),
-                "A score of 0 is no silence: e to the 0 is 1. Which score becomes a weight of 0?",
+            "softmax over queries": lambda s: torch.softmax(upper(s), -2),
+            "log softmax": lambda s: torch.log_softmax(s, -1).masked_fill(
+                torch.ones_like(s).triu(1) > 0, 0.0
             ),
-            "mask after softmax": (
-                masked_after,
-                "Row 0 sums to {row0:.2f}, not 1. Who is still in the denominator?",
-            ),
-            "detached denominator": (
-                lambda s: masked_after(s) / masked_after(s).sum(-1, keepdim=True).detach(),
-                "The weights are right, their gradient is not: something in them is cut off from the graph.",
-            ),
-            "softmax over queries": (
-                lambda s: torch.softmax(upper(s), -2),
-                "Rows sum to {low:.2f} ... {high:.2f}. Over which axis does a query share out its attention?",
-            ),
-            "log softmax": (
-                lambda s: torch.log_softmax(s, -1).masked_fill(torch.ones_like(s).triu(1) > 0, 0.0),
-                "Weights are negative here. Shares of attention lie between 0 and 1.",
-            ),
-            "no exponential": (
-                lambda s: s.tril() / s.tril().sum(-1, keepdim=True),
-                "Scores can be negative, shares cannot. What turns one into the other?",
-            ),
-            "changed in place": (
-                lambda s: torch.softmax(s.masked_fill_(torch.ones_like(s).triu(1) > 0, -math.inf), -1),
-                "The weights are right, but the caller's scores were changed: names that end in _ do that.",
+            "no exponential": lambda s: s.tril() / s.tril().sum(-1, keepdim=True),
+            "changed in place": lambda s: torch.softmax(
+                s.masked_fill_(torch.ones_like(s).triu(1) > 0, -math.inf), -1
             ),
         },
         properties=[rows_sum_to_one, no_future, sees_itself],
         picture=seen_with,
-        hints=[
-            "What does the softmax make of a score of minus infinity?",
-            "torch.triu or torch.tril builds the triangle; it has to be applied before the softmax.",
-            "where s > t, set the score to -inf; then softmax over the last axis.",
-        ],
     ),
     "9c": dict(
         name="attend",
@@ -284,64 +229,25 @@ exercises = {
             "weights = torch.softmax(scores, -1) => weights = torch.softmax(scores, 1)": "1 is the last axis",
         },
         wrong={
-            "keys for values": (
-                lambda x, wq, wk, wv: attend(x, wq, wk, wv, value=x @ wk),
-                "What is looked for and what is handed over come from different matrices. Where is wv?",
+            "keys for values": lambda x, wq, wk, wv: attend(x, wq, wk, wv, value=x @ wk),
+            "weights transposed": weights_for_values,
+            "value not projected": lambda x, wq, wk, wv: attend(x, wq, wk, wv, value=x),
+            "queries and keys swapped": lambda x, wq, wk, wv: attend(x, wk, wq, wv),
+            "no scale": lambda x, wq, wk, wv: attend(x, wq, wk, wv, scale=False),
+            "no mask": lambda x, wq, wk, wv: attend(x, wq, wk, wv, mask=lambda s: s),
+            "x for queries": lambda x, wq, wk, wv: (
+                torch.softmax(upper(x @ wq @ (x @ wq).mT / math.sqrt(wq.size(1))), -1) @ (x @ wv)
             ),
-            "weights transposed": (
-                weights_for_values,
-                "Output 0 should be the value of token 0 alone. Which index is summed over?",
-            ),
-            "value not projected": (
-                lambda x, wq, wk, wv: attend(x, wq, wk, wv, value=x),
-                "The outputs are as wide as the input. What should be averaged is x @ wv.",
-            ),
-            "queries and keys swapped": (
-                lambda x, wq, wk, wv: attend(x, wk, wq, wv),
-                "Who asks and who answers? Row t belongs to the query of token t.",
-            ),
-            "no scale": (
-                lambda x, wq, wk, wv: attend(x, wq, wk, wv, scale=False),
-                "The weights are too sharp: the scores of 9a are divided by something.",
-            ),
-            "no mask": (
-                lambda x, wq, wk, wv: attend(x, wq, wk, wv, mask=lambda s: s),
-                "The picture is a full square: 9b was for this.",
-            ),
-            "x for queries": (
-                lambda x, wq, wk, wv: (
-                    torch.softmax(upper(x @ wq @ (x @ wq).mT / math.sqrt(wq.size(1))), -1) @ (x @ wv)
-                ),
-                "Keys and queries are the same here. Where is wk?",
-            ),
-            "input added": (
-                lambda x, wq, wk, wv: attend(x, wq, wk, wv) + x @ wv,
-                "Output 0 is twice the value of token 0. The residual is added by the block, not here.",
-            ),
-            "mean of the past": (
-                lambda x, wq, wk, wv: torch.softmax(upper(torch.zeros(x.size(1), x.size(1))), -1) @ (x @ wv),
-                "Each output is a plain mean of the past: nobody is looked at more than others.",
+            "input added": lambda x, wq, wk, wv: attend(x, wq, wk, wv) + x @ wv,
+            "mean of the past": lambda x, wq, wk, wv: (
+                torch.softmax(upper(torch.zeros(x.size(1), x.size(1))), -1) @ (x @ wv)
             ),
         },
         properties=[past_only, first_is_its_value],
         picture=who_sees_whom,
-        hints=[
-            "Three matrices make three things of x: one asks, one is compared, one is handed over. Which?",
-            "scores and causal are yours already; what is left is three products before and one after.",
-            "weights = causal(scores(x @ wq, x @ wk)), and each output is the weighted sum of x @ wv.",
-        ],
     ),
 }
 
 predictions = {
-    "9.1": dict(
-        ask="standard deviation of q·k at head size 64, if all entries have variance 1",
-        answer=8.0,
-        tol=0.05,
-        wrong={
-            64.0: "64 is the variance; the question is its root, 8.",
-            1.0: "1 is what it becomes after the scaling of 9a; before, it is 8.",
-            4.16: "4.16 is ln 64; variances add up, so it is the root of 64, which is 8.",
-        },
-    ),
+    "9.1": dict(answer=8.0, tol=0.05),
 }

@@ -75,21 +75,16 @@ def not_additive(build, x, up, down):
 
 
 wrong_mlp = {
-    "no activation": (partial(mlp, middle=same),
-        "Two matrices with nothing between them are one matrix. What stands between?"),
-    "hidden as wide as C": (partial(mlp, wide=1), "How much wider than the stream is the middle?"),
-    "with biases": (partial(mlp, bias=True), "nn.Linear has a bias unless it is told otherwise."),
-    "activation at the end": (partial(mlp, middle=same, last=gelu),
-        "Nothing below -0.17 comes out of yours. Between the layers, or after them?"),
-    "activation twice": (partial(mlp, last=gelu),
-        "Nothing below -0.17 comes out of yours: what is added to a stream should go both ways."),
-    "activation first": (partial(mlp, first=gelu, middle=same),
-        "The activation comes before both layers, and these are one matrix again."),
-    "residual inside": (partial(mlp, residual=True),
-        "x is in your output. The block of lesson 12 adds it; then it is there twice."),
-    "ReLU": (partial(mlp, middle=F.relu), "That has a corner at 0 where GELU is smooth. Which is asked for?"),
-    "SiLU": (partial(mlp, middle=F.silu), "Smooth, but another one: x times sigmoid(x). GELU is asked for."),
-    "tanh": (partial(mlp, middle=torch.tanh), "Your hidden numbers stay below 1. GELU lets large ones pass."),
+    "no activation": partial(mlp, middle=same),
+    "hidden as wide as C": partial(mlp, wide=1),
+    "with biases": partial(mlp, bias=True),
+    "activation at the end": partial(mlp, middle=same, last=gelu),
+    "activation twice": partial(mlp, last=gelu),
+    "activation first": partial(mlp, first=gelu, middle=same),
+    "residual inside": partial(mlp, residual=True),
+    "ReLU": partial(mlp, middle=F.relu),
+    "SiLU": partial(mlp, middle=F.silu),
+    "tanh": partial(mlp, middle=torch.tanh),
 }  # fmt: skip
 
 
@@ -214,35 +209,21 @@ def knows_abc(forward, gpt, idx, targets):
 
 
 wrong_forward = {
-    "target shifted twice": (partial(forward, loss=shifted_again),
-        "The targets are one later already. Whom does your model guess: the next letter, or the one after?"),
-    "input as target": (lambda gpt, idx, targets: forward(gpt, idx, idx),
-        "Your model learns to repeat the letter it has just read. What comes next stands in targets."),
-    "reshaped, not transposed": (partial(forward, loss=reshaped),
-        "(B, T, V) reshaped to (B, V, T) keeps the order of the numbers: whose logits does a target meet?"),
-    "only the last position": (partial(forward, loss=last_only),
-        "All T positions have made a guess, and one of them is scored."),
-    "softmax before the loss": (partial(forward, loss=lambda x, y: nats(torch.softmax(x, -1), y)),
-        "cross_entropy has a softmax inside. With yours before it, sure and right still costs something."),
-    "sum, not mean": (partial(forward, loss=lambda x, y: nats(x, y) * y.numel()),
-        "Your loss grows with the number of targets, and so would each step."),
-    "one loss per token": (partial(forward, loss=lambda x, y: F.cross_entropy(x.mT, y, reduction="none")),
-        "A loss for each token; one number is asked for."),
-    "detached loss": (partial(forward, loss=lambda x, y: nats(x, y).detach()),
-        "The loss is right, and no weight gets a gradient from it. What cut it off?"),
-    "no positions": (partial(forward, positions=False),
-        "Nothing says where a token stands: which part has not been used?"),
-    "positions from 1": (partial(forward, first=1),
-        "Row 0 of the table of positions is never used, and a full window would leave the table."),
-    "final norm missing": (partial(forward, end=False),
-        "The head reads the stream as it has grown through all blocks. Which part stands before it?"),
-    "final norm first": (lambda gpt, idx, targets: forward(gpt, idx, targets, start=gpt.norm, end=False),
-        "The norm without a block of its own belongs to the other end."),
-    "blocks side by side": (partial(forward, chained=False),
-        "Each of your blocks reads the embeddings. Which stream should the second one read?"),
-    "probabilities for logits": (lambda gpt, idx, targets: (
+    "target shifted twice": partial(forward, loss=shifted_again),
+    "input as target": lambda gpt, idx, targets: forward(gpt, idx, idx),
+    "reshaped, not transposed": partial(forward, loss=reshaped),
+    "only the last position": partial(forward, loss=last_only),
+    "softmax before the loss": partial(forward, loss=lambda x, y: nats(torch.softmax(x, -1), y)),
+    "sum, not mean": partial(forward, loss=lambda x, y: nats(x, y) * y.numel()),
+    "one loss per token": partial(forward, loss=lambda x, y: F.cross_entropy(x.mT, y, reduction="none")),
+    "detached loss": partial(forward, loss=lambda x, y: nats(x, y).detach()),
+    "no positions": partial(forward, positions=False),
+    "positions from 1": partial(forward, first=1),
+    "final norm missing": partial(forward, end=False),
+    "final norm first": lambda gpt, idx, targets: forward(gpt, idx, targets, start=gpt.norm, end=False),
+    "blocks side by side": partial(forward, chained=False),
+    "probabilities for logits": lambda gpt, idx, targets: (
         forward(gpt, idx, targets)[0].softmax(-1), forward(gpt, idx, targets)[1]),
-        "The loss is right; the rest sums to 1 for each token. Logits are what goes into the softmax."),
 }  # fmt: skip
 
 
@@ -303,30 +284,18 @@ def tied_and(count):
 
 
 wrong_tie = {
-    "copied": (changed("head", "weight", lambda gpt: nn.Parameter(gpt.wte.weight.detach().clone())),
-        "Equal at the start and different after a step: a copy. Who should own the numbers?"),
-    "numbers shared, parameter not": (share_data,
-        "Both point to the same numbers, yet an optimizer sees two parameters and keeps two states."),
-    "a head of its own": (changed("", "head", lambda gpt: nn.Linear(12, 11, bias=False)),
-        "The head has numbers of its own. Was it made anew after it was tied?"),
-    "tied, then drawn anew": (changed("head", "weight", lambda gpt: nn.init.normal_(gpt.wte.weight)),
-        "Head and embedding are one, but the embedding's numbers are gone: what has drawn new ones?"),
-    "transposed": (changed("head", "weight", lambda gpt: nn.Parameter(gpt.wte.weight.T)),
-        "nn.Linear(C, V) keeps its weight as (V, C), which is the shape of the table as it is."),
-    "module instead of weight": (changed("", "head", lambda gpt: gpt.wte),
-        "The head is the embedding now, which looks up ids. Only its weight should be shared."),
-    "counted twice": (tied_and(lambda gpt: sum(w.numel() for w in gpt.state_dict().values())),
-        "A saved model names the table twice, under both names. How many numbers are trained?"),
-    "not tied, only subtracted": (lambda gpt: counted(gpt) - gpt.head.weight.numel(),
-        "The count is right for a tied model, and this one is not tied."),
-    "table not counted": (tied_and(lambda gpt: counted(gpt) - gpt.wte.weight.numel()),
-        "The table is trained, too: once, not never."),
-    "positions not counted": (tied_and(lambda gpt: counted(gpt) - gpt.wpe.weight.numel()),
-        "The table of positions is trained, too."),
-    "matrices only": (tied_and(lambda gpt: sum(p.numel() for p in gpt.parameters() if p.dim() == 2)),
-        "The norms have weights, too."),
-    "tensors counted": (tied_and(lambda gpt: len([*gpt.parameters()])),
-        "This is how many tensors there are. How many numbers do they hold?"),
+    "copied": changed("head", "weight", lambda gpt: nn.Parameter(gpt.wte.weight.detach().clone())),
+    "numbers shared, parameter not": share_data,
+    "a head of its own": changed("", "head", lambda gpt: nn.Linear(12, 11, bias=False)),
+    "tied, then drawn anew": changed("head", "weight", lambda gpt: nn.init.normal_(gpt.wte.weight)),
+    "transposed": changed("head", "weight", lambda gpt: nn.Parameter(gpt.wte.weight.T)),
+    "module instead of weight": changed("", "head", lambda gpt: gpt.wte),
+    "counted twice": tied_and(lambda gpt: sum(w.numel() for w in gpt.state_dict().values())),
+    "not tied, only subtracted": lambda gpt: counted(gpt) - gpt.head.weight.numel(),
+    "table not counted": tied_and(lambda gpt: counted(gpt) - gpt.wte.weight.numel()),
+    "positions not counted": tied_and(lambda gpt: counted(gpt) - gpt.wpe.weight.numel()),
+    "matrices only": tied_and(lambda gpt: sum(p.numel() for p in gpt.parameters() if p.dim() == 2)),
+    "tensors counted": tied_and(lambda gpt: len([*gpt.parameters()])),
 }  # fmt: skip
 
 exercises = {
@@ -339,13 +308,8 @@ exercises = {
         call=filled,
         tol=1e-5,  # tells the two forms of GELU apart
         wrong=wrong_mlp,
-        also={"exact GELU": (partial(mlp, middle=F.gelu), "The exact GELU; the project's is by tanh.")},
+        also={"exact GELU": partial(mlp, middle=F.gelu)},
         properties=[not_additive],
-        hints=[
-            "What could two layers do that one cannot, if nothing stood between them?",
-            "Two nn.Linear without bias, called up and down, are made in __init__ and used in forward.",
-            "forward: down(gelu(up(x))), where up makes 4C numbers of C and down makes C of 4C",
-        ],
     ),
     "13b": dict(
         name="forward",
@@ -356,11 +320,6 @@ exercises = {
         call=with_gradients,
         wrong=wrong_forward,
         properties=[knows_abc],
-        hints=[
-            "Who reads the ids, who says where they stand, and who turns the stream into V numbers?",
-            "Embeddings and positions are added; the blocks follow each other; norm and head come last.",
-            "x = wte(idx) + wpe(0 ... T-1); x = block(x) for each; head(norm(x)); loss of flattened B, T",
-        ],
     ),
     "13c": dict(
         name="tie",
@@ -370,26 +329,10 @@ exercises = {
         inputs=inputs_tie,
         call=after_a_step,
         wrong=wrong_tie,
-        also={"the head's numbers": (changed("wte", "weight", lambda gpt: gpt.head.weight),
-            "Tied the other way round: the embedding now begins with the head's numbers.")},
-        hints=[
-            "Is it enough if two tables hold equal numbers, or should there be one table?",
-            "A module's weight is an attribute: two modules may hold the very same parameter.",
-            "head.weight = wte.weight; then add up numel() of what parameters() lists, each only once",
-        ],
+        also={"the head's numbers": changed("wte", "weight", lambda gpt: gpt.head.weight)},
     ),
 }  # fmt: skip
 
 predictions = {
-    "13.1": dict(
-        ask="numbers in the matrices of 4 blocks at C = 128, if the MLP is 4C wide",
-        answer=786_432.0,
-        tol=0.5,
-        wrong={
-            524_288.0: "524,288 is the MLPs alone, 8C² a block; attention adds 4C²: 786,432 in all.",
-            262_144.0: "262,144 is attention alone, 4C² a block; the MLP adds 8C²: 786,432 in all.",
-            196_608.0: "196,608 is one block, 12C²; there are four: 786,432.",
-            393_216.0: "393,216 is 6C² a block; it is 12C²: attention 4C², the MLP 8C². 786,432.",
-        },
-    ),
-}  # fmt: skip
+    "13.1": dict(answer=786_432.0, tol=0.5),
+}

@@ -182,58 +182,24 @@ exercises = {
         slow=twin_repeat_kv,
         inputs=inputs_repeat_kv,
         wrong={
-            "tiled": (
-                tiled,
-                "Your heads go 0 1 2 0 1 2. Queries that share a head are neighbours: 0 0 1 1 2 2.",
+            "tiled": tiled,
+            "time repeated": lambda k, n_head: repeat(k, n_head, 2),
+            "batch repeated": lambda k, n_head: repeat(k, n_head, 0),
+            "numbers repeated": lambda k, n_head: repeat(k, n_head, 3),
+            "n_head times": lambda k, n_head: k.repeat_interleave(n_head, dim=1),
+            "n_kv times": lambda k, n_head: k.repeat_interleave(k.size(1), dim=1),
+            "left as it is": lambda k, n_head: k + 0,
+            "an axis of its own": lambda k, n_head: k[:, :, None].expand(-1, -1, n_head // k.size(1), -1, -1),
+            "time repeated, then viewed": lambda k, n_head: repeat(k, n_head, 2).view(
+                len(k), n_head, k.size(2), -1
             ),
-            "time repeated": (
-                lambda k, n_head: repeat(k, n_head, 2),
-                "The text has become longer. Which axis holds the heads?",
-            ),
-            "batch repeated": (
-                lambda k, n_head: repeat(k, n_head, 0),
-                "The batch has become larger. Which axis holds the heads?",
-            ),
-            "numbers repeated": (
-                lambda k, n_head: repeat(k, n_head, 3),
-                "The heads have become wider. There should be more of them, each as wide as before.",
-            ),
-            "n_head times": (
-                lambda k, n_head: k.repeat_interleave(n_head, dim=1),
-                "Each head is there n_head times. How many queries share one?",
-            ),
-            "n_kv times": (
-                lambda k, n_head: k.repeat_interleave(k.size(1), dim=1),
-                "Each head is there n_kv times. With 6 query heads and 2 of keys, how many share one?",
-            ),
-            "left as it is": (
-                lambda k, n_head: k + 0,
-                "There are still n_kv heads. Each query head needs a partner.",
-            ),
-            "an axis of its own": (
-                lambda k, n_head: k[:, :, None].expand(-1, -1, n_head // k.size(1), -1, -1),
-                "The copies are right, on an axis of their own. Heads and copies have to become one axis.",
-            ),
-            "time repeated, then viewed": (
-                lambda k, n_head: repeat(k, n_head, 2).view(len(k), n_head, k.size(2), -1),
-                "The shape is right, but tokens were repeated, and half of the text slid into the next head.",
-            ),
-            "first head for all": (
-                lambda k, n_head: k[:, :1].expand(-1, n_head, -1, -1),
-                "All query heads read key head 0. What are the others for?",
-            ),
-            "filled up with zeros": (
-                lambda k, n_head: torch.cat((k, k.new_zeros(len(k), n_head - k.size(1), *k.shape[2:])), 1),
-                "The last heads are zeros: their queries find nothing. Whose keys could they share?",
+            "first head for all": lambda k, n_head: k[:, :1].expand(-1, n_head, -1, -1),
+            "filled up with zeros": lambda k, n_head: torch.cat(
+                (k, k.new_zeros(len(k), n_head - k.size(1), *k.shape[2:])), 1
             ),
         },
         properties=[lambda repeat_kv, k, n_head: neighbours_share(lambda kv: repeat_kv(kv, n_head))],
         picture=lambda repeat_kv, k, n_head: who_reads_whom(lambda kv: repeat_kv(kv, n_head)),
-        hints=[
-            "6 query heads, 3 heads of keys: which of them does query head 3 read?",
-            "torch has two functions that repeat: one goes 0 1 2 0 1 2, the other 0 0 1 1 2 2. Which axis?",
-            "output head h is input head h // (n_head / n_kv)",
-        ],
     ),
     "11b": dict(
         name="cache_bytes",
@@ -243,55 +209,22 @@ exercises = {
         inputs=inputs_cache_bytes,
         call=whole,
         wrong={
-            "half": (
-                lambda config, T: twin_cache_bytes(config, T) // 2,
-                "Half of it. Keys alone, without values? Or two bytes a number, where float32 has four?",
+            "half": lambda config, T: twin_cache_bytes(config, T) // 2,
+            "all heads": lambda config, T: 8 * config.n_layer * config.n_embd * T,
+            "one layer": lambda config, T: twin_cache_bytes(config, T) // config.n_layer,
+            "bits": lambda config, T: twin_cache_bytes(config, T) * 8,
+            "numbers, not bytes": lambda config, T: twin_cache_bytes(config, T) // 4,
+            "heads C wide": lambda config, T: twin_cache_bytes(config, T) * config.n_head,
+            "whole context": lambda config, T: twin_cache_bytes(config, config.block_size),
+            "one token": lambda config, T: twin_cache_bytes(config, 1),
+            "queries too": lambda config, T: (
+                twin_cache_bytes(config, T) + 4 * config.n_layer * config.n_embd * T
             ),
-            "all heads": (
-                lambda config, T: 8 * config.n_layer * config.n_embd * T,
-                "As much as with keys for each query head. How many heads have keys, and how wide is one?",
-            ),
-            "one layer": (
-                lambda config, T: twin_cache_bytes(config, T) // config.n_layer,
-                "That is one layer. The next one makes keys of its own from what this one puts out.",
-            ),
-            "bits": (lambda config, T: twin_cache_bytes(config, T) * 8, "8 times too much: that is in bits."),
-            "numbers, not bytes": (
-                lambda config, T: twin_cache_bytes(config, T) // 4,
-                "That many numbers are kept. How many bytes has one in float32?",
-            ),
-            "heads C wide": (
-                lambda config, T: twin_cache_bytes(config, T) * config.n_head,
-                "n_head times too much: how many of the C numbers does one head have?",
-            ),
-            "whole context": (
-                lambda config, T: twin_cache_bytes(config, config.block_size),
-                "That is a full context of block_size tokens. How many are there?",
-            ),
-            "one token": (lambda config, T: twin_cache_bytes(config, 1), "That is what one token adds."),
-            "queries too": (
-                lambda config, T: twin_cache_bytes(config, T) + 4 * config.n_layer * config.n_embd * T,
-                "Too much by the queries. Does anybody ask again for the query of an old token?",
-            ),
-            "scores": (
-                lambda config, T: 4 * config.n_layer * config.n_head * T * T,
-                "These are the T x T scores, needed for a moment. What does each new token need again?",
-            ),
-            "token vectors": (
-                lambda config, T: 4 * config.n_layer * config.n_embd * T,
-                "That is one vector x for each token and layer. What is made of it, and kept?",
-            ),
-            "megabytes": (
-                lambda config, T: twin_cache_bytes(config, T) / 2**20,
-                "These are MiB. Bytes are asked for, a whole number.",
-            ),
+            "scores": lambda config, T: 4 * config.n_layer * config.n_head * T * T,
+            "token vectors": lambda config, T: 4 * config.n_layer * config.n_embd * T,
+            "megabytes": lambda config, T: twin_cache_bytes(config, T) / 2**20,
         },
         properties=[linear_in_tokens, no_factor],
-        hints=[
-            "What of an old token is needed again when a new one comes: its query, its key, its value?",
-            "A product: two kinds of vectors, layers, heads that have them, head size, tokens, bytes.",
-            "2 * n_layer * n_kv_head * (n_embd / n_head) * T * 4",
-        ],
     ),
     "11c": dict(
         name="attend_new",
@@ -303,73 +236,24 @@ exercises = {
         call=seen_working,
         tol=1e-3,
         wrong={
-            "k and v copied": (
-                copied,
-                "Right numbers, but something as large as k for all query heads was made: a product copies "
-                "what it has to repeat, too. Must k grow?",
-            ),
-            "groups mixed up": (
-                mixed_up,
-                "Query heads 0 and 3 share a key head; neighbours should. In which order is H cut in two?",
-            ),
-            "queries cut": (
-                lambda q, k, v: reference_attend_new(q[:, : k.size(1)], k, v),
-                "Some query heads are gone. All of them ask; only keys and values are fewer.",
-            ),
-            "queries averaged": (
-                group_means,
-                "All queries of a group get the same answer. They share keys and values, no questions.",
-            ),
-            "no scale": (
-                lambda q, k, v: reference_attend_new(q * q.size(2) ** 0.5, k, v),
-                "The shares are too sharp. Scores are divided by the root of the head size, as in lesson 9.",
-            ),
-            "root of T": (
-                lambda q, k, v: reference_attend_new(q * (q.size(2) / k.size(2)) ** 0.5, k, v),
-                "Each score is a sum over how many products? That number is not the length of the text.",
-            ),
-            "softmax over queries": (
-                lambda q, k, v: (torch.softmax(scores_of(q, k), -2) @ v).flatten(1, 2),
-                "The shares of a query do not sum to 1. Over which axis do the tokens of the cache compete?",
-            ),
-            "no softmax": (
-                lambda q, k, v: (scores_of(q, k) @ v).flatten(1, 2),
-                "These are sums by scores. What makes shares of scores?",
-            ),
-            "keys for values": (
-                lambda q, k, v: reference_attend_new(q, k, k),
-                "The output is a mean of keys. What is handed over?",
-            ),
-            "newest token left out": (
-                lambda q, k, v: reference_attend_new(q, k[:, :, :-1], v[:, :, :-1]),
-                "The last token of the cache is the new one itself. It may look at itself.",
-            ),
-            "newest token only": (
-                lambda q, k, v: repeat(v[:, :, -1], q.size(1), 1),
-                "Each output is the newest value alone. Is a triangle at work here? One query has no future.",
-            ),
+            "k and v copied": copied,
+            "groups mixed up": mixed_up,
+            "queries cut": lambda q, k, v: reference_attend_new(q[:, : k.size(1)], k, v),
+            "queries averaged": group_means,
+            "no scale": lambda q, k, v: reference_attend_new(q * q.size(2) ** 0.5, k, v),
+            "root of T": lambda q, k, v: reference_attend_new(q * (q.size(2) / k.size(2)) ** 0.5, k, v),
+            "softmax over queries": lambda q, k, v: (torch.softmax(scores_of(q, k), -2) @ v).flatten(1, 2),
+            "no softmax": lambda q, k, v: (scores_of(q, k) @ v).flatten(1, 2),
+            "keys for values": lambda q, k, v: reference_attend_new(q, k, k),
+            "newest token left out": lambda q, k, v: reference_attend_new(q, k[:, :, :-1], v[:, :, :-1]),
+            "newest token only": lambda q, k, v: repeat(v[:, :, -1], q.size(1), 1),
         },
         properties=[lambda *given: neighbours_share(heads_read(*given)), shares_sum_to_one],
         picture=lambda *given: who_reads_whom(heads_read(*given)),
-        hints=[
-            "Two query heads that share keys are like two rows of a matrix. Which axis can they stand on?",
-            "View the H heads of q as (n_kv, H / n_kv): then q and k have the same number of heads.",
-            "q (B, K, H/K, hs) times k turned (B, K, hs, T), softmax over T, times v; join K and H/K again.",
-        ],
     ),
 }
 
 
 predictions = {
-    "11.1": dict(
-        ask="bytes of the cache for 64 tokens: 4 layers, n_kv = 2 (of 4 heads), head size 32, float32",
-        answer=131072.0,
-        tol=0.5,
-        wrong={
-            65536.0: "65,536 are the keys alone; with the values 131,072.",
-            32768.0: "32,768 is one layer; 4 of them make 131,072.",
-            262144.0: "262,144 would be all 4 heads; only 2 have keys and values: 131,072.",
-            1048576.0: "1,048,576 is the number of bits; a byte has 8: 131,072.",
-        },
-    )
+    "11.1": dict(answer=131072.0, tol=0.5),
 }

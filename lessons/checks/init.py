@@ -110,16 +110,16 @@ gains_zero = init_with(gain=lambda p: p.fill_(0))
 biases_one = init_with(bias=lambda p: p.fill_(1))
 
 wrong_inits = {
-    "standard deviation 1": (large, "The first loss is {loss:.0f}, of a guess 4.17. How large are logits?"),
-    "all zeros": (zeros, "4.17 it is, and for ever: which gradient is no product with a zero?"),
-    "all equal": (equal, "4.17 it is, but hidden units get equal gradients. What tells them apart?"),
-    "root of the width": (fan_in, "The first loss is {loss:.2f}. Are logits to be as large as x?"),
-    "only positive": (uniform, "They are all on one side of 0. Around which number should they lie?"),
-    "everything drawn": (everything_drawn, "Gains are random, too. By what does a norm multiply at first?"),
-    "gains at zero": (gains_zero, "4.17 it is, as nothing passes a gain of 0. What is it for?"),
-    "biases at one": (biases_one, "Biases add the same to every text. With what should they begin?"),
-    "embeddings forgotten": (linear_only, "The loss is NaN: wte and wpe are no Linear. Who sets them?"),
-    "gradients recorded": (without_no_grad, "To set a weight is no part of the graph. What says so?"),
+    "standard deviation 1": large,
+    "all zeros": zeros,
+    "all equal": equal,
+    "root of the width": fan_in,
+    "only positive": uniform,
+    "everything drawn": everything_drawn,
+    "gains at zero": gains_zero,
+    "biases at one": biases_one,
+    "embeddings forgotten": linear_only,
+    "gradients recorded": without_no_grad,
 }
 
 
@@ -194,20 +194,17 @@ def drawn_anew(model):
 
 
 wrong_scales = {
-    "nothing changed": (lambda model: None, "Weights are as before. Is it a tensor you change, or a name?"),
-    "root of L": (scaling(lambda L: L**-0.5), "How many outputs add up, two in a block?"),
-    "no root": (scaling(lambda L: 1 / (2 * L)), "What adds up is variances. What follows for the divisor?"),
-    "multiplied": (scaling(lambda L: math.sqrt(2 * L)), "Yours grow. Should outputs be larger, or smaller?"),
-    "twelve layers": (scaling(lambda L: right(12)), "Your divisor does not know how deep this model is."),
-    "each its own depth": (each_its_own, "Your blocks differ. How many outputs add up in all?"),
-    "every matrix": (scaling(right, "weight"), "Which matrices write into the stream? Others shrank."),
-    "attention only": (scaling(right, "attn.o.weight"), "Attention is not all that adds to the stream."),
-    "MLP only": (scaling(right, "mlp.down.weight"), "The MLP is not all that adds to the stream."),
-    "up, not down": (
-        scaling(right, ("o.weight", "up.weight")),
-        "Which matrix of the MLP writes into the stream?",
-    ),
-    "initialised again": (then_initialised, "All matrices have 0.02 again: what ran last?"),
+    "nothing changed": lambda model: None,
+    "root of L": scaling(lambda L: L**-0.5),
+    "no root": scaling(lambda L: 1 / (2 * L)),
+    "multiplied": scaling(lambda L: math.sqrt(2 * L)),
+    "twelve layers": scaling(lambda L: right(12)),
+    "each its own depth": each_its_own,
+    "every matrix": scaling(right, "weight"),
+    "attention only": scaling(right, "attn.o.weight"),
+    "MLP only": scaling(right, "mlp.down.weight"),
+    "up, not down": scaling(right, ("o.weight", "up.weight")),
+    "initialised again": then_initialised,
 }
 
 
@@ -290,24 +287,18 @@ def entering(model, idx):
 
 
 wrong_probes = {
-    "hooks left": (probing(leave=True), "After two calls the first list has {entries}: who writes?"),
-    "dropout on": (probing(eval=False), "Two calls give different numbers. What is random in your pass?"),
-    "left in eval": (probing(train=False), "The model came in training mode and leaves without it."),
-    "always back to train": (probing(train=True), "A model that came in eval mode leaves in training mode."),
-    "what enters": (entering, "The first is that of the embeddings. Before a block, or after?"),
-    "over the last axis": (
-        probing(lambda out: out.std(-1).mean().item()),
-        "A mean of many spreads. The stream has one, over all its numbers.",
-    ),
-    "over the batch": (
-        probing(lambda out: out.std(0).mean().item()),
-        "This says how the texts differ from each other. Over which numbers is it asked?",
-    ),
-    "variance": (probing(lambda out: out.var().item()), "These are variances. The spread is the root."),
-    "mean": (probing(lambda out: out.mean().item()), "This is the mean. How far from it do numbers lie?"),
-    "what attention adds": (part("attn"), "This is what attention adds. Which module puts out the stream?"),
-    "what the MLP adds": (part("mlp"), "This is what an MLP adds. Which module puts out the stream?"),
-    "last block only": (probing(at=lambda model: model.blocks[-1:]), "Each block has a hook of its own."),
+    "hooks left": probing(leave=True),
+    "dropout on": probing(eval=False),
+    "left in eval": probing(train=False),
+    "always back to train": probing(train=True),
+    "what enters": entering,
+    "over the last axis": probing(lambda out: out.std(-1).mean().item()),
+    "over the batch": probing(lambda out: out.std(0).mean().item()),
+    "variance": probing(lambda out: out.var().item()),
+    "mean": probing(lambda out: out.mean().item()),
+    "what attention adds": part("attn"),
+    "what the MLP adds": part("mlp"),
+    "last block only": probing(at=lambda model: model.blocks[-1:]),
 }
 
 exercises = {
@@ -321,11 +312,6 @@ exercises = {
         gradients=False,
         numbers=lambda value, idx, y: value["told"](),
         wrong=wrong_inits,
-        hints=[
-            "Which loss has a model that says 1/65 to every letter, and how large are its logits?",
-            "One loop over named_parameters, under torch.no_grad, and three cases: gains, biases, the rest.",
-            "a gain: fill with 1; a bias: fill with 0; any matrix or table: normal with 0.02",
-        ],
     ),
     "14b": dict(
         name="scale_residual",
@@ -336,12 +322,7 @@ exercises = {
         call=after_scale,
         gradients=False,
         wrong=wrong_scales,
-        also={"drawn anew": (drawn_anew, "Yours draws these matrices anew, as init_weights does. As good.")},
-        hints=[
-            "How many outputs are added to the stream in L blocks, and what adds up: spreads or variances?",
-            "Two matrices of a block write into the stream: attention's last and the MLP's last.",
-            "for each block: attn.o and mlp.down times 1 / root of (2 x number of blocks), in place",
-        ],
+        also={"drawn anew": drawn_anew},
     ),
     "14c": dict(
         name="probe",
@@ -354,32 +335,11 @@ exercises = {
         tol=3e-3,  # torch's std divides by n - 1, numpy's by n: both are right
         numbers=lambda value, model, idx: dict(entries=len(value["first"])),
         wrong=wrong_probes,
-        also={
-            "tensors": (
-                probing(lambda out: out.std()),
-                "Yours are tensors; .item() makes them Python floats.",
-            )
-        },
+        also={"tensors": probing(lambda out: out.std())},
         properties=[no_trace, nothing_random],
-        hints=[
-            "Who is still there when your function is called the second time?",
-            "A list, a hook on each block that appends to it, one pass in eval mode, and the handles.",
-            "keep the mode; hook each block; eval, no_grad, model(idx); remove all handles; mode back",
-        ],
     ),
 }
 
 predictions = {
-    "14.1": dict(
-        ask="first loss, in nats, of a well-initialised model of 65 letters",
-        answer=4.174,
-        tol=0.007,
-        wrong={
-            0.0: "0 is a sure and right guess. A fresh model knows nothing: ln 65 = 4.174.",
-            6.02: "6.02 is right, in bits; in nats it is 4.174.",
-            1.0: "1 is no special loss. A guess among 65 equally likely letters costs ln 65 = 4.174.",
-            0.0154: "0.0154 is the probability 1/65; the loss is its -ln, 4.174.",
-            65.0: "65 is the perplexity; the loss is its logarithm, 4.174.",
-        },
-    )
+    "14.1": dict(answer=4.174, tol=0.007),
 }

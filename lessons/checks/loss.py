@@ -148,67 +148,25 @@ exercises = {
         forbidden=("cross_entropy", "nll_loss", "log_softmax", "CrossEntropyLoss", "NLLLoss"),
         inputs=inputs_cross_entropy,
         wrong={
-            "softmax then log": (
-                lambda logits, y: -torch.softmax(logits, 1)[range(len(y)), y].log().mean(),
-                "Logits of 1000 are fine, a probability of 0 has no logarithm. Where can e^x be avoided?",
+            "softmax then log": lambda logits, y: -torch.softmax(logits, 1)[range(len(y)), y].log().mean(),
+            "exp overflows": lambda logits, y: (logits.exp().sum(1).log() - logits[range(len(y)), y]).mean(),
+            "softmax twice": lambda logits, y: F.cross_entropy(torch.softmax(logits, 1), y),
+            "sum, not mean": lambda logits, y: F.cross_entropy(logits, y, reduction="sum"),
+            "log base 2": lambda logits, y: F.cross_entropy(logits, y) / math.log(2),
+            "detached": detached,
+            "sign": lambda logits, y: -F.cross_entropy(logits, y),
+            "mean over all logits": lambda logits, y: F.cross_entropy(logits, y) / logits.size(1),
+            "softmax over rows": lambda logits, y: -torch.log_softmax(logits, 0)[range(len(y)), y].mean(),
+            "probability, not its log": lambda logits, y: (
+                1 - torch.softmax(logits, 1)[range(len(y)), y].mean()
             ),
-            "exp overflows": (
-                lambda logits, y: (logits.exp().sum(1).log() - logits[range(len(y)), y]).mean(),
-                "e to the 1000 is inf. What may be subtracted from all logits without changing the answer?",
-            ),
-            "softmax twice": (
-                lambda logits, y: F.cross_entropy(torch.softmax(logits, 1), y),
-                "Even a sure and right guess costs something: are these logits, or probabilities?",
-            ),
-            "sum, not mean": (
-                lambda logits, y: F.cross_entropy(logits, y, reduction="sum"),
-                "Yours grows with the number of targets. A loss is told per target.",
-            ),
-            "log base 2": (
-                lambda logits, y: F.cross_entropy(logits, y) / math.log(2),
-                "Yours is 1.4427 times ours everywhere: which logarithm is the loss told in here?",
-            ),
-            "detached": (
-                detached,
-                "The value is right, but no gradient reaches the logits. What cut it off?",
-            ),
-            "sign": (
-                lambda logits, y: -F.cross_entropy(logits, y),
-                "Your loss is negative: what is the logarithm of a probability, above or below 0?",
-            ),
-            "mean over all logits": (
-                lambda logits, y: F.cross_entropy(logits, y) / logits.size(1),
-                "Yours is too small by the number of letters. How many targets does each row have?",
-            ),
-            "softmax over rows": (
-                lambda logits, y: -torch.log_softmax(logits, 0)[range(len(y)), y].mean(),
-                "Which numbers compete: the letters of one target, or one letter over all targets?",
-            ),
-            "probability, not its log": (
-                lambda logits, y: 1 - torch.softmax(logits, 1)[range(len(y)), y].mean(),
-                "This is the chance to be wrong. How surprised was the model, in nats?",
-            ),
-            "one loss per target": (
-                lambda logits, y: F.cross_entropy(logits, y, reduction="none"),
-                "These are the losses of each target; one number is asked for.",
-            ),
-            "always the largest": (
-                lambda logits, y: F.cross_entropy(logits, logits.argmax(1)),
-                "This is the loss of the letter the model likes best. Which letter really came?",
-            ),
+            "one loss per target": lambda logits, y: F.cross_entropy(logits, y, reduction="none"),
+            "always the largest": lambda logits, y: F.cross_entropy(logits, logits.argmax(1)),
         },
         also={
-            "in float64": (
-                lambda logits, y: F.cross_entropy(logits.double(), y),
-                "Yours is in float64. That is more exact; the project stays with float32, which is faster.",
-            ),
+            "in float64": lambda logits, y: F.cross_entropy(logits.double(), y),
         },
         properties=[never_negative, uniform_costs_ln_v],
-        hints=[
-            "How large may x be in e^x, and does the answer change if all logits grow alike?",
-            "Subtract each row's maximum first; then the logarithm of a sum of exponentials is harmless.",
-            "loss of a target = log(sum(exp(row - max))) - (row[target] - max); then the mean over targets.",
-        ],
     ),
     "3b": dict(
         name="perplexity",
@@ -217,51 +175,19 @@ exercises = {
         inputs=inputs_perplexity,
         gradients=False,
         wrong={
-            "mean of exp per batch": (
-                lambda n, t: float((n / t).exp().mean()),
-                "One exp per batch and then a mean: the bad batch weighs too much. When is the exp due?",
-            ),
-            "mean of batch means": (
-                lambda n, t: float((n / t).mean().exp()),
-                "The last batch has 5 targets and weighs as much as one of 64.",
-            ),
-            "exp weighted by targets": (
-                lambda n, t: float(((n / t).exp() * t).sum() / t.sum()),
-                "Well weighted, but exp of a mean is not the mean of exps.",
-            ),
-            "exp of bits": (
-                lambda n, t: float((n.sum() / t.sum() / math.log(2)).exp()),
-                "e to a number of bits: base and unit have to match.",
-            ),
-            "two to the nats": (
-                lambda n, t: float(2 ** (n.sum() / t.sum())),
-                "2 to a number of nats: base and unit have to match.",
-            ),
-            "no exp": (
-                lambda n, t: float(n.sum() / t.sum()),
-                "This is the loss. Perplexity: among how many equally likely letters is that a guess?",
-            ),
-            "per batch": (
-                lambda n, t: float((n.sum() / len(n)).exp().clamp(max=1e30)),
-                "The nats of a whole batch went into the exponential. Per what is a loss told?",
-            ),
-            "one over": (
-                lambda n, t: float((-n.sum() / t.sum()).exp()),
-                "This is a probability, below 1. Perplexity is one over it.",
-            ),
+            "mean of exp per batch": lambda n, t: float((n / t).exp().mean()),
+            "mean of batch means": lambda n, t: float((n / t).mean().exp()),
+            "exp weighted by targets": lambda n, t: float(((n / t).exp() * t).sum() / t.sum()),
+            "exp of bits": lambda n, t: float((n.sum() / t.sum() / math.log(2)).exp()),
+            "two to the nats": lambda n, t: float(2 ** (n.sum() / t.sum())),
+            "no exp": lambda n, t: float(n.sum() / t.sum()),
+            "per batch": lambda n, t: float((n.sum() / len(n)).exp().clamp(max=1e30)),
+            "one over": lambda n, t: float((-n.sum() / t.sum()).exp()),
         },
         also={
-            "a tensor": (
-                lambda n, t: (n.sum() / t.sum()).exp(),
-                "Yours is a tensor. Its .item() is the Python float that was asked for.",
-            ),
+            "a tensor": lambda n, t: (n.sum() / t.sum()).exp(),
         },
         properties=[same_for_any_cut],
-        hints=[
-            "Two batches, one of 64 targets, one of 5: how much should each count?",
-            "Sum, count, divide once. The exponential comes last, and once.",
-            "exp(all nats added / all targets added)",
-        ],
     ),
     "3c": dict(
         name="bits_per_byte",
@@ -270,51 +196,27 @@ exercises = {
         inputs=inputs_bits_per_byte,
         gradients=False,
         wrong={
-            "nats": (
-                lambda nll, prompt, text: float(nll.sum()) / len(text.encode()),
-                "Yours is 0.693 times ours: the loss comes in nats, and bits are asked for.",
+            "nats": lambda nll, prompt, text: float(nll.sum()) / len(text.encode()),
+            "times ln 2": lambda nll, prompt, text: float(nll.sum()) * math.log(2) / len(text.encode()),
+            "characters": lambda nll, prompt, text: float(nll.sum()) / math.log(2) / len(text),
+            "tokens": lambda nll, prompt, text: float(nll.mean()) / math.log(2),
+            "prompt's bytes counted": lambda nll, prompt, text: (
+                float(nll.sum()) / math.log(2) / len((prompt + text).encode())
             ),
-            "times ln 2": (
-                lambda nll, prompt, text: float(nll.sum()) * math.log(2) / len(text.encode()),
-                "Yours is about half of ours. A nat is more than a bit: multiply or divide?",
+            "UTF-16": lambda nll, prompt, text: (
+                float(nll.sum()) / math.log(2) / len(text.encode("utf-16-le"))
             ),
-            "characters": (
-                lambda nll, prompt, text: float(nll.sum()) / math.log(2) / len(text),
-                "Right for plain ASCII and for nothing else. How many bytes has 'ł'?",
+            "different characters": lambda nll, prompt, text: (
+                float(nll.sum()) / math.log(2) / len(set(text.encode()))
             ),
-            "tokens": (
-                lambda nll, prompt, text: float(nll.mean()) / math.log(2),
-                "This is per token: a tokenizer with longer tokens would look worse for the same text.",
-            ),
-            "prompt's bytes counted": (
-                lambda nll, prompt, text: float(nll.sum()) / math.log(2) / len((prompt + text).encode()),
-                "The prompt was not scored, so its bytes do not count either.",
-            ),
-            "UTF-16": (
-                lambda nll, prompt, text: float(nll.sum()) / math.log(2) / len(text.encode("utf-16-le")),
-                "Which encoding is that? A plain letter has one byte in UTF-8.",
-            ),
-            "different characters": (
-                lambda nll, prompt, text: float(nll.sum()) / math.log(2) / len(set(text.encode())),
-                "Each byte counts each time it comes.",
-            ),
-            "bits per byte upside down": (
-                lambda nll, prompt, text: len(text.encode()) / (float(nll.sum()) / math.log(2)),
-                "Bytes per bit. Which of the two stands below the line?",
+            "bits per byte upside down": lambda nll, prompt, text: (
+                len(text.encode()) / (float(nll.sum()) / math.log(2))
             ),
         },
         also={
-            "a tensor": (
-                lambda nll, prompt, text: nll.sum() / math.log(2) / len(text.encode()),
-                "Yours is a tensor. Its .item() is the Python float that was asked for.",
-            ),
+            "a tensor": lambda nll, prompt, text: nll.sum() / math.log(2) / len(text.encode()),
         },
         properties=[any_tokenizer],
-        hints=[
-            "If a tokenizer makes half as many tokens of a text, should the number change?",
-            "All nats of the text, as bits, over what the text weighs on disk.",
-            "sum of nll / ln 2 / number of UTF-8 bytes of the text without the prompt",
-        ],
     ),
     "3d": dict(
         name="gap",
@@ -329,71 +231,24 @@ exercises = {
             "for _ in range(1000): => for _ in range(999):": "the same",
         },
         wrong={
-            "entropy of letter frequencies": (
-                lambda P, loss: float(loss - entropy(stationary(P))),
-                "The model seems to beat the floor. What does the letter before tell about the next?",
-            ),
-            "rows weigh the same": (
-                lambda P, loss: float(loss - entropy(P).mean()),
-                "Some letters come more often than others, and so do their rows.",
-            ),
-            "uniform": (
-                lambda P, loss: float(loss - math.log(len(P))),
-                "ln V is the floor of a text of equally likely letters. These are not.",
-            ),
-            "bits": (
-                lambda P, loss: float(loss - stationary(P) @ entropy(P) / math.log(2)),
-                "The loss is in nats. In which unit is your floor?",
-            ),
-            "sign": (
-                lambda P, loss: float(stationary(P) @ entropy(P) - loss),
-                "No model is better than the floor: which is taken from which?",
-            ),
-            "floor alone": (
-                lambda P, loss: float(stationary(P) @ entropy(P)),
-                "This is the floor itself. How far is the loss above it?",
-            ),
-            "sum over rows": (
-                lambda P, loss: float(loss - entropy(P).sum()),
-                "Your floor grows with the number of letters. It is a mean over where the text stands.",
-            ),
-            "columns": (
-                lambda P, loss: float(loss + (stationary(P) * (P * P.log()).sum(0)).sum()),
-                "P[a, b] is the chance of b after a: what sums to 1, a row or a column?",
-            ),
-            "ratio": (
-                lambda P, loss: float(loss / (stationary(P) @ entropy(P))),
-                "Nats are compared by a difference.",
-            ),
-            "one step only": (
-                lambda P, loss: float(loss - P.mean(0) @ entropy(P)),
-                "These are the frequencies after one step from anywhere. The text is longer than that.",
-            ),
+            "entropy of letter frequencies": lambda P, loss: float(loss - entropy(stationary(P))),
+            "rows weigh the same": lambda P, loss: float(loss - entropy(P).mean()),
+            "uniform": lambda P, loss: float(loss - math.log(len(P))),
+            "bits": lambda P, loss: float(loss - stationary(P) @ entropy(P) / math.log(2)),
+            "sign": lambda P, loss: float(stationary(P) @ entropy(P) - loss),
+            "floor alone": lambda P, loss: float(stationary(P) @ entropy(P)),
+            "sum over rows": lambda P, loss: float(loss - entropy(P).sum()),
+            "columns": lambda P, loss: float(loss + (stationary(P) * (P * P.log()).sum(0)).sum()),
+            "ratio": lambda P, loss: float(loss / (stationary(P) @ entropy(P))),
+            "one step only": lambda P, loss: float(loss - P.mean(0) @ entropy(P)),
         },
         also={
-            "a tensor": (
-                lambda P, loss: loss - stationary(P) @ entropy(P),
-                "Yours is a tensor. Its .item() is the Python float that was asked for.",
-            ),
+            "a tensor": lambda P, loss: loss - stationary(P) @ entropy(P),
         },
         properties=[floor_of_a_coin],
-        hints=[
-            "After which letter is the next one hard to guess, and how often does that letter come?",
-            "The frequencies of the letters stay the same when multiplied by P: multiply until they do.",
-            "floor = sum over a of share[a] * entropy(P[a]), where share = share @ P; gap = loss - floor",
-        ],
     ),
 }
 
 predictions = {
-    "3.1": dict(
-        ask="perplexity of a uniform guess among 65 letters",
-        answer=65.0,
-        tol=0.5,
-        wrong={
-            4.17: "4.17 is the loss in nats; perplexity is e to that, 65.",
-            18.05: "18.05 is 2 to a loss in nats; with e it is 65.",
-            0.0154: "0.0154 is the probability of each; perplexity is one over it, 65.",
-        },
-    ),
+    "3.1": dict(answer=65.0, tol=0.5),
 }

@@ -42,7 +42,7 @@ def changed(function, *swaps):
 
 
 def mistakes(function, table):
-    return {name: (changed(function, *swaps), hint) for name, (*swaps, hint) in table.items()}
+    return {name: changed(function, *swaps) for name, swaps in table.items()}
 
 
 # ---- 15a: a loss of each split
@@ -106,25 +106,19 @@ def two_estimates(estimate, model, splits):
 
 MODE, COUNT = "model.train(was_training)", "(y != -1).sum()"
 NOT_ESTIMATES = mistakes(twin_estimate, {
-    "no eval": ("model.eval()", "pass", "Dropout is on: two calls differ. In which mode is a model judged?"),
-    "left in eval": (MODE, "pass", "The losses are right, but dropout stays off. How was the mode before?"),
-    "always back to train": (MODE, "model.train()", "It came in eval mode, and leaves in train mode: why?"),
-    "train data for both": ("in batches", 'in splits["train"]',
-        "The gap between train and val is exactly 0. Which batches did each of them see?"),
-    "graph built": ("no_grad", "enable_grad", "Losses are right, but each pass builds a graph for nothing."),
-    "graph handed out": ("no_grad", "enable_grad", ".item()", "",
-        "Your losses hold on to the graphs of all passes, and memory grows. A number is enough."),
-    "gradients off for good": ("eval()", "eval(), torch.set_grad_enabled(False)",
-        "After your call no gradient is computed any more, not in training either."),
-    "one batch": ("in batches", "in batches[:1]", "The first batch alone is a guess. What about the others?"),
-    "as nanoGPT has it": ('"sum"', '"mean"', COUNT, "1", MODE, "model.train()",
-        "Two things: short batches count as much as long ones, and what came in eval mode leaves in train."),
-    "weighted by all positions": ('"sum")', '"mean") * y.numel()', COUNT, "y.numel()",
-        "A batch's mean is over its scored targets. How many are they, where some y are -1?"),
-    "mean of batch means": ('"sum"', '"mean"', COUNT, "1",
-        "A batch of few targets counts as much as one of many. How often should you divide?"),
-    "all positions counted": (COUNT, "y.numel()", "Your losses are too low. Is y = -1 counted, too?"),
-    "-1 taken for a letter": ("ignore_index=-1, ", "", "y = -1 is no letter. How does a loss leave it out?"),
+    "no eval": ("model.eval()", "pass"),
+    "left in eval": (MODE, "pass"),
+    "always back to train": (MODE, "model.train()"),
+    "train data for both": ("in batches", 'in splits["train"]'),
+    "graph built": ("no_grad", "enable_grad"),
+    "graph handed out": ("no_grad", "enable_grad", ".item()", ""),
+    "gradients off for good": ("eval()", "eval(), torch.set_grad_enabled(False)"),
+    "one batch": ("in batches", "in batches[:1]"),
+    "as nanoGPT has it": ('"sum"', '"mean"', COUNT, "1", MODE, "model.train()"),
+    "weighted by all positions": ('"sum")', '"mean") * y.numel()', COUNT, "y.numel()"),
+    "mean of batch means": ('"sum"', '"mean"', COUNT, "1"),
+    "all positions counted": (COUNT, "y.numel()"),
+    "-1 taken for a letter": ("ignore_index=-1, ", ""),
 })  # fmt: skip
 
 
@@ -177,23 +171,17 @@ STEP, ANY = "    optimizer.step()\n", "if 0 < limit:"
 LONG, CLIP = "if 0 < limit < norm:", "grad.mul_(limit / norm)"
 NORM = "math.sqrt(sum(g * g for grad in grads for g in grad.flatten().tolist()))"
 NOT_STEPS = mistakes(twin_step, {
-    "always rescales": (LONG, ANY, "What was shorter than the limit got longer. When is there work to do?"),
-    "each tensor by itself": (LONG, ANY, CLIP, "grad.mul_((limit / grad.norm()).clamp(max=1))",
-        "Each tensor got a factor of its own, so the step points elsewhere. What has one length here?"),
-    "by value": (LONG, ANY, CLIP, "grad.clamp_(-limit, limit)",
-        "Entries are cut off one by one, so the step points elsewhere. What is to be shortened?"),
-    "squared length": (NORM, NORM.removeprefix("math.sqrt"),
-        "You say {length:.2f} for a gradient of length {right:.2f}. What is left to do with the squares?"),
-    "lengths added up": (NORM, "sum(grad.norm().item() for grad in grads)",
-        "You say {length:.2f} for a length of {right:.2f}. Do lengths add up, or their squares?"),
-    "after the step": (STEP, "", LONG, "optimizer.step()\n    " + LONG,
-        "The step was made with the whole gradient: clipped after it, or never put back into .grad?"),
-    "no step": (STEP, "", "The weights stand where they stood: the gradient was shortened, and then?"),
-    "factor upside down": ("limit / norm", "norm / limit", "Long gradients grow. Which way is the ratio?"),
-    "length after clipping": ("return norm", "return min(norm, limit or norm)",
-        "The step is right. Told should be how long it was before: that shows when it explodes."),
-    "0 stops everything": (LONG, "if limit < norm:", "With limit 0 no weight moves. What does 0 say here?"),
-    "frozen parameters": ("if p.grad is not None", "if True", "What is not trained has None as its .grad."),
+    "always rescales": (LONG, ANY),
+    "each tensor by itself": (LONG, ANY, CLIP, "grad.mul_((limit / grad.norm()).clamp(max=1))"),
+    "by value": (LONG, ANY, CLIP, "grad.clamp_(-limit, limit)"),
+    "squared length": (NORM, NORM.removeprefix("math.sqrt")),
+    "lengths added up": (NORM, "sum(grad.norm().item() for grad in grads)"),
+    "after the step": (STEP, "", LONG, "optimizer.step()\n    " + LONG),
+    "no step": (STEP, ""),
+    "factor upside down": ("limit / norm", "norm / limit"),
+    "length after clipping": ("return norm", "return min(norm, limit or norm)"),
+    "0 stops everything": (LONG, "if limit < norm:"),
+    "frozen parameters": ("if p.grad is not None", "if True"),
 })  # fmt: skip
 
 
@@ -323,33 +311,22 @@ def what_is_lost(go_on, dropout, *args):
 
 SEED, RANGE, START = "seed_all(step)", "range(start, last)", 'start = saved["step"]'
 NOT_RESUMED = mistakes(reference_go_on, {
-    "optimizer not saved": ('optimizer.load_state_dict(saved["optimizer"])', "pass",
-        "From update {first} on the weights differ. What does the optimizer remember between updates?"),
-    "weights not saved": ('model.load_state_dict(saved["model"])', "pass",
-        "The resumed run goes on from fresh weights. What did the first half leave behind?"),
-    "step not saved": (START, "pass",
-        "{made} updates after the save, where {left} were left: the schedule begins anew. What is missing?"),
-    "first batches again": ("batch(step)", "batch(step - start)",
-        "The first batch after the save is number {asked}: read already, though the rate goes on."),
-    "that many more": (RANGE, "range(start, start + last)",
-        "{made} updates after the save, {left} were left. Where does `last` count from?"),
-    "last update again": ('"step": last', '"step": last - 1',
-        "The first batch after the save is number {asked}: its update is in the weights already."),
-    "one update left out": ('"step": last', '"step": last + 1',
-        "The first batch after the save is number {asked}. Which comes next?"),
-    "random state lost": (SEED, "pass",
-        "From update {first} on other dropout masks are drawn. What decides which, and is it in the file?"),
-    "seeded once per call": (SEED, "seed_all(step - start)",
-        "After the save dropout draws the masks of the first updates again. What should a mask depend on?"),
-    "same mask each update": (SEED, "seed_all(1)", "All updates drop the same units. Should masks not vary?"),
-    "eval mode": ("start = 0", "start = 0; model.eval()", "Nothing is ever dropped. Which mode is that?"),
-    "references, not copies": ("copy.deepcopy", "dict",
-        "Training went on after your return, and what you had saved moved with it. Is it a copy?"),
-    "rate set once": ("lr_at(step)", "lr_at(start)",
-        "The learning rate stays what it was at the first update of a call. Whose step belongs in lr_at?"),
-    "first group only": ("param_groups", "param_groups[:1]", "One group has its rate. What of the others?"),
-    "rate never set": ("lr_at(step)", 'group["lr"]', "The rate is the optimizer's own. Who asks lr_at?"),
-    "gradients pile up": ("optimizer.zero_grad()", "pass", "Each update holds the gradients before it, too."),
+    "optimizer not saved": ('optimizer.load_state_dict(saved["optimizer"])', "pass"),
+    "weights not saved": ('model.load_state_dict(saved["model"])', "pass"),
+    "step not saved": (START, "pass"),
+    "first batches again": ("batch(step)", "batch(step - start)"),
+    "that many more": (RANGE, "range(start, start + last)"),
+    "last update again": ('"step": last', '"step": last - 1'),
+    "one update left out": ('"step": last', '"step": last + 1'),
+    "random state lost": (SEED, "pass"),
+    "seeded once per call": (SEED, "seed_all(step - start)"),
+    "same mask each update": (SEED, "seed_all(1)"),
+    "eval mode": ("start = 0", "start = 0; model.eval()"),
+    "references, not copies": ("copy.deepcopy", "dict"),
+    "rate set once": ("lr_at(step)", "lr_at(start)"),
+    "first group only": ("param_groups", "param_groups[:1]"),
+    "rate never set": ("lr_at(step)", 'group["lr"]'),
+    "gradients pile up": ("optimizer.zero_grad()", "pass"),
 })  # fmt: skip
 
 
@@ -357,42 +334,21 @@ exercises = {
     "15a": dict(name="estimate_loss", reference=reference_estimate, project=evaluate, slow=twin_estimate,
         inputs=inputs_estimate, call=two_estimates, properties=[calls_agree], wrong=NOT_ESTIMATES,
         survivors={"losses[name] = (nats / targets).item() => losses[name] = nats / targets": "as_floats"},
-        hints=[
-            "What does the model do in training that it should not do while it is judged? Who undoes that?",
-            "model.training tells the mode, torch.no_grad() spares the graph, ignore_index is for -1 in y.",
-            "remember the mode; eval; per split: add nats, count targets, divide once; back to the mode"]),
+        ),
     "15b": dict(name="clipped_step", reference=reference_step, project=clip_grad_norm_, slow=twin_step,
         inputs=inputs_step, call=one_update, gradients=False, properties=[only_shorter],
         numbers=lambda value, gradients, limit: dict(value, right=length_of(gradients)), wrong=NOT_STEPS,
         forbidden=("get_total_norm", "clip_grads_with_norm_", "clip_grad_value_"),
-        also={"tensor": (changed(twin_step, "return norm", "return torch.tensor(norm)"), "It is a tensor.")},
-        hints=[
-            "How long is a vector that is cut into several tensors?",
-            "One length over all gradients; one factor for all of them, never above 1; then the optimizer.",
-            "norm: root of the sum of all squares; if norm > limit > 0: gradients times limit / norm; step"]),
+        also={"tensor": changed(twin_step, "return norm", "return torch.tensor(norm)")},
+        ),
     "15c": dict(name="go_on", reference=reference_go_on, inputs=inputs_go_on, call=two_runs, gradients=False,
         twin="the loop of train.py is no function; the lesson kills and resumes train.py itself",
         numbers=seen_of, properties=[what_is_lost], wrong=NOT_RESUMED,
-        hints=[
-            "To go on tomorrow from a file alone: which numbers of today would you need in it?",
-            "Both have state_dict(), which refers to living tensors. And what draws the masks of dropout?",
-            "load both and the step, if saved; per update: rate, seed of the step, loss, step; deep copies"]),
+        ),
 }  # fmt: skip
 
 predictions = {
-    "15.1": dict(ask="updates in one epoch of 1,003,854 ids, with 12 windows of 64 in each",
-        answer=1307.0, tol=1.0, wrong={
-            15685.0: "15,685 is the number of windows; 12 of them make an update: 1,307.",
-            83654.0: "83,654 would be windows of one id; they have 64: 1,307.",
-            1003854.0: "So many ids there are; an update reads 12 x 64 of them: 1,307."}),
-    "15.2": dict(ask="a gradient of length 5 is clipped at 2: each entry is multiplied by",
-        answer=0.4, tol=0.01, wrong={
-            0.08: "0.08 is 2 over the squared length; over the length it is 0.4.",
-            2.5: "2.5 makes it longer; the other way round it is 0.4.",
-            2.0: "2 is how long it is afterwards; the factor is 2 / 5 = 0.4."}),
-    "15.3": dict(ask="saved after 5 updates, resumed without the optimizer: first to differ, counted from 1",
-        answer=6.0, tol=0.4, wrong={
-            5.0: "The fifth was made before the save; the sixth is the first without its averages.",
-            7.0: "The sixth already needs the averages of those before it.",
-            1.0: "The first five were made before the save; it is the sixth."}),
-}  # fmt: skip
+    "15.1": dict(answer=1307.0, tol=1.0),
+    "15.2": dict(answer=0.4, tol=0.01),
+    "15.3": dict(answer=6.0, tol=0.4),
+}
