@@ -149,6 +149,13 @@ def text() -> tuple[str, bool]:
     return "".join(part for part, _ in corpora.open_corpus("builtin:verse", size=300_000).chunks()), False
 
 
+def name_of_text() -> str:
+    """Which text the lessons learn from here, in a line."""
+    if text()[1]:
+        return "the real Tiny Shakespeare"
+    return "a generated play: numbers differ from those in the lessons. The real text: see lessons/README.md"
+
+
 @functools.cache
 def encoded() -> tuple:
     """Prepare that text as lesson 1 does: (its letters, sorted, as a list; the ids to train on and those to

@@ -64,4 +64,5 @@ def examine() -> int:
             remedy = f"{error}"
         code = 1 if remedy else code
         print(f"{test.__name__.replace('_', ' '):13} {remedy or 'OK'}", flush=True)
+    print(f"{'text':13} {course.name_of_text()}")  # either will do
     return code

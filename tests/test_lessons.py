@@ -620,6 +620,21 @@ def test_a_wrong_place_is_found():
     assert wrong_places("# see checkpoint.py") == ["checkpoint.py"]
 
 
+def test_each_word_of_the_glossary_has_its_place():
+    source = course.read(course.LESSONS / "GLOSSARY.md")
+    _, *rows = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \| (.+?) \|$", source, re.MULTILINE)
+    words = [row[0].lower() for row in rows]
+    assert len(words) >= 60 and words == sorted({*words})
+    for word, meaning, lesson, place in rows:
+        assert len(meaning.split()) >= 3
+        file = re.fullmatch(r"\[(.+)\]\(\.\./\1\)|none here", place)[1]
+        assert file is None or (ROOT / file).is_file(), place
+        if int(lesson) in course.lessons():
+            stem = re.split(r",| \(", word.lower())[0].rstrip("s")
+            text = source_of(int(lesson)).lower().replace("\n# ", " ")
+            assert stem in text, f"{word} is not in lesson {lesson}"
+
+
 def test_the_core_does_not_know_the_course():
     knows = re.compile(r"^\s*(import|from) lessons", re.MULTILINE)
     assert [path.name for path in ROOT.glob("*.py") if knows.search(course.read(path))] == []
