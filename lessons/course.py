@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib.machinery
 import importlib.util
+import inspect
 import math
 import os
 import re
@@ -168,6 +169,15 @@ def encoded() -> tuple:
     ids = torch.tensor([code[letter] for letter in letters])
     cut = int(0.9 * len(ids))
     return vocabulary, ids[:cut], ids[cut:], real
+
+
+def source_of(function) -> str:
+    """File and line of a function of the project, as model.py:120; "" for others."""
+    try:
+        path = Path(inspect.getsourcefile(inspect.unwrap(function)))
+        return f"{path.relative_to(ROOT).as_posix()}:{inspect.getsourcelines(function)[1]}"
+    except (TypeError, OSError, ValueError):
+        return ""  # it belongs to torch, say
 
 
 def yours_or_ours(yours, exercise: str):

@@ -5,6 +5,45 @@ import re
 
 from lessons.course import ROOT
 
+HOSTED = """\
+# %% [markdown]
+# # tinylm on a hosted machine
+#
+# Choose a machine with a GPU (a T4 is enough), write the address of your copy of the project into the first
+# cell, and run the cells from top to bottom: the project is fetched and installed, the first command of its
+# README trains a model in two minutes, in float16, and then lesson 1 begins.
+# %%
+import os
+import subprocess
+import sys
+
+ADDRESS = ""  # as `git clone` takes it; "" if the folder tinylm is here already
+
+
+def run(*words):
+    print("$", *words, flush=True)
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    for line in process.stdout:
+        print(line, end="")
+    assert process.wait() == 0, "this command failed"
+
+
+if not os.path.isdir("tinylm"):
+    run("git", "clone", "--depth=1", ADDRESS, "tinylm")
+os.chdir("tinylm")
+run(sys.executable, "-m", "pip", "install", "-r", "requirements.txt")
+# %%
+import torch
+
+gpu = ["--device=cuda", "--dtype=float16"] if torch.cuda.is_available() else []
+run(sys.executable, "train.py", "config/shakespeare_char.py", *gpu)
+"""
+
+
+def hosted(source: str) -> str:
+    """Make the notebook for a machine that has nothing yet: install, train, and then a lesson."""
+    return of(HOSTED + source, begin="")
+
 
 def cells(source: str) -> list[tuple[str, str]]:
     """("code" or "markdown", text) of each cell of a percent file, and of what stands before them."""
@@ -20,13 +59,13 @@ def uncomment(text: str) -> str:
     return "\n".join(re.sub(r"^# ?", "", line) for line in text.strip("\n").splitlines())
 
 
-def of(source: str) -> str:
-    """Make a notebook (nbformat 4, no outputs) of a percent file. Its first code cell goes to the project's
-    folder, where the lesson's imports are found."""
-    found, begun = [], False
+def of(source: str, begin: str = f"import os\nos.chdir({str(ROOT)!r})\n") -> str:
+    """Make a notebook (nbformat 4, no outputs) of a percent file. begin: what goes to the project's folder,
+    where the lesson's imports are found; it stands in the first code cell."""
+    found = []
     for number, (kind, text) in enumerate(cells(source)):
-        if kind == "code" and not begun:
-            text, begun = f"import os\nos.chdir({str(ROOT)!r})\n{text}", True
+        if kind == "code":
+            text, begin = begin + text, ""
         cell = {"cell_type": kind, "id": f"cell-{number}", "metadata": {}, "source": text.splitlines(True)}
         found.append(cell | ({"execution_count": None, "outputs": []} if kind == "code" else {}))
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}

@@ -8,7 +8,8 @@
     python lessons/run.py show 9          run the lesson from top to bottom, and draw its plot
     python lessons/run.py solution 9b     how we do it, once yours is right (or with --give-up)
     python lessons/run.py progress        what is done, and what was predicted
-    python lessons/run.py notebook 9      the lesson as a Jupyter notebook in work/ (--again: start over)
+    python lessons/run.py notebook 9      the lesson as a Jupyter notebook in work/ (--again: start over;
+                                          --all: all lessons; --hosted: one for a machine of a cloud)
     python lessons/run.py grade FOLDER --csv out.csv      for instructors: see lessons/README.md
     python lessons/run.py doctor          is this machine ready?
 
@@ -151,16 +152,7 @@ def where(lesson: int, name: str) -> str:
     """Name the place, file and line, where the project does the same."""
     exercise = course.checks(lesson).exercises[name]
     function = exercise.get("project", exercise["reference"])
-    return f"; ours: {source_of(function) or f'{function.__module__}.{function.__name__}'}"
-
-
-def source_of(function) -> str:
-    """File and line of a function of the project, as model.py:120; "" for others."""
-    try:
-        path = Path(inspect.getsourcefile(inspect.unwrap(function)))
-        return f"{path.relative_to(course.ROOT).as_posix()}:{inspect.getsourcelines(function)[1]}"
-    except (TypeError, OSError, ValueError):
-        return ""  # it belongs to torch, say
+    return f"; ours: {course.source_of(function) or f'{function.__module__}.{function.__name__}'}"
 
 
 def check(args, worker: Worker | None = None) -> int:
@@ -233,8 +225,8 @@ def solution(args) -> int:
         mine["gave_up"] |= not mine["right"]
         exercise = course.checks(lesson).exercises[name]
         for function in dict.fromkeys([exercise["reference"], exercise.get("slow"), exercise.get("project")]):
-            if function and source_of(function):
-                print(f"# {name}: {source_of(function)}\n{inspect.getsource(function)}")
+            if function and course.source_of(function):
+                print(f"# {name}: {course.source_of(function)}\n{inspect.getsource(function)}")
         for text in exercise["hints"]:
             print(f"# {text}")
     save_state(state)
@@ -247,11 +239,17 @@ def progress(args) -> int:
 
 
 def notebook_(args) -> int:
-    lesson, _ = parse(args.number)
-    path = yours(lesson) if yours(lesson).exists() else course.lessons()[lesson]
-    target = yours(lesson).with_suffix(".ipynb")
-    if write(target, notebook.of(course.up_to_date(course.read(path))), args.again):
-        print(target)
+    if not (args.number or args.all or args.hosted):
+        raise ValueError("which lesson? expected its number, --all or --hosted")
+    texts = {}
+    for lesson in [*course.lessons()] if args.all else [parse(args.number)[0]] if args.number else []:
+        path = yours(lesson) if yours(lesson).exists() else course.lessons()[lesson]
+        texts[yours(lesson).with_suffix(".ipynb")] = notebook.of(course.up_to_date(course.read(path)))
+    if args.hosted:
+        texts[course.work() / "hosted.ipynb"] = notebook.hosted(course.read(course.lessons()[1]))
+    for target, text in texts.items():
+        if write(target, text, args.again):
+            print(target)
     return 0
 
 
@@ -276,10 +274,14 @@ def main(arguments: list[str]) -> int:
         commands.add_parser(function.__name__.rstrip("_")).set_defaults(run=function)
     for function in (start, show, check, watch, hint, solution, notebook_):
         command = commands.add_parser(function.__name__.rstrip("_"))
-        command.add_argument("number", help="a lesson (9) or an exercise (9b)")
+        several = dict(nargs="?", default="") if function is notebook_ else {}
+        command.add_argument("number", help="a lesson (9) or an exercise (9b)", **several)
         command.set_defaults(run=function)
         if function in (start, notebook_):
             command.add_argument("--again", action="store_true")
+        if function is notebook_:
+            command.add_argument("--all", action="store_true", help="of all lessons")
+            command.add_argument("--hosted", action="store_true", help="installs and trains, then lesson 1")
         if function is solution:
             command.add_argument("--give-up", action="store_true")
     command = commands.add_parser("grade")

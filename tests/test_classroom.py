@@ -410,6 +410,24 @@ def test_a_notebook_runs_in_its_own_folder(lesson, quick, work):
 
 
 @pytest.mark.slow
+@pytest.mark.needs("nbclient")
+def test_the_notebook_of_a_hosted_machine_installs_and_trains(quick, work, tmp_path):
+    """From a folder with nothing in it; the address is this repository's, and the run a short one."""
+    import nbclient
+    import nbformat
+
+    cells = nbformat.read(Path(quick("notebook", "--hosted").stdout.strip()), as_version=4)
+    nbformat.validate(cells)
+    short = {'ADDRESS = ""': f'ADDRESS = "{ROOT}"', "shakespeare_char.py": 'tiny.py", "--max_iters=2'}
+    for cell, (was, now) in zip([cells.cells[1], cells.cells[2]], short.items(), strict=True):
+        assert was in cell.source
+        cell.source = cell.source.replace(was, now)
+    nbclient.NotebookClient(cells, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert (tmp_path / "tinylm" / "out-tiny" / "best.pt").is_file()
+    assert (work.folder / "01_characters.png").is_file()
+
+
+@pytest.mark.slow
 @pytest.mark.alone
 def test_watch_checks_again_after_a_save(work, tmp_path, figure):
     path = work(lesson_9({**ANSWERS, "9b": MASK_AFTER}))
