@@ -255,7 +255,8 @@ def pattern(a: np.ndarray, b: np.ndarray) -> str:
             return f": yours is {ratios.mean():.5g} times ours everywhere" + (
                 f", that is {name}" if name else ""
             )
-    offsets = (a - b)[np.isfinite(a - b)]
+    finite = np.isfinite(a) & np.isfinite(b)
+    offsets = a[finite] - b[finite]
     if len(offsets) > 1 and np.ptp(offsets) <= 1e-3 * abs(offsets.mean()):
         return f": yours is ours plus {offsets.mean():.5g} everywhere"
     return ""
