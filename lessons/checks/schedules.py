@@ -46,7 +46,10 @@ def inputs_cosine(seed):
 
 
 def values_of(schedule, steps, *args):
-    return [schedule(step, *args) for step in range(steps)]
+    """The rates of all steps: a tensor if they are numbers, which is compared at once."""
+    found = [schedule(step, *args) for step in range(steps)]
+    numbers = all(isinstance(rate, (int, float)) for rate in found)
+    return torch.tensor(found, dtype=torch.float64) if numbers else found
 
 
 def starts_above_0(schedule, steps, *args):
@@ -129,11 +132,15 @@ def inputs_other(seed):
 
 def each_kind(schedule, kind, steps, *args):
     """The rates of each kind; a negative number to a broken power is complex in Python, and nan here."""
-    kinds, found = ("constant", "linear", "step", "polynomial"), {}
-    for kind in kinds:
-        rates = [schedule(kind, step, *args) for step in range(steps)]
-        found[kind] = [math.nan if isinstance(rate, complex) else rate for rate in rates]
-    return found
+
+    def real(kind):
+        def rate(step):
+            found = schedule(kind, step, *args)
+            return math.nan if isinstance(found, complex) else found
+
+        return rate
+
+    return {kind: values_of(real(kind), steps) for kind in ("constant", "linear", "step", "polynomial")}
 
 
 CUT, LEFT = "gamma ** (step // every)", "max(0.0, 1 - step / end)"
