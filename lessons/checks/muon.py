@@ -1,0 +1,352 @@
+"""What the grader knows about lesson 17: Newton-Schulz, a step of Muon, and which parameters it is for."""
+
+import inspect
+
+import torch
+from torch import nn
+
+from model import GPT, GPTConfig
+from muon import Muon, newton_schulz
+from optim import parameter_groups
+
+COEFFICIENTS = 3.4445, -4.7750, 2.0315
+
+
+def changed(function, *swaps):
+    """A function with a mistake: a place of its source as it is, as it is then, the next place ..."""
+    source, names = inspect.getsource(function), dict(globals())
+    for before, after in zip(swaps[::2], swaps[1::2], strict=True):
+        assert before in source, before
+        source = source.replace(before, after)
+    exec(source, names)
+    return names[function.__name__]
+
+
+def mistakes(function, table):
+    return {name: (changed(function, *swaps), hint) for name, (*swaps, hint) in table.items()}
+
+
+# ---- 17a: all singular values near 1
+def reference_orthogonalize(matrix):
+    return newton_schulz(matrix[None], torch.float32)[0]
+
+
+def twin_orthogonalize(matrix):
+    """The same polynomial, of the singular values themselves."""
+    U, s, Vh = torch.linalg.svd(matrix, full_matrices=False)
+    s = s / s.square().sum().sqrt().clamp(min=1e-7)
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    return U * s @ Vh
+
+
+def by_products(matrix):
+    """As most write it."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix.mT if matrix.size(0) > matrix.size(1) else matrix
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(5):
+        A = x @ x.mT
+        x = a * x + (b * A + c * A @ A) @ x
+    return x.mT if matrix.size(0) > matrix.size(1) else x
+
+
+def with_values(seed, rows, cols, *values):
+    """A matrix with these singular values."""
+    g = torch.Generator().manual_seed(seed)
+    U = torch.linalg.qr(torch.randn(rows, len(values), generator=g))[0]
+    V = torch.linalg.qr(torch.randn(cols, len(values), generator=g))[0]
+    return U * torch.tensor(values) @ V.mT
+
+
+def inputs_orthogonalize(seed):
+    """Wide and tall, huge and tiny, one of rank 2, and zeros."""
+    wide = with_values(seed, 4, 7, 9.0, 3.0, 0.6, 0.1)
+    tall = with_values(seed + 10, 6, 3, 2.0, 1.1, 0.02)
+    flat = with_values(seed + 20, 3, 5, 1.7, 0.3)
+    return [(wide,), (tall,), (3e5 * wide,), (1e-5 * tall,), (flat,), (torch.zeros(2, 3),)]
+
+
+SCALE, STEP, BACK = (
+    "x.norm().clamp(min=1e-7)",
+    "(b * A + c * A @ A) @ x",
+    "return x.mT if matrix.size(0) > matrix.size(1) else x",
+)
+TALL = "x = matrix.mT if matrix.size(0) > matrix.size(1) else matrix"
+wrong_orthogonalize = mistakes(by_products, {
+    "not normalised": ("x / " + SCALE, "x", "Large matrices give NaN: s^5 with s above 1. What comes first?"),
+    "nothing against zero": (".clamp(min=1e-7)", "", "A matrix of zeros: 0 / 0. What is its norm at least?"),
+    "largest entry": ("x.norm()", "x.abs().max()",
+        "Numbers explode. Which norm of a matrix bounds its singular values, and are all three terms there?"),
+    "three rounds": ("range(5)", "range(3)",
+        "Largest and smallest are {largest:.2f} and {smallest:.2f}. How many rounds should there be?"),
+    "one round": ("range(5)", "range(1)", "Small singular values are still small. How many rounds?"),
+    "six rounds": ("range(5)", "range(6)", "One round more than asked. Is the count from 0 or from 1?"),
+    "cubic only": ("b * A + c * A @ A", "-0.5 * A", "a * x +", "1.5 * x +",
+        "That is the old iteration, x (3 - x^2) / 2: right, but slow for small singular values."),
+    "mistyped c": ("2.0315", "2.315", "A coefficient is mistyped: singular values leave 0.68 to 1.13."),
+    "sign of b": ("-4.7750", "4.7750", "Numbers explode: which of the three coefficients is negative?"),
+    "A squared by element": ("A @ A", "A * A",
+        "A times A by element changes the directions. Which product multiplies singular values?"),
+    "not turned back": (BACK, "return x", "A tall matrix comes back lying on its side. What was done to it?"),
+    "values of x squared": ("c * A @ A", "c * A",
+        "Your polynomial ends at s^3: A is x x^T, so what is the factor for s^5?"),
+    "norm inside the loop": ("    A = x", "    x = x / x.norm(); A = x",
+        "You divide by the norm in each round, so no value gets to 1. How often is it needed?"),
+})  # fmt: skip
+
+
+def values_near_1(orthogonalize, matrix):
+    s = torch.linalg.svdvals(orthogonalize(matrix).nan_to_num())
+    low, high = s.min().item(), s.max().item()
+    return (
+        ""
+        if low > 0.6 and high < 1.2
+        else f"singular values go from {low:.2f} to {high:.2f}, not 0.68 to 1.13"
+    )
+
+
+def bars(orthogonalize, matrix):
+    """Singular values as bars, one a row."""
+    return [
+        f"{'#' * min(20, round(10 * s)):20} {s:.2f}"
+        for s in torch.linalg.svdvals(orthogonalize(matrix).nan_to_num()).tolist()
+    ]
+
+
+def extremes(value, matrix):
+    s = torch.linalg.svdvals(value.nan_to_num())
+    return dict(largest=s.max().item(), smallest=s.min().item())
+
+
+# ---- 17b: a step
+def reference_muon(w, g, state, lr, momentum, decay):
+    if not state:
+        w = state["w"] = nn.Parameter(w)  # it shares its numbers
+        group = dict(params=[w], kind="muon", lr=lr)
+        state["optimizer"] = Muon([group], momentum, (0.9, 0.95), False, torch.float32)
+    state["w"].grad = g.clone()
+    state["optimizer"].param_groups[0].update(lr=lr, weight_decay=decay)
+    state["optimizer"].step()
+
+
+def twin_muon(w, g, state, lr, momentum, decay):
+    m = momentum * state.get("m", torch.zeros_like(w)) + (1 - momentum) * g
+    state["m"] = m
+    look = momentum * m + (1 - momentum) * g
+    update = twin_orthogonalize(look)
+    w *= 1 - lr * decay
+    w -= lr * max(1.0, w.size(0) / w.size(1)) ** 0.5 * update
+
+
+def steps_of(step, w, grads, state, rates, *rest):
+    """How each step moves the weights. The gradient always lies in one tensor, as in a loop."""
+    w, living, moves = w.clone(), grads[0].clone(), []
+    with torch.no_grad():
+        for new, lr in zip(grads, rates, strict=True):
+            living.copy_(new)
+            before = w.clone()
+            step(w, living, state, lr, *rest)
+            moves.append(w - before)
+            if not torch.equal(living, new):
+                moves.append("the gradient was changed")
+    return moves
+
+
+def inputs_muon(seed):
+    """A tall matrix with tiny gradients, a wide one with huge ones."""
+    inputs, g, rates = [], torch.Generator().manual_seed(seed), [0.02, 0.02, 0.05, 0.01]
+    for rows, cols, size, momentum in ((9, 4, 1e-4, 0.8), (3, 5, 1e3, 0.9)):
+        w, *grads = torch.randn(len(rates) + 1, rows, cols, generator=g)
+        inputs.append((w, [size * x for x in grads], {}, rates, momentum, 0.3))
+    return inputs
+
+
+M, LOOK, UPDATE = (
+    "(1 - momentum) * g\n    state",
+    "momentum * m + (1 - momentum) * g",
+    "twin_orthogonalize(look)",
+)
+SHAPE = "max(1.0, w.size(0) / w.size(1)) ** 0.5"
+wrong_muon = mistakes(twin_muon, {
+    "orthogonalised before momentum": (M, "(1 - momentum) * twin_orthogonalize(g)\n    state",
+        LOOK, "momentum * m + (1 - momentum) * twin_orthogonalize(g)", UPDATE, "look",
+        "Each gradient is orthogonalised, then averaged: the sum is not. Which comes first?"),
+    "no shape factor": (" * " + SHAPE, "",
+        "Right for wide matrices. What makes the step of a tall one larger?"),
+    "factor without the root": (SHAPE, "max(1.0, w.size(0) / w.size(1))",
+        "The step of a tall matrix is too large: the ratio itself, or its root?"),
+    "factor upside down": ("w.size(0) / w.size(1)", "w.size(1) / w.size(0)",
+        "Wide matrices get larger steps than tall ones. Which size is the number of rows?"),
+    "factor below 1": ("max(1.0, w.size(0) / w.size(1))", "(w.size(0) / w.size(1))",
+        "Wide matrices get shorter steps. The factor is at least what?"),
+    "no Nesterov": (LOOK, "m",
+        "The average m itself is orthogonalised. What looks one step further ahead?"),
+    "no momentum": ('state["m"] = m', "pass", "Each step knows only its own gradient. Where is m kept?"),
+    "not orthogonalised": (UPDATE, "look",
+        "The step is as long as the gradient is large. Through what should the look ahead go?"),
+    "decay through the update": (UPDATE,
+        "twin_orthogonalize(look + decay * w)", "w *= 1 - lr * decay", "pass",
+        "decay x weight is orthogonalised, too, and so as strong as the gradient. Keep them apart."),
+    "decay not times lr": ("lr * decay", "decay",
+        "Each step takes a third of the weights, however small lr is. What is decay multiplied by?"),
+    "no decay": ("w *= 1 - lr * decay", "pass", "No weight shrinks. Is decay there, and in place?"),
+    "uphill": ("w -=", "w +=", "Weights move with the gradient: the loss grows. Which sign?"),
+    "a new tensor": ("w *=", "w = w *", "No weight has moved: w is a new tensor. What changes it in place?"),
+    "gradient overwritten": (LOOK, "g.lerp_(m, momentum)",
+        "The step is right, but the caller's gradient is no longer what it was."),
+})  # fmt: skip
+also_muon = {
+    "decay after the step": (
+        changed(
+            twin_muon,
+            "w *= 1 - lr * decay",
+            "pass",
+            "** 0.5 * update",
+            "** 0.5 * update; w *= 1 - lr * decay",
+        ),
+        "Yours shrinks what Muon has just added, too: a difference of lr squared, which nobody will notice.",
+    ),
+}
+
+
+# ---- 17c: for which parameters
+def reference_split(model):
+    settings = dict(optimizer="muon", layer_lr_decay=1, muon_lr=2, learning_rate=1, weight_decay=0)
+    found = {"muon": [], "adamw": []}
+    for group in parameter_groups(model, settings):
+        found[group["kind"]] += [name for name, _ in group["params"]]
+    return found["muon"], found["adamw"]
+
+
+def twin_split(model):
+    muon, rest = [], []
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            (muon if p.ndim == 2 and name.startswith("blocks.") else rest).append(name)
+    return muon, rest
+
+
+def inputs_split(seed):
+    """A GPT with all kinds of parameters, one with a tied head, one whose first block is frozen."""
+    shape = dict(vocab_size=11, block_size=6, n_layer=2, n_head=2, n_embd=8)
+    untied = GPT(GPTConfig(**shape, arch="gpt2", bias=True, tie_weights=0))
+    frozen = GPT(GPTConfig(**shape, tie_weights=1))
+    frozen.blocks[0].requires_grad_(False)
+    return [(untied,), (GPT(GPTConfig(**shape, tie_weights=1)),), (frozen,)]
+
+
+def as_sets(split, model):
+    """Names in any order; one that comes twice is told. Parameters in place of names are taken for them."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    parts = [
+        [names.get(id(x), x) if isinstance(x, torch.Tensor) else x for x in part] for part in split(model)
+    ]
+    return {kind: sorted(part) for kind, part in zip(("Muon", "AdamW"), parts, strict=True)}
+
+
+def once_each(split, model):
+    """Together both lists have each trained parameter once."""
+    found = [name for part in as_sets(split, model).values() for name in part]
+    wanted = sorted(name for name, p in model.named_parameters() if p.requires_grad)
+    twice = sorted({name for name in found if found.count(name) > 1})
+    missing = [name for name in wanted if name not in found]
+    return f"{twice[0]} is there twice" if twice else f"{missing[0]} is in no list" if missing else ""
+
+
+MUON, KEPT = 'p.ndim == 2 and name.startswith("blocks.")', "if p.requires_grad:"
+wrong_split = mistakes(twin_split, {
+    "all matrices": (' and name.startswith("blocks.")', "",
+        "Embeddings are matrices, but a row of one is a letter. Who updates embeddings and head?"),
+    "only the head left out": ('name.startswith("blocks.")', '"head" not in name',
+        "The head is left out, and the embeddings are not. Where do Muon's matrices stand?"),
+    "only embeddings left out": ('name.startswith("blocks.")', 'name[0] != "w"',
+        "The embeddings are left out, and the head is not. Where do Muon's matrices stand?"),
+    "all of the blocks": ("p.ndim == 2 and ", "", "Gains and biases have no singular values to make equal."),
+    "rest forgotten": ("rest).append", "[]).append",
+        "Embeddings, head, gains and biases are in no list: nobody would train them."),
+    "matrices twice": ("(muon if", "rest.append(name) if p.ndim == 2 else 0\n            (muon if",
+        "Matrices are in both lists: two optimizers would move them, one after the other."),
+    "frozen included": (KEPT, "if True:", "A frozen parameter has no gradient. How do you know it?"),
+    "tied head counted twice": ("return",
+        'rest += ["head.weight"] * (model.head.weight is model.wte.weight)\n    return',
+        "Tied, head and embedding are one parameter: it would be updated twice."),
+    "attention only": ('name.startswith("blocks.")', '"attn" in name', "The MLP has matrices, too."),
+    "MLP only": ('name.startswith("blocks.")', '"mlp" in name', "Attention has matrices, too."),
+    "the other way round": ("return muon, rest", "return rest, muon", "Which list comes first?"),
+    "vectors for Muon": ("p.ndim == 2", "p.ndim == 1", "Muon makes singular values equal. What has some?"),
+})  # fmt: skip
+
+exercises = {
+    "17a": dict(
+        name="orthogonalize",
+        reference=reference_orthogonalize,
+        project=newton_schulz,
+        slow=twin_orthogonalize,
+        forbidden=("svd", "polar", "qr"),
+        inputs=inputs_orthogonalize,
+        gradients=False,
+        tol=1e-3,  # five rounds in float32
+        numbers=extremes,
+        picture=bars,
+        properties=[values_near_1],
+        wrong=wrong_orthogonalize,
+        hints=[
+            "What does x times its transpose times x do to the singular values of x?",
+            "Divide by the norm; turn a tall matrix; five rounds of two lines; turn back.",
+            "A = x x^T; x = a x + (b A + c A A) x, five times, from x = matrix / max(its norm, 1e-7)",
+        ],
+    ),
+    "17b": dict(
+        name="muon_step",
+        reference=reference_muon,
+        project=Muon,
+        slow=twin_muon,
+        needs=("17a",),
+        inputs=inputs_muon,
+        call=steps_of,
+        gradients=False,
+        tol=1e-3,
+        wrong=wrong_muon,
+        survivors={
+            "w -= lr * max(1.0, w.size(0) / w.size(1)) ** 0.5 * update => "
+            "w -= lr * max(w.size(0) / w.size(1), 1.0) ** 0.5 * update": "the larger of two, in any order"
+        },
+        also=also_muon,
+        hints=[
+            "What is made orthogonal: a gradient, or the average of many?",
+            "Average, average once more with the gradient, orthogonalize, shrink w, move w in place.",
+            "m = mix of m and g; look = mix of m and g; shrink w; w -= lr root(max(1, rows/cols)) O(look)",
+        ],
+    ),
+    "17c": dict(
+        name="split",
+        reference=reference_split,
+        project=parameter_groups,
+        slow=twin_split,
+        inputs=inputs_split,
+        call=as_sets,
+        gradients=False,
+        properties=[once_each],
+        wrong=wrong_split,
+        hints=[
+            "Which parameters are maps from vectors to vectors, and which are lists of vectors?",
+            "One loop over named_parameters: skip the frozen, then ask for the axes and for the name.",
+            "to Muon if it has two axes and its name begins with blocks. ; else to AdamW",
+        ],
+    ),
+}
+
+predictions = {
+    "17.1": dict(
+        ask="smallest that five Newton-Schulz rounds make of any singular value from 0.01 to 1",
+        answer=0.68,
+        tol=0.03,
+        wrong={
+            1.0: "Exactly 1 would take an SVD. Five rounds of this polynomial end between 0.68 and 1.13.",
+            0.01: "0.01 is where it was. A round multiplies small values by 3.4: after five it is 0.7.",
+            1.13: "1.13 is about the largest. The smallest is 0.68.",
+            0.12: "0.12 is where 0.01 stands after two rounds; after five nothing is below 0.68.",
+        },
+    ),
+}

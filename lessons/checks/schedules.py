@@ -1,0 +1,314 @@
+"""What the grader knows about lesson 18: learning rates by the step, and the loop that uses them."""
+
+import inspect
+import math
+
+import torch
+
+from optim import lr_at
+
+UNUSED = dict(warmup_iters=0, lr_cooldown=0.5, lr_power=1.0, lr_step_iters=1, lr_gamma=1.0)
+
+
+def changed(function, *swaps):
+    """A function with a mistake: a place of its source as it is, as it is then, the next place ..."""
+    source, names = inspect.getsource(function), dict(globals())
+    for before, after in zip(swaps[::2], swaps[1::2], strict=True):
+        assert before in source, before
+        source = source.replace(before, after)
+    exec(source, names)
+    return names[function.__name__]
+
+
+def mistakes(function, table):
+    return {name: (changed(function, *swaps), hint) for name, (*swaps, hint) in table.items()}
+
+
+# ---- 18a: warm-up and cosine
+def reference_cosine(step, peak, floor, warmup, end):
+    given = dict(learning_rate=peak, min_lr=floor, warmup_iters=warmup, lr_decay_iters=end)
+    return lr_at(step, **{**UNUSED, **given}, lr_schedule="cosine")
+
+
+def twin_cosine(step, peak, floor, warmup, end):
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    if step >= end:
+        return floor
+    share = (step - warmup) / (end - warmup)
+    return floor + (peak - floor) * (1 + math.cos(math.pi * share)) / 2
+
+
+def inputs_cosine(seed):
+    """With a warm-up, without one, and with one that is as long as the run."""
+    peak = 0.3 + seed % 7 / 10
+    return [(30, peak, 0.02, 6, 23), (18, 2 * peak, 0.06, 0, 13), (12, peak, 0.05, 8, 8)]
+
+
+def values_of(schedule, steps, *args):
+    """The rates of all steps: a tensor if they are numbers, which is compared at once."""
+    found = [schedule(step, *args) for step in range(steps)]
+    numbers = all(isinstance(rate, (int, float)) for rate in found)
+    return torch.tensor(found, dtype=torch.float64) if numbers else found
+
+
+def starts_above_0(schedule, steps, *args):
+    return "the first update has a rate of 0: it changes nothing" if schedule(0, *args) <= 0 else ""
+
+
+def never_above_the_peak(schedule, steps, peak, floor, *rest):
+    found = values_of(schedule, steps, peak, floor, *rest)
+    step = max(range(steps), key=found.__getitem__)
+    text = f"at step {step} the rate is {found[step]:.3g}, above its peak"
+    return text if found[step] > 1.0001 * peak else ""
+
+
+def bars(schedule, steps, peak, *args):
+    """The rate of every second step, as a bar."""
+    return [f"{step:2} {'#' * round(20 * schedule(step, peak, *args) / peak)}" for step in range(0, steps, 2)]
+
+
+UP, END, SHARE = "peak * (step + 1) / (warmup + 1)", "if step >= end:", "(step - warmup) / (end - warmup)"
+FALL = "floor + (peak - floor) * (1 + math.cos(math.pi * share)) / 2"
+wrong_cosine = mistakes(twin_cosine, {
+    "0 at step 0": (UP, "peak * step / warmup", "The first update has a rate of 0 and changes nothing."),
+    "no warm-up": ("step < warmup", "False", "The first updates have the full rate. Where is the warm-up?"),
+    "warm-up not subtracted": (SHARE, "step / end",
+        "After the warm-up the rate jumps down. From where on are the steps of the fall counted?"),
+    "the end not shortened": (SHARE, "(step - warmup) / end",
+        "The fall is not over at the end: there is a jump. How many steps does it have?"),
+    "twice pi": ("math.pi * share", "2 * math.pi * share",
+        "The rate is back at its peak in the end. Which part of a cosine's wave goes down once?"),
+    "a quarter wave": ("(1 + math.cos(math.pi * share)) / 2", "math.cos(math.pi / 2 * share)",
+        "Half way it is at 71 %, not at half. Which part of a cosine's wave is flat at both ends?"),
+    "climbs again": (END, "if step > 1000 or end == warmup:",
+        "After its end the rate climbs again. What should hold from there on?"),
+    "floor forgotten": (FALL, "peak * (1 + math.cos(math.pi * share)) / 2", "return floor", "return 0.0",
+        "It falls to 0. What keeps it above?"),
+    "a jump to the floor": (FALL, "peak * (1 + math.cos(math.pi * share)) / 2",
+        "It falls to 0, then jumps to the floor. Between which two numbers is the cosine?"),
+    "floor on top": ("(peak - floor) *", "peak *", "It starts above the peak. How long is the fall?"),
+    "floor not added": ("floor + (peak", "(peak", "All is too low. Where does the fall end?"),
+    "not halved": (" / 2", "", "It starts at nearly twice the peak: 1 + cos runs from 2 to 0."),
+    "upwards": ("1 + math.cos", "1 - math.cos", "The rate rises. Which sign has the cosine?"),
+    "degrees": ("math.pi *", "180 *", "math.cos takes radians. How much of them is half a wave?"),
+    "a straight line": ("(1 + math.cos(math.pi * share)) / 2", "(1 - share)",
+        "That is the linear schedule. Where is the cosine?"),
+    "warm-up from the floor": (UP, "floor + (peak - floor) * (step + 1) / (warmup + 1)",
+        "Your warm-up begins at the floor. The formula begins at a share of the peak."),
+})  # fmt: skip
+also_cosine = {
+    "one step earlier": (
+        changed(twin_cosine, UP, "peak * (step + 1) / warmup"),
+        "Yours has the full rate one step before the warm-up is over, as many do. As good.",
+    ),
+}
+
+
+# ---- 18b: the others
+def reference_other(kind, step, peak, floor, end, power, every, gamma):
+    given = dict(learning_rate=peak, min_lr=floor, lr_decay_iters=end, lr_power=power)
+    return lr_at(step, **{**UNUSED, **given, "lr_step_iters": every, "lr_gamma": gamma}, lr_schedule=kind)
+
+
+def twin_other(kind, step, peak, floor, end, power, every, gamma):
+    if kind == "constant":
+        return peak
+    if kind == "step":
+        return max(floor, peak * gamma ** (step // every))
+    left = max(0.0, 1 - step / end)
+    if kind == "polynomial":
+        left = left**power
+    return floor + left * (peak - floor)
+
+
+def inputs_other(seed):
+    peak = 0.3 + seed % 7 / 10
+    return [
+        ("all", 22, peak, 0.15 * peak, 17, 2.5, 4, 0.6),
+        ("all", 15, 3 * peak, 0.5 * peak, 12, 1.5, 5, 0.3),
+    ]
+
+
+def each_kind(schedule, kind, steps, *args):
+    """The rates of each kind; a negative number to a broken power is complex in Python, and nan here."""
+
+    def real(kind):
+        def rate(step):
+            found = schedule(kind, step, *args)
+            return math.nan if isinstance(found, complex) else found
+
+        return rate
+
+    return {kind: values_of(real(kind), steps) for kind in ("constant", "linear", "step", "polynomial")}
+
+
+CUT, LEFT = "gamma ** (step // every)", "max(0.0, 1 - step / end)"
+wrong_other = mistakes(twin_other, {
+    "cut at every step": (CUT, "gamma ** step", "Step: it is cut at each update. How often should it be?"),
+    "exponent not whole": ("step // every", "step / every",
+        "Step: yours is a smooth curve. What makes it stay for some updates, then fall?"),
+    "cut from 1": ("step // every", "(step + 1) // every",
+        "Step: cut an update too early. What is counted from 0?"),
+    "cut once": (CUT, "(gamma if step >= every else 1)",
+        "Step: cut only once. What is the exponent after two?"),
+    "cuts add up": (CUT, "max(0, 1 - (1 - gamma) * (step // every))",
+        "Step: each cut takes the same. Is it a factor?"),
+    "no floor for step": ("max(floor, peak * gamma ** (step // every))", "peak * gamma ** (step // every)",
+        "Step: it falls for ever. Which number is it not to go below?"),
+    "step above the floor": ("max(floor, peak * gamma ** (step // every))",
+        "floor + (peak - floor) * gamma ** (step // every)",
+        "Step: what is multiplied is the whole rate, not what is above the floor."),
+    "divided by gamma": ("peak * gamma", "peak / gamma", "Step: the rate rises at each cut."),
+    "below the floor": (LEFT, "1 - step / end", "After the end: what is left is below 0. What holds there?"),
+    "a step late": (LEFT, "max(0.0, 1 - step / (end + 1))",
+        "The floor is reached a step late. By what is divided?"),
+    "a step early": (LEFT, "max(0.0, 1 - step / (end - 1))", "The floor is reached a step early."),
+    "floor forgotten": ("floor + left * (peak - floor)", "left * peak",
+        "They fall to 0: where is the floor?"),
+    "power outside the bracket": ("left = left**power", "return (floor + left * (peak - floor)) ** power",
+        "Polynomial: the first rate is not the peak. What is raised to the power?"),
+    "power of what is done": ("left**power", "1 - (1 - left) ** power",
+        "Polynomial: yours falls slowly at first. Is the power of what is done, or of what is left?"),
+    "no power": ("left = left**power", "pass", "Polynomial is linear here. Where is the power?"),
+    "times the power": ("left**power", "left * power", "Polynomial: times is not to the power of."),
+    "constant at the floor": ("return peak", "return floor", "Constant: at which of the two does it stay?"),
+})  # fmt: skip
+
+
+# ---- 18c: the loop
+def reference_run(optimizer, backward, schedule, updates, micro):
+    for step in range(updates):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule(step) * group["lr_scale"]
+        optimizer.zero_grad()
+        for i in range(micro):
+            backward(step * micro + i)
+        optimizer.step()
+
+
+def inputs_run(seed):
+    g = torch.Generator().manual_seed(seed)
+    return [(torch.randn(40, 2, 3, generator=g), torch.rand(60, generator=g) + 0.1, 5, 4, 0.7),
+            (torch.randn(40, 2, 3, generator=g), torch.rand(60, generator=g) + 0.1, 3, 2, 0.2)]  # fmt: skip
+
+
+def rates_of(run, gradients, rates, updates, micro, scale):
+    """The rates at each update, the micro-batches in order, and the weights at the end."""
+    weights, seen, batches = [torch.zeros(3, requires_grad=True) for _ in range(2)], [], []
+    groups = [dict(params=[w], lr_scale=s) for w, s in zip(weights, (1.0, scale), strict=True)]
+    optimizer = torch.optim.SGD(groups, lr=0.05)
+    optimizer.register_step_pre_hook(
+        lambda *_: seen.append([group["lr"] for group in optimizer.param_groups])
+    )
+
+    def backward(i):
+        batches.append(i)
+        for w, g in zip(weights, gradients[i], strict=True):
+            (w * g).sum().backward()
+
+    run(optimizer, backward, lambda step: rates[step].item(), updates, micro)
+    return dict(rates=seen, batches=batches, weights=[w.detach() for w in weights])
+
+
+SET, CLEAR, STEP = (
+    'group["lr"] = schedule(step) * group["lr_scale"]',
+    "optimizer.zero_grad()",
+    "optimizer.step()",
+)
+GROUPS = "        for group in optimizer.param_groups:\n            " + SET + "\n"
+wrong_run = mistakes(reference_run, {
+    "first group only": ("optimizer.param_groups:", "optimizer.param_groups[:1]:",
+        "Only the first group follows the schedule. Which of them are to?"),
+    "one rate for all": (' * group["lr_scale"]', "", "All groups have the same rate. What is lr_scale for?"),
+    "set after the step": (GROUPS, "", STEP, STEP + "\n" + GROUPS,
+        "Each update has the rate of the one before, and the first has none. When is it set?"),
+    "micro-batches counted": ("schedule(step)", "schedule(step * micro)",
+        "The schedule is through {micro} times too early. What does it count?"),
+    "counted from 1": ("schedule(step)", "schedule(step + 1)",
+        "The first update has the rate of the second. From where is counted?"),
+    "never set": (GROUPS, "",
+        "All updates have the rate the optimizer was built with. Who reads `defaults`, and who its groups?"),
+    "set once": ("schedule(step)", "schedule(0)", "The rate is that of step 0 for ever. When is it set?"),
+    "factors pile up": (SET, 'group["lr"] = group["lr"] * schedule(step) * group["lr_scale"]',
+        "Each rate is multiplied by the one before. Of what is it a function?"),
+    "scale piles up": (SET,
+        'group["lr_scale"] = schedule(step) * group["lr_scale"]\n            group["lr"] = group["lr_scale"]',
+        "lr_scale is changed: the next update starts from another one."),
+    "update for each micro-batch": ("+ i)\n        ", "+ i)\n            ",
+        "There are {micro} times as many updates as asked. What is done after all micro-batches?"),
+    "cleared for each": ("            backward", "            optimizer.zero_grad()\n            backward",
+        "Only the last micro-batch of each update counts. When are gradients cleared?"),
+    "never cleared": (CLEAR, "pass", "Each update has the gradients of all before. When are they cleared?"),
+    "the same micro-batches": ("step * micro + i", "i", "All updates read the same micro-batches."),
+    "no step": (STEP, "pass", "No update is made. Who moves the weights?"),
+})  # fmt: skip
+
+exercises = {
+    "18a": dict(
+        name="cosine_lr",
+        reference=reference_cosine,
+        project=lr_at,
+        slow=twin_cosine,
+        inputs=inputs_cosine,
+        call=values_of,
+        gradients=False,
+        picture=bars,
+        properties=[starts_above_0, never_above_the_peak],
+        wrong=wrong_cosine,
+        also=also_cosine,
+        hints=[
+            "In which of three parts of the run is this step: warm-up, fall, after the end?",
+            "Two ifs, then the share of the fall that is done, from 0 to 1, and one formula.",
+            "floor + (peak - floor) * (1 + cos(pi * share)) / 2, share as in the text",
+        ],
+    ),
+    "18b": dict(
+        name="other_lr",
+        reference=reference_other,
+        project=lr_at,
+        slow=twin_other,
+        inputs=inputs_other,
+        call=each_kind,
+        gradients=False,
+        wrong=wrong_other,
+        survivors={
+            "left = max(0.0, 1 - step / end) => left = max(1 - step / end, 0.0)": "the larger, in any order",
+            "return max(floor, peak * gamma ** (step // every)) => "
+            "return max(peak * gamma ** (step // every), floor)": "the larger of two, in any order",
+        },
+        hints=[
+            "Which of the four know the end, and what do those two have in common?",
+            "constant and step return at once; the others need what is left of the fall: 1 to 0, not below.",
+            "step: peak * gamma^(number of cuts), floor at least; else floor + left^power * (peak - floor)",
+        ],
+    ),
+    "18c": dict(
+        name="run",
+        reference=reference_run,
+        twin="train.py's loop is no function, so that it can be read from top to bottom",
+        inputs=inputs_run,
+        call=rates_of,
+        gradients=False,
+        numbers=lambda value, gradients, rates, updates, micro, scale: dict(micro=micro),
+        wrong=wrong_run,
+        hints=[
+            "What does a schedule count: updates, batches or epochs?",
+            "A loop over updates: rates of all groups, clear, a loop over micro-batches, step.",
+            "group['lr'] = schedule(update number) * group['lr_scale'], for each group, before step",
+        ],
+    ),
+}
+
+predictions = {
+    "18.1": dict(
+        ask="cosine from 1e-3 to 1e-4: the learning rate half way",
+        answer=5.5e-4,
+        tol=1e-5,
+        wrong={
+            5e-4: "5e-4 is half of 1e-3: the floor is forgotten. Half way between both ends is 5.5e-4.",
+            7.1e-4: "7.1e-4 is the cosine of 45 degrees. The fall is half a wave, from 1 to -1: 5.5e-4.",
+            4.5e-4: "4.5e-4 is half the fall. It starts from 1e-3, or ends on the floor: 5.5e-4.",
+        },
+    ),
+}
