@@ -74,25 +74,19 @@ SCALE, STEP, BACK = (
 )
 TALL = "x = matrix.mT if matrix.size(0) > matrix.size(1) else matrix"
 wrong_orthogonalize = mistakes(by_products, {
-    "not normalised": ("x / " + SCALE, "x", "Large matrices give NaN: s^5 with s above 1. What comes first?"),
-    "nothing against zero": (".clamp(min=1e-7)", "", "A matrix of zeros: 0 / 0. What is its norm at least?"),
-    "largest entry": ("x.norm()", "x.abs().max()",
-        "Numbers explode. Which norm of a matrix bounds its singular values, and are all three terms there?"),
-    "three rounds": ("range(5)", "range(3)",
-        "Largest and smallest are {largest:.2f} and {smallest:.2f}. How many rounds should there be?"),
-    "one round": ("range(5)", "range(1)", "Small singular values are still small. How many rounds?"),
-    "six rounds": ("range(5)", "range(6)", "One round more than asked. Is the count from 0 or from 1?"),
-    "cubic only": ("b * A + c * A @ A", "-0.5 * A", "a * x +", "1.5 * x +",
-        "That is the old iteration, x (3 - x^2) / 2: right, but slow for small singular values."),
-    "mistyped c": ("2.0315", "2.315", "A coefficient is mistyped: singular values leave 0.68 to 1.13."),
-    "sign of b": ("-4.7750", "4.7750", "Numbers explode: which of the three coefficients is negative?"),
-    "A squared by element": ("A @ A", "A * A",
-        "A times A by element changes the directions. Which product multiplies singular values?"),
-    "not turned back": (BACK, "return x", "A tall matrix comes back lying on its side. What was done to it?"),
-    "values of x squared": ("c * A @ A", "c * A",
-        "Your polynomial ends at s^3: A is x x^T, so what is the factor for s^5?"),
-    "norm inside the loop": ("    A = x", "    x = x / x.norm(); A = x",
-        "You divide by the norm in each round, so no value gets to 1. How often is it needed?"),
+    "not normalised": ("x / " + SCALE, "x"),
+    "nothing against zero": (".clamp(min=1e-7)", ""),
+    "largest entry": ("x.norm()", "x.abs().max()"),
+    "three rounds": ("range(5)", "range(3)"),
+    "one round": ("range(5)", "range(1)"),
+    "six rounds": ("range(5)", "range(6)"),
+    "cubic only": ("b * A + c * A @ A", "-0.5 * A", "a * x +", "1.5 * x +"),
+    "mistyped c": ("2.0315", "2.315"),
+    "sign of b": ("-4.7750", "4.7750"),
+    "A squared by element": ("A @ A", "A * A"),
+    "not turned back": (BACK, "return x"),
+    "values of x squared": ("c * A @ A", "c * A"),
+    "norm inside the loop": ("    A = x", "    x = x / x.norm(); A = x"),
 })  # fmt: skip
 
 
@@ -169,44 +163,29 @@ M, LOOK, UPDATE = (
 )
 SHAPE = "max(1.0, w.size(0) / w.size(1)) ** 0.5"
 wrong_muon = mistakes(twin_muon, {
-    "orthogonalised before momentum": (M, "(1 - momentum) * twin_orthogonalize(g)\n    state",
-        LOOK, "momentum * m + (1 - momentum) * twin_orthogonalize(g)", UPDATE, "look",
-        "Each gradient is orthogonalised, then averaged: the sum is not. Which comes first?"),
-    "no shape factor": (" * " + SHAPE, "",
-        "Right for wide matrices. What makes the step of a tall one larger?"),
-    "factor without the root": (SHAPE, "max(1.0, w.size(0) / w.size(1))",
-        "The step of a tall matrix is too large: the ratio itself, or its root?"),
-    "factor upside down": ("w.size(0) / w.size(1)", "w.size(1) / w.size(0)",
-        "Wide matrices get larger steps than tall ones. Which size is the number of rows?"),
-    "factor below 1": ("max(1.0, w.size(0) / w.size(1))", "(w.size(0) / w.size(1))",
-        "Wide matrices get shorter steps. The factor is at least what?"),
-    "no Nesterov": (LOOK, "m",
-        "The average m itself is orthogonalised. What looks one step further ahead?"),
-    "no momentum": ('state["m"] = m', "pass", "Each step knows only its own gradient. Where is m kept?"),
-    "not orthogonalised": (UPDATE, "look",
-        "The step is as long as the gradient is large. Through what should the look ahead go?"),
-    "decay through the update": (UPDATE,
-        "twin_orthogonalize(look + decay * w)", "w *= 1 - lr * decay", "pass",
-        "decay x weight is orthogonalised, too, and so as strong as the gradient. Keep them apart."),
-    "decay not times lr": ("lr * decay", "decay",
-        "Each step takes a third of the weights, however small lr is. What is decay multiplied by?"),
-    "no decay": ("w *= 1 - lr * decay", "pass", "No weight shrinks. Is decay there, and in place?"),
-    "uphill": ("w -=", "w +=", "Weights move with the gradient: the loss grows. Which sign?"),
-    "a new tensor": ("w *=", "w = w *", "No weight has moved: w is a new tensor. What changes it in place?"),
-    "gradient overwritten": (LOOK, "g.lerp_(m, momentum)",
-        "The step is right, but the caller's gradient is no longer what it was."),
+    "orthogonalised before momentum": (M, "(1 - momentum) * twin_orthogonalize(g)\n    state", LOOK, "momentum * m + (1 - momentum) * twin_orthogonalize(g)", UPDATE, "look"),
+    "no shape factor": (" * " + SHAPE, ""),
+    "factor without the root": (SHAPE, "max(1.0, w.size(0) / w.size(1))"),
+    "factor upside down": ("w.size(0) / w.size(1)", "w.size(1) / w.size(0)"),
+    "factor below 1": ("max(1.0, w.size(0) / w.size(1))", "(w.size(0) / w.size(1))"),
+    "no Nesterov": (LOOK, "m"),
+    "no momentum": ('state["m"] = m', "pass"),
+    "not orthogonalised": (UPDATE, "look"),
+    "decay through the update": (UPDATE, "twin_orthogonalize(look + decay * w)", "w *= 1 - lr * decay", "pass"),
+    "decay not times lr": ("lr * decay", "decay"),
+    "no decay": ("w *= 1 - lr * decay", "pass"),
+    "uphill": ("w -=", "w +="),
+    "a new tensor": ("w *=", "w = w *"),
+    "gradient overwritten": (LOOK, "g.lerp_(m, momentum)"),
 })  # fmt: skip
 also_muon = {
-    "decay after the step": (
-        changed(
+    "decay after the step": changed(
             twin_muon,
             "w *= 1 - lr * decay",
             "pass",
             "** 0.5 * update",
             "** 0.5 * update; w *= 1 - lr * decay",
         ),
-        "Yours shrinks what Muon has just added, too: a difference of lr squared, which nobody will notice.",
-    ),
 }
 
 
@@ -256,25 +235,18 @@ def once_each(split, model):
 
 MUON, KEPT = 'p.ndim == 2 and name.startswith("blocks.")', "if p.requires_grad:"
 wrong_split = mistakes(twin_split, {
-    "all matrices": (' and name.startswith("blocks.")', "",
-        "Embeddings are matrices, but a row of one is a letter. Who updates embeddings and head?"),
-    "only the head left out": ('name.startswith("blocks.")', '"head" not in name',
-        "The head is left out, and the embeddings are not. Where do Muon's matrices stand?"),
-    "only embeddings left out": ('name.startswith("blocks.")', 'name[0] != "w"',
-        "The embeddings are left out, and the head is not. Where do Muon's matrices stand?"),
-    "all of the blocks": ("p.ndim == 2 and ", "", "Gains and biases have no singular values to make equal."),
-    "rest forgotten": ("rest).append", "[]).append",
-        "Embeddings, head, gains and biases are in no list: nobody would train them."),
-    "matrices twice": ("(muon if", "rest.append(name) if p.ndim == 2 else 0\n            (muon if",
-        "Matrices are in both lists: two optimizers would move them, one after the other."),
-    "frozen included": (KEPT, "if True:", "A frozen parameter has no gradient. How do you know it?"),
-    "tied head counted twice": ("return",
-        'rest += ["head.weight"] * (model.head.weight is model.wte.weight)\n    return',
-        "Tied, head and embedding are one parameter: it would be updated twice."),
-    "attention only": ('name.startswith("blocks.")', '"attn" in name', "The MLP has matrices, too."),
-    "MLP only": ('name.startswith("blocks.")', '"mlp" in name', "Attention has matrices, too."),
-    "the other way round": ("return muon, rest", "return rest, muon", "Which list comes first?"),
-    "vectors for Muon": ("p.ndim == 2", "p.ndim == 1", "Muon makes singular values equal. What has some?"),
+    "all matrices": (' and name.startswith("blocks.")', ""),
+    "only the head left out": ('name.startswith("blocks.")', '"head" not in name'),
+    "only embeddings left out": ('name.startswith("blocks.")', 'name[0] != "w"'),
+    "all of the blocks": ("p.ndim == 2 and ", ""),
+    "rest forgotten": ("rest).append", "[]).append"),
+    "matrices twice": ("(muon if", "rest.append(name) if p.ndim == 2 else 0\n            (muon if"),
+    "frozen included": (KEPT, "if True:"),
+    "tied head counted twice": ("return", 'rest += ["head.weight"] * (model.head.weight is model.wte.weight)\n    return'),
+    "attention only": ('name.startswith("blocks.")', '"attn" in name'),
+    "MLP only": ('name.startswith("blocks.")', '"mlp" in name'),
+    "the other way round": ("return muon, rest", "return rest, muon"),
+    "vectors for Muon": ("p.ndim == 2", "p.ndim == 1"),
 })  # fmt: skip
 
 exercises = {
@@ -291,11 +263,6 @@ exercises = {
         picture=bars,
         properties=[values_near_1],
         wrong=wrong_orthogonalize,
-        hints=[
-            "What does x times its transpose times x do to the singular values of x?",
-            "Divide by the norm; turn a tall matrix; five rounds of two lines; turn back.",
-            "A = x x^T; x = a x + (b A + c A A) x, five times, from x = matrix / max(its norm, 1e-7)",
-        ],
     ),
     "17b": dict(
         name="muon_step",
@@ -313,11 +280,6 @@ exercises = {
             "w -= lr * max(w.size(0) / w.size(1), 1.0) ** 0.5 * update": "the larger of two, in any order"
         },
         also=also_muon,
-        hints=[
-            "What is made orthogonal: a gradient, or the average of many?",
-            "Average, average once more with the gradient, orthogonalize, shrink w, move w in place.",
-            "m = mix of m and g; look = mix of m and g; shrink w; w -= lr root(max(1, rows/cols)) O(look)",
-        ],
     ),
     "17c": dict(
         name="split",
@@ -329,24 +291,9 @@ exercises = {
         gradients=False,
         properties=[once_each],
         wrong=wrong_split,
-        hints=[
-            "Which parameters are maps from vectors to vectors, and which are lists of vectors?",
-            "One loop over named_parameters: skip the frozen, then ask for the axes and for the name.",
-            "to Muon if it has two axes and its name begins with blocks. ; else to AdamW",
-        ],
     ),
 }
 
 predictions = {
-    "17.1": dict(
-        ask="smallest that five Newton-Schulz rounds make of any singular value from 0.01 to 1",
-        answer=0.68,
-        tol=0.03,
-        wrong={
-            1.0: "Exactly 1 would take an SVD. Five rounds of this polynomial end between 0.68 and 1.13.",
-            0.01: "0.01 is where it was. A round multiplies small values by 3.4: after five it is 0.7.",
-            1.13: "1.13 is about the largest. The smallest is 0.68.",
-            0.12: "0.12 is where 0.01 stands after two rounds; after five nothing is below 0.68.",
-        },
-    ),
+    "17.1": dict(answer=0.68, tol=0.03),
 }

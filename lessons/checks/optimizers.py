@@ -86,28 +86,18 @@ def twin_momentum(params, grads, state, lr, momentum):
 
 V, MOVE = "v = momentum * state.get(i, 0) + g", "p -= lr * v"
 wrong_momentum = mistakes(twin_momentum, {
-    "gradient times 1 - momentum": ("+ g", "+ (1 - momentum) * g",
-        "The first step is a tenth of what it should be. With which factor does the gradient enter v?"),
-    "no momentum": ("state[i] = v", "pass",
-        "Each step knows only its own gradient. Where is v kept until the next call?"),
-    "nothing fades": ("momentum * ", "", "Old gradients never fade: v is a sum of all. Where is the factor?"),
-    "one buffer for all": ("get(i, 0)", "get(0, 0)", "state[i]", "state[0]",
-        "The second tensor gets the first one's v. How many of them does the state hold?"),
-    "rate inside the buffer": ("+ g", "+ lr * g", "lr * v", "v",
-        "Right as long as lr stays. When it changes: which lr should old gradients be multiplied by?"),
-    "uphill": ("-=", "+=", "Weights move with the gradient: the loss grows. Which sign?"),
-    "Nesterov": (MOVE, "p -= lr * (g + momentum * v)",
-        "That is Nesterov's variant: it looks one step ahead. Here a weight moves by lr times v."),
-    "the old v": (MOVE, "p -= lr * (v - g) / momentum",
-        "The first step changes nothing: you move by the v of the step before. What comes first?"),
-    "a new tensor": ("p -=", "p = p -",
-        "No weight has moved: p is a new tensor, the caller's is as it was. What changes it in place?"),
-    "gradient kept, not copied": (V, "v = state.get(i, g); v = v if v is g else momentum * v + g",
-        "state[i] was the gradient itself at first, and the next backward wrote over it. Keep a new tensor."),
-    "gradient overwritten": (V, "v = g.add_(momentum * state.get(i, 0)).clone()",
-        "The weights move right, but the caller's gradient is no longer what it was."),
-    "momentum on the gradient": (V, "v = state.get(i, 0) + momentum * g",
-        "What is multiplied by momentum: what is remembered, or what is new?"),
+    "gradient times 1 - momentum": ("+ g", "+ (1 - momentum) * g"),
+    "no momentum": ("state[i] = v", "pass"),
+    "nothing fades": ("momentum * ", ""),
+    "one buffer for all": ("get(i, 0)", "get(0, 0)", "state[i]", "state[0]"),
+    "rate inside the buffer": ("+ g", "+ lr * g", "lr * v", "v"),
+    "uphill": ("-=", "+="),
+    "Nesterov": (MOVE, "p -= lr * (g + momentum * v)"),
+    "the old v": (MOVE, "p -= lr * (v - g) / momentum"),
+    "a new tensor": ("p -=", "p = p -"),
+    "gradient kept, not copied": (V, "v = state.get(i, g); v = v if v is g else momentum * v + g"),
+    "gradient overwritten": (V, "v = g.add_(momentum * state.get(i, 0)).clone()"),
+    "momentum on the gradient": (V, "v = state.get(i, 0) + momentum * g"),
 })  # fmt: skip
 
 
@@ -132,43 +122,29 @@ KEEP, M_HAT, V_HAT = "state[i] = m, v", "m / (1 - betas[0] ** t)", "v / (1 - bet
 T_NEXT, ROOT = 'state["t"] = t', "v_hat**0.5 + eps"
 HATS = f"m_hat, v_hat = {M_HAT}, {V_HAT}"
 wrong_adam = mistakes(twin_adam, {
-    "no bias correction": (M_HAT, "m", V_HAT, "v",
-        "The first step is {first:.2f} times lr, not 1. What are m and v, which began at 0, divided by?"),
-    "only m corrected": (V_HAT, "v", "The first step is {first:.1f} times lr, not 1. Is v as it began, too?"),
-    "only v corrected": (M_HAT, "m", "The first step is {first:.2f} times lr, not 1. Is m as it began, too?"),
-    "t from 0": ("t = state", "t = state.get('t', -1) + 1; n = state",
-        "1 - beta ** 0 is 0, and m / 0 is no number. From where is t counted?"),
-    "t from 0, one factor": ("t = state", "t = state.get('t', -1) + 1; n = state",
-        "p -=", "p -= (1 - betas[1] ** t) ** 0.5 / (1 - betas[0] ** t) *", M_HAT, "m", V_HAT, "v",
-        "In the first step t is 0, and you divide by 1 - beta ** 0. From where is t counted?"),
-    "t stays 1": (T_NEXT, "pass", "The first step is right; then t is 1 again. Where is it kept?"),
-    "t counts tensors": (T_NEXT, "pass", "    m, v =", "    t = state['t'] = state.get('t', 0) + 1; m, v =",
-        "t grows with each tensor. It counts steps: in which loop does it stand?"),
-    "corrected for good": (KEEP, "pass", HATS, HATS + "; state[i] = m_hat, v_hat",
-        "m_hat and v_hat are for this step. What should the next one begin with?"),
-    "eps inside the root": (ROOT, "(v_hat + eps) ** 0.5",
-        "Right unless gradients are near 1e-4 or smaller. Is eps added to v, or to its root?"),
-    "no eps": (" + eps", "", "A weight whose gradient was always 0: 0 / 0. What is added below the line?"),
-    "eps not the argument": ("+ eps", "+ 1e-8", "Right for one eps and for no other. Where is the argument?"),
-    "size, not square": ("g**2", "g.abs()", "v is a mean of |g|. Its root has a strange unit: mean of what?"),
-    "no root": (ROOT, "v_hat + eps",
-        "A gradient ten times as large gives a step a tenth as long. What is missing around v?"),
-    "square of the mean": ("* g**2", "* m**2", "v averages m squared. It should average the square of g."),
-    "betas swapped": ("t = state.get", "betas = betas[::-1]; t = state.get",
-        "The two betas have changed places. Which average is the longer one?"),
-    "sum, not average": ("(1 - betas[0]) * g", "g",
-        "The first step is {first:.0f} times lr. In an average the weights of old and new add up to what?"),
-    "one average for all": ("get(i, ", "get(0, ", "state[i]", "state[0]",
-        "The second tensor gets the first one's averages. How many pairs of m and v are there?"),
-    "averages not kept": (KEEP, "pass", "m and v begin at 0 in each call. Where are they kept?"),
-    "uphill": ("-=", "+=", "Weights move with the gradient: the loss grows. Which sign?"),
-    "a new tensor": ("p -=", "p = p -", "No weight has moved: p is a new tensor. What changes it in place?"),
+    "no bias correction": (M_HAT, "m", V_HAT, "v"),
+    "only m corrected": (V_HAT, "v"),
+    "only v corrected": (M_HAT, "m"),
+    "t from 0": ("t = state", "t = state.get('t', -1) + 1; n = state"),
+    "t from 0, one factor": ("t = state", "t = state.get('t', -1) + 1; n = state", "p -=", "p -= (1 - betas[1] ** t) ** 0.5 / (1 - betas[0] ** t) *", M_HAT, "m", V_HAT, "v"),
+    "t stays 1": (T_NEXT, "pass"),
+    "t counts tensors": (T_NEXT, "pass", "    m, v =", "    t = state['t'] = state.get('t', 0) + 1; m, v ="),
+    "corrected for good": (KEEP, "pass", HATS, HATS + "; state[i] = m_hat, v_hat"),
+    "eps inside the root": (ROOT, "(v_hat + eps) ** 0.5"),
+    "no eps": (" + eps", ""),
+    "eps not the argument": ("+ eps", "+ 1e-8"),
+    "size, not square": ("g**2", "g.abs()"),
+    "no root": (ROOT, "v_hat + eps"),
+    "square of the mean": ("* g**2", "* m**2"),
+    "betas swapped": ("t = state.get", "betas = betas[::-1]; t = state.get"),
+    "sum, not average": ("(1 - betas[0]) * g", "g"),
+    "one average for all": ("get(i, ", "get(0, ", "state[i]", "state[0]"),
+    "averages not kept": (KEEP, "pass"),
+    "uphill": ("-=", "+="),
+    "a new tensor": ("p -=", "p = p -"),
 })  # fmt: skip
 also_adam = {
-    "eps before the correction": (
-        changed(twin_adam, ROOT, "v**0.5 / (1 - betas[1] ** t) ** 0.5 + eps / (1 - betas[1] ** t) ** 0.5"),
-        "Yours adds eps before v is corrected, as TensorFlow does: for tiny gradients another step.",
-    ),
+    "eps before the correction": changed(twin_adam, ROOT, "v**0.5 / (1 - betas[1] ** t) ** 0.5 + eps / (1 - betas[1] ** t) ** 0.5"),
 }
 
 
@@ -199,31 +175,19 @@ SHRINK, ADAM = (
     "twin_adam(params, grads, state, lr, betas, eps)",
 )
 wrong_adamw = mistakes(twin_adamw, {
-    "L2 in the gradient": (SHRINK, "pass",
-        "adam(params, grads,", "adam(params, [g + decay * p * (p.ndim >= 2) for p, g in zip(params, grads)],",
-        "decay x weight goes through m and v, which divide it away. Where does AdamW put it?"),
-    "L2 in every gradient": (SHRINK, "pass",
-        "adam(params, grads,", "adam(params, [g + decay * p for p, g in zip(params, grads)],",
-        "Two things: decay x weight is put into the gradient, and vectors have it, too."),
-    "decay not times lr": ("lr * decay", "decay",
-        "Each step takes a tenth of a weight away, however small lr is. What is decay multiplied by?"),
-    "weights grow": ("1 - lr", "1 + lr", "Without a gradient weights should shrink. Yours grow."),
-    "vectors decayed": (" if p.ndim >= 2 else 1.0", "",
-        "Biases and gains of norms shrink, too. What tells them from matrices?"),
-    "matrices left out": (">=", "<", "Vectors shrink and matrices do not. Which of them should?"),
-    "nothing decayed": (SHRINK, "pass",
-        "That is Adam: no weight of the caller shrinks by itself. Is decay there, and in place?"),
-    "lr twice": ("lr * decay", "lr**2 * decay", "Your weights hardly shrink: how often is lr a factor?"),
-    "the same for all": (SHRINK, "p -= lr * decay * (p.ndim >= 2) * p.sign()",
-        "Each weight loses the same. A large one should lose more than a small one."),
-    "decay twice": (ADAM, ADAM + "\n    for p in params: " + SHRINK,
-        "A weight with no gradient loses twice what it should. How often does yours shrink?"),
+    "L2 in the gradient": (SHRINK, "pass", "adam(params, grads,", "adam(params, [g + decay * p * (p.ndim >= 2) for p, g in zip(params, grads)],"),
+    "L2 in every gradient": (SHRINK, "pass", "adam(params, grads,", "adam(params, [g + decay * p for p, g in zip(params, grads)],"),
+    "decay not times lr": ("lr * decay", "decay"),
+    "weights grow": ("1 - lr", "1 + lr"),
+    "vectors decayed": (" if p.ndim >= 2 else 1.0", ""),
+    "matrices left out": (">=", "<"),
+    "nothing decayed": (SHRINK, "pass"),
+    "lr twice": ("lr * decay", "lr**2 * decay"),
+    "the same for all": (SHRINK, "p -= lr * decay * (p.ndim >= 2) * p.sign()"),
+    "decay twice": (ADAM, ADAM + "\n    for p in params: " + SHRINK),
 })  # fmt: skip
 also_adamw = {
-    "decay after the step": (
-        changed(twin_adamw, SHRINK, "pass", ADAM, ADAM + "\n    for p in params: " + SHRINK),
-        "Yours shrinks what Adam has just added, too: a difference of lr squared, which nobody will notice.",
-    ),
+    "decay after the step": changed(twin_adamw, SHRINK, "pass", ADAM, ADAM + "\n    for p in params: " + SHRINK),
 }
 
 
@@ -281,24 +245,19 @@ def inputs_race(seed):
 
 RATE, MEAN, FINITE = "for lr in rates[name]", "sum(end) / last", "if math.isfinite(loss)"
 wrong_race = mistakes(reference_race, {
-    "lowest of the curve": ("end = run(lr)[-last:]", "end = [min(run(lr))] * last",
-        "A curve may dip and rise again. Which part of it says how good the run has become?"),
-    "mean of the curve": ("run(lr)[-last:]", "run(lr)", MEAN, "sum(end) / len(end)",
-        "The first steps count as much as the last. How many losses is the mean taken of?"),
-    "last loss only": ("[-last:]", "[-1:] * last", "One batch is a guess. How many losses count?"),
-    "first losses": ("[-last:]", "[:last]", "Those are the first losses. Which end of the list is meant?"),
-    "first rate only": (RATE, "for lr in rates[name][:1]", "Each has but its first rate tried. And others?"),
-    "largest rate only": (RATE, "for lr in [max(rates[name])]", "Each is raced at its largest rate only."),
-    "best of the last": (MEAN, "min(end)", "The best of the last is luck. Which number stands for all?"),
-    "nan not sorted out": (FINITE, "if True",
-        "nan is neither less nor greater than anything: what does a sort do with it?"),
-    "only nan sorted out": (FINITE, "if loss == loss", "One run ended at infinity. Is that a result?"),
-    "worst first": ("sorted(found)", "sorted(found, reverse=True)", "That is the worst rate of each."),
-    "not sorted by loss": ("best.values()", "best[name] for name in runs if name in best",
-        "Rates and losses are right. In which order should the list be?"),
-    "smallest rate wins": ("sorted(found)", "sorted(found, key=lambda r: r[2])",
-        "Your list goes by rate. What does it mean for one to be best?"),
-    "sum, not mean": (MEAN, "sum(end)", "Your losses are sums over the last ones. What is one loss of them?"),
+    "lowest of the curve": ("end = run(lr)[-last:]", "end = [min(run(lr))] * last"),
+    "mean of the curve": ("run(lr)[-last:]", "run(lr)", MEAN, "sum(end) / len(end)"),
+    "last loss only": ("[-last:]", "[-1:] * last"),
+    "first losses": ("[-last:]", "[:last]"),
+    "first rate only": (RATE, "for lr in rates[name][:1]"),
+    "largest rate only": (RATE, "for lr in [max(rates[name])]"),
+    "best of the last": (MEAN, "min(end)"),
+    "nan not sorted out": (FINITE, "if True"),
+    "only nan sorted out": (FINITE, "if loss == loss"),
+    "worst first": ("sorted(found)", "sorted(found, reverse=True)"),
+    "not sorted by loss": ("best.values()", "best[name] for name in runs if name in best"),
+    "smallest rate wins": ("sorted(found)", "sorted(found, key=lambda r: r[2])"),
+    "sum, not mean": (MEAN, "sum(end)"),
 })  # fmt: skip
 
 exercises = {
@@ -311,11 +270,6 @@ exercises = {
         call=steps_of,
         gradients=False,
         wrong=wrong_momentum,
-        hints=[
-            "What must be remembered from call to call, and for how many tensors?",
-            "state[i] for tensor number i, 0 at first; a line for v, a line for p, in place.",
-            "for each i: v = momentum * (old v or 0) + g, a new tensor; state[i] = v; p -= lr * v",
-        ],
     ),
     "16b": dict(
         name="adam_step",
@@ -332,11 +286,6 @@ exercises = {
         properties=[first_step_is_lr],
         wrong=wrong_adam,
         also=also_adam,
-        hints=[
-            "m and v begin at 0. By how much are they too small after one step, and after t?",
-            "The state holds t, counted from 1, and for each tensor m and v as they are without a hat.",
-            "m, v: averages of g and g^2; m / (1 - b1^t), v so too; p -= lr m_hat / (root v_hat + eps)",
-        ],
     ),
     "16c": dict(
         name="adamw_step",
@@ -350,11 +299,6 @@ exercises = {
         properties=[shrinks],
         wrong=wrong_adamw,
         also=also_adamw,
-        hints=[
-            "Should the pull towards 0 be divided by the root of v, as the gradient is?",
-            "Before Adam's step, each tensor of two axes or more is made smaller, in place.",
-            "for p of 2 axes: p times (1 - lr * decay), in place; then adam_step as it is",
-        ],
     ),
     "16d": dict(
         name="race",
@@ -363,34 +307,10 @@ exercises = {
         inputs=inputs_race,
         gradients=False,
         wrong=wrong_race,
-        hints=[
-            "May one rate serve all, and may one lucky batch decide?",
-            "Two loops, names and rates; means of the last losses; what is not finite is left out.",
-            "best (name, rate, mean) of each name, then all of them sorted by the mean, smallest first",
-        ],
     ),
 }
 
 predictions = {
-    "16.1": dict(
-        ask="length of Adam's first step for a gradient of 1000, with a learning rate of 0.001",
-        answer=0.001,
-        tol=0.0001,
-        wrong={
-            1.0: "1 is lr times g, which is SGD. Adam divides the gradient by its own size: 0.001.",
-            0.00316: "0.00316 is lr times 0.1 / root of 0.001: with no correction. It is 0.001.",
-            0.0316: "0.0316 is what comes out if only m is corrected. It is 0.001.",
-            0.0001: "With only v corrected it would be 0.0001, a tenth; right is 0.001.",
-        },
-    ),
-    "16.2": dict(
-        ask="place of SGD, each at its best rate, among SGD, momentum, Adam and AdamW: 1 to 4",
-        answer=4,
-        tol=0.1,
-        wrong={
-            1: "SGD is first where all weights need one pace. In a transformer they do not: it is last, 4.",
-            2: "Second would need Adam or momentum to lose. One pace for all weights is too little: 4.",
-            3: "Momentum gathers what SGD forgets, so SGD is behind it, and behind both Adams: 4.",
-        },
-    ),
+    "16.1": dict(answer=0.001, tol=0.0001),
+    "16.2": dict(answer=4, tol=0.1),
 }
