@@ -119,7 +119,7 @@ class EarlyStopper:
 
         self.best is afterwards the state_dict of the model as it was at the lowest loss so far.
         """
-        raise NotImplementedError("lesson 21b")
+        raise NotImplementedError("see, lesson 21b")
 
 
 # %%

@@ -142,7 +142,8 @@ def inputs_stopper(seed):
     exactly = [4.0, 3.5, 3.0, 2.75, 2.5, 2.5]  # by 0.5 exactly: not by more than that
     return [
         (dips, 3, 0.02), (steadily, 4, 0.1), (rising, 2, 0.1),
-        ([math.nan, math.nan, math.nan, 2.0], 3, 0.01), ([3.0, 2.5, 2.6], 1, 0.01), (flat, 2, 0.0), (broken, 3, 0.01),
+        ([math.nan, math.nan, math.nan, 2.0], 3, 0.01), ([3.0, 2.5, 2.6], 1, 0.01),
+        (flat, 2, 0.0), (broken, 3, 0.01),
         (dips, 0, 0.02), (exactly, 2, 0.5)
     ]  # fmt: skip
 
