@@ -22,6 +22,7 @@ RIGHT, MISSING, FAILED, WRONG = "right", "not written", "failed", "wrong"
 STUB = re.compile(
     r"(lesson \d+\w)?"
 )  # what a stub raises, and what a student's own `raise` says; torch says more
+THE_CHECKS = "checks|common|grader|observe|worker"  # modules that a student's file may not import
 OTHERS = {  # what an exception means, where Python's own message does not say it
     "RecursionError": "calls itself without an end",
     "EOFError": "asked for keyboard input, there is none",
@@ -85,11 +86,10 @@ def not_your_own(tree: ast.Module, exercise: dict) -> str:
     for node in ast.walk(tree):
         modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        if any(re.match(r"(lessons\.)?(checks|grader|observe|worker)\b", module) for module in modules):
-            return f"line {node.lineno} imports the checks: the answer has to be your own"
         if isinstance(node, ast.ImportFrom) and node.module == "lessons":
-            if {alias.name for alias in node.names} & {"checks", "grader", "observe", "worker"}:
-                return f"line {node.lineno} imports the checks: the answer has to be your own"
+            modules += [alias.name for alias in node.names]
+        if any(re.match(rf"(lessons\.)?({THE_CHECKS})\b", module) for module in modules):
+            return f"line {node.lineno} imports the checks: the answer has to be your own"
     forbidden = {*exercise.get("forbidden", ())} | {getattr(exercise.get("project"), "__name__", "")} - {""}
     function = node_of(tree, exercise["name"])
     for node in ast.walk(function):

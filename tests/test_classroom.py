@@ -107,10 +107,12 @@ ROWS = [  # in any function; SELF is a call of itself
     ("None", "", "return None", r"is a `return` missing\?", WRONG),
     ("the solution", "from lessons.checks import attention\n", "return 1",
      "line 1 imports the checks", FAILED),
+    ("what the checks use", "from lessons import common\n", "return 1", "line 1 imports the checks", FAILED),
     ("the project changed", "import model\nmodel.math = None\n", "", "^(right)?$", OK),
     ("output closed", "", "import sys\nsys.stdout.close()", "^(right)?$", OK),
 ]  # fmt: skip
-WHOLE_FILE = ("syntax error", "mixed tabs", "import error", "exit on import", "the solution")
+WHOLE_FILE = ("syntax error", "mixed tabs", "import error", "exit on import", "the solution",
+              "what the checks use")  # fmt: skip
 BODIES = [  # in place of 9a
     ("wrong type", "", RIGHT.replace("return", "return [") + "]", "list found, Tensor", WRONG),
     ("wrong dtype", "", RIGHT.replace("return ", "return 1.0 * (") + ").double()", "dtype float64 found",

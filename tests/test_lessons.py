@@ -67,7 +67,7 @@ def test_a_lesson_has_its_parts(lesson):
     source = source_of(lesson)
     assert f'save_plot("{path.stem}"' in source
     assert len(source.splitlines()) <= 250
-    assert len(inspect.getsource(checks).splitlines()) <= 400
+    assert len(inspect.getsource(checks).splitlines()) <= 300
     stubs = re.findall(r'raise NotImplementedError\("lesson (\w+)"\)', source)
     assert stubs == [*checks.exercises]
     assert checks.predictions

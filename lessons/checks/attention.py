@@ -5,6 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+from lessons.common import generator, normal
 from model import written_out_attention
 
 
@@ -17,9 +18,8 @@ def reference_scores(q, k):
 
 
 def inputs_scores(seed):
-    g = torch.Generator().manual_seed(seed)
-    shapes = ((3, 7, 6), (2, 5, 9))
-    return [(torch.randn(*shape, generator=g), torch.randn(*shape, generator=g)) for shape in shapes]
+    g = generator(seed)
+    return [tuple(normal(g, shape, shape)) for shape in ((3, 7, 6), (2, 5, 9))]
 
 
 def spread(q, k):
@@ -28,8 +28,8 @@ def spread(q, k):
 
 def spread_near_one(scores, q, k):
     """With entries of variance 1, scores have a standard deviation of 1 whatever the head size."""
-    g = torch.Generator().manual_seed(0)
-    found = scores(torch.randn(2, 50, 64, generator=g), torch.randn(2, 50, 64, generator=g)).std()
+    g = generator(0)
+    found = scores(*normal(g, (2, 50, 64), (2, 50, 64))).std()
     return (
         ""
         if 0.8 < found < 1.25
@@ -53,7 +53,7 @@ def twin_causal(scores):
 
 
 def inputs_causal(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     return [(2 * torch.randn(3, 7, 7, generator=g),), (torch.randn(2, 4, 4, generator=g),)]
 
 
@@ -115,8 +115,8 @@ def twin_attend(x, wq, wk, wv):
 
 
 def inputs_attend(seed):
-    g = torch.Generator().manual_seed(seed)
-    x, *w = (torch.randn(*shape, generator=g) for shape in ((3, 7, 24), (24, 6), (24, 6), (24, 6)))
+    g = generator(seed)
+    x, *w = normal(g, (3, 7, 24), (24, 6), (24, 6), (24, 6))
     return [(x, *(m / 24**0.5 for m in w))]  # queries and keys of variance 1: no softmax is sure of itself
 
 

@@ -4,7 +4,7 @@ from bisect import bisect
 
 import torch
 
-from lessons.checks.characters import p_value
+from lessons.common import generator, p_value, pair_counts
 
 
 # ---- 2a
@@ -13,7 +13,7 @@ def reference_count_pairs(ids, V):
 
 
 def inputs_count_pairs(seed):
-    g, sizes = torch.Generator().manual_seed(seed), ((601, 9), (50, 11), (2, 4))
+    g, sizes = generator(seed), ((601, 9), (50, 11), (2, 4))
     cases = [
         (torch.randint(V - 2, (n,), generator=g), V) for n, V in sizes
     ]  # the last two letters never come
@@ -29,7 +29,7 @@ def one_by_one(ids, V):
 
 
 def every_second(ids, V):
-    return torch.bincount(ids[:-1:2] * V + ids[1::2], minlength=V * V).view(V, V)
+    return pair_counts(ids[:-1:2], ids[1::2], V)
 
 
 def index_arrays(ids, V):
@@ -57,7 +57,7 @@ def reference_normalise(C, k):
 
 
 def inputs_normalise(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     some, fewer = torch.randint(30, (7, 7), generator=g), torch.randint(3, (5, 5), generator=g)
     some[2, 5], some[0, 0], fewer[3] = 0, 25, 0  # a pair, and a letter, that never came
     fewer[0, 1] = 2
@@ -97,7 +97,7 @@ def reference_sample(P, n, rng):
 
 
 def inputs_sample(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     logits = 1.2 * torch.randn(6, 6, generator=g, dtype=torch.float64)
     logits[0] = torch.linspace(-1, 1, 6)  # what comes first is neither 0 nor any letter alike
     return [(torch.softmax(logits, 1), 20_000, g)]
@@ -146,7 +146,7 @@ def facts_of_sample(sample, P, n, rng):
         return None if letters is None else {**dict.fromkeys(FACTS), "a text": letters}
     if letters.min() < 0 or letters.max() >= V:
         raise ValueError(f"a letter {int(letters.max())} was drawn, and ids are 0 ... {V - 1}")
-    one, same = (sample(P, 50, torch.Generator().manual_seed(7)) for _ in range(2))
+    one, same = (sample(P, 50, generator(7)) for _ in range(2))
     firsts = torch.stack([sample(P, 2, rng)[0] for _ in range(200)])
     as_told = p_value(torch.bincount(firsts, minlength=V).double(), P[0]) > 1e-6
     first = (
@@ -190,11 +190,15 @@ def seeded_again(P, n, rng):
 
 
 exercises = {
-    "2a": dict(
-        name="count_pairs", reference=reference_count_pairs,
-        twin="the core has no table of pairs; a test holds ours against a loop",
-        inputs=inputs_count_pairs, cost=450,
-        numbers=lambda C, ids, V: dict(sum=int(C.sum()), pairs=len(ids) - 1),
+    "2a": dict(name="count_pairs", reference=reference_count_pairs,
+        twin="the core has no table of pairs; a test holds ours against a loop", inputs=inputs_count_pairs,
+        cost=450, numbers=lambda C, ids, V: dict(sum=int(C.sum()), pairs=len(ids) - 1),
+        also={
+            "in float32": lambda ids, V: reference_count_pairs(ids, V).float(),
+            "in float64": lambda ids, V: reference_count_pairs(ids, V).double(),
+            "in int32": lambda ids, V: reference_count_pairs(ids, V).int(),
+        },
+        properties=[sum_is_number_of_pairs],
         wrong={
             "index arrays": index_arrays,
             "transposed": lambda ids, V: reference_count_pairs(ids, V).mT,
@@ -207,17 +211,13 @@ exercises = {
             "single letters": lambda ids, V: torch.bincount(ids, minlength=V),
             "smoothed already": lambda ids, V: reference_count_pairs(ids, V) + 1,
             "one by one": one_by_one,
-        },
-        also={
-            "in float32": lambda ids, V: reference_count_pairs(ids, V).float(),
-            "in float64": lambda ids, V: reference_count_pairs(ids, V).double(),
-            "in int32": lambda ids, V: reference_count_pairs(ids, V).int(),
-        },
-        properties=[sum_is_number_of_pairs],
-    ),
-    "2b": dict(
-        name="normalise", reference=reference_normalise, twin="the core has no table of pairs",
+        }),
+    "2b": dict(name="normalise", reference=reference_normalise, twin="the core has no table of pairs",
         inputs=inputs_normalise, lint={"C": "a table of pairs is square"}, gradients=False, numbers=row_sums,
+        also={
+            "in float64": lambda C, k: reference_normalise(C.double(), k),
+        },
+        properties=[rows_sum_to_one, nothing_is_impossible],
         wrong={
             "columns": lambda C, k: (C + k) / (C + k).sum(0, keepdim=True),
             "no keepdim": lambda C, k: (C + k) / (C + k).sum(1),
@@ -231,18 +231,14 @@ exercises = {
             "whole table": lambda C, k: (C + k) / (C + k).sum(),
             "softmax": lambda C, k: torch.softmax(C + k, 1),
             "logarithms": lambda C, k: reference_normalise(C, k).log(),
-        },
-        also={
-            "in float64": lambda C, k: reference_normalise(C.double(), k),
-        },
-        properties=[rows_sum_to_one, nothing_is_impossible],
-    ),
-    "2c": dict(
-        name="sample", reference=reference_sample, twin="the project draws from a model's logits (lesson 26)",
-        inputs=inputs_sample, call=facts_of_sample, lint={"P": "a table of pairs is square"}, gradients=False,
+        }),
+    "2c": dict(name="sample", reference=reference_sample,
+        twin="the project draws from a model's logits (lesson 26)", inputs=inputs_sample,
+        call=facts_of_sample, lint={"P": "a table of pairs is square"}, gradients=False,
         survivors={
             "limits = P.cumsum(1)[:, :-1].tolist() => limits = P.cumsum(1)[:, :].tolist()": "it is always 1",
         },
+        properties=[pairs_as_often],
         wrong={
             "always the likeliest": drawn_from(lambda P: torch.eye(len(P)).double()[P.argmax(1)]),
             "seeded at every step": seeded_again,
@@ -255,9 +251,7 @@ exercises = {
             "begins with 0": begun_with(1),
             "any first letter": begun_with(6),
             "one letter too many": lambda P, n, rng: reference_sample(P, n + 1, rng),
-        },
-        properties=[pairs_as_often],
-    ),
+        }),
 }  # fmt: skip
 
 predictions = {

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from itertools import pairwise
 
+from lessons.common import changed, rows_as_tuples
 from tokenizer import BPETokenizer, find_merges
 
 BYTES = [bytes([byte]) for byte in range(256)]
@@ -93,11 +94,6 @@ def places(ids, pair):
     return [i for i in range(len(ids) - 1) if (ids[i], ids[i + 1]) == pair]
 
 
-def right_part_kept(ids, pair, new):
-    where = places(ids, pair)
-    return [new if i in where else here for i, here in enumerate(ids)]
-
-
 def overlaps_replaced(ids, pair, new):
     where = places(ids, pair)
     return [new if i in where else here for i, here in enumerate(ids) if i in where or i - 1 not in where]
@@ -128,15 +124,6 @@ def either_order(ids, pair, new):
 def last_id_lost(ids, pair, new):
     out = reference_merge(ids, pair, new)
     return out if places(ids, pair)[-1:] == [len(ids) - 2] else out[:-1]
-
-
-def past_the_end(ids, pair, new):
-    out, i = [], 0
-    while i < len(ids):
-        found = ids[i] == pair[0] and ids[i + 1] == pair[1]
-        out.append(new if found else ids[i])
-        i += 2 if found else 1
-    return out
 
 
 def changed_in_place(ids, pair, new):
@@ -233,18 +220,13 @@ def first_tokens(train, text, vocab_size):
 def list_of_pairs(train, text, vocab_size):
     """A pair may be a list, and the merges a dict from pair to id, whose order is theirs."""
     merges = train(text, vocab_size)
-    if not isinstance(merges, (list, dict)):
-        return merges
-    return [tuple(pair) if isinstance(pair, list) else pair for pair in merges]
+    return rows_as_tuples(lambda: [*merges] if isinstance(merges, dict) else merges)
 
 
 exercises = {
-    "5a": dict(
-        name="count_pairs",
-        reference=reference_count_pairs,
+    "5a": dict(name="count_pairs", reference=reference_count_pairs,
         twin="find_merges keeps its counts to itself and corrects them instead of counting anew",
-        inputs=inputs_count_pairs,
-        numbers=meetings,
+        inputs=inputs_count_pairs, numbers=meetings, properties=[twice_the_words],
         wrong={
             "word counted once": lambda words: counted(words, weigh=lambda n: 1),
             "across borders": across_borders,
@@ -256,37 +238,26 @@ exercises = {
             "single ids": lambda words: counted(words, lambda word: word),
             "wraps around": lambda words: counted(words, lambda w: zip(w, w[1:] + w[:1], strict=True)),
             "count overwritten": overwritten,
-        },
-        properties=[twice_the_words],
-    ),
-    "5b": dict(
-        name="merge",
-        reference=reference_merge,
+        }),
+    "5b": dict(name="merge", reference=reference_merge,
         twin="the project merges inside its array of all words, and never a list by itself",
-        inputs=inputs_merge,
+        inputs=inputs_merge, properties=[one_new_for_two],
         wrong={
-            "right part kept": right_part_kept,
+            "right part kept": changed(reference_merge, "used = True", "used = False"),
             "overlaps replaced": overlaps_replaced,
             "nothing merged": lambda ids, pair, new: list(ids),
             "first place only": first_place_only,
             "places have moved": shifted_places,
             "either order": either_order,
             "last id lost": last_id_lost,
-            "past the end": past_the_end,
+            "past the end": changed(reference_merge, "i + 1 < len(ids) and (here, ids[i + 1]) == pair",
+                                    "here == pair[0] and ids[i + 1] == pair[1]"),
             "changed in place": changed_in_place,
             "from the right": from_the_right,
-        },
-        properties=[one_new_for_two],
-    ),
-    "5c": dict(
-        name="train",
-        reference=reference_train,
-        project=find_merges,
-        slow=twin_train,
-        forbidden=("BPETokenizer", "train_tokenizer"),
-        needs=["5a", "5b"],
-        inputs=inputs_train,
-        call=list_of_pairs,
+        }),
+    "5c": dict(name="train", reference=reference_train, project=find_merges, slow=twin_train,
+        forbidden=("BPETokenizer", "train_tokenizer"), needs=["5a", "5b"], inputs=inputs_train,
+        call=list_of_pairs, properties=[inner_blank], picture=first_tokens,
         wrong={
             "counted only once": counted_once,
             "first met wins ties": lambda text, size: twin_train(text, size, rule=first_met),
@@ -303,10 +274,7 @@ exercises = {
             "never merged": never_merged,
             "ids from 257": ids_from_257,
             "tokens, not pairs": as_bytes,
-        },
-        properties=[inner_blank],
-        picture=first_tokens,
-    ),
+        }),
 }  # fmt: skip
 
 predictions = {

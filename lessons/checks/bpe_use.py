@@ -8,6 +8,7 @@ from functools import partial
 from itertools import pairwise
 
 from lessons.checks.bpe_train import split
+from lessons.common import rows_as_tuples
 from tokenizer import BPETokenizer
 
 SAMPLE = (  # what the vocabulary of the checks is learned from
@@ -108,15 +109,6 @@ def as_letters(text, tokens, special, id_of=lambda letter, rank: rank[letter.enc
     return [id_of(letter, rank) for letter in text]
 
 
-def special_lost(text, tokens, special):
-    return [i for part in text.split(END) for i in reference_encode(part, tokens, special)]
-
-
-def cut_everywhere(text, tokens, special):
-    parts = [text] if special else text
-    return [i for part in parts for i in reference_encode(part, tokens, special)]
-
-
 def decodes_back(encode, texts, tokens, special):
     for text in texts:
         back = built(tuple(tokens), tuple(special)).decode(encode(text, tokens, special))
@@ -162,14 +154,6 @@ def one_by_one(ids, tokens, special, errors="strict"):
     return "".join(read([i], tokens, special, errors) for i in ids)
 
 
-def names_lost(ids, tokens, special):
-    return reference_decode([i for i in ids if i < len(tokens)], tokens, special)
-
-
-def names_not_known(ids, tokens, special):
-    return b"".join([tokens[i] for i in ids]).decode("utf-8", errors="replace")
-
-
 def there_and_back(decode, ids, tokens, special):
     text = "to be or 안녕" + "".join(special)
     back = decode(reference_encode(text, tokens, special), tokens, special)
@@ -194,12 +178,6 @@ def inputs_compare(seed):
         runs[name] = dict(loss=loss + rng.random() / 9, tokens=tokens, vocab_size=V, n_embd=48)
     runs["few"]["n_embd"] = 96
     return [(runs, "ROMEO: zażółć gęślą jaźń, 안녕, and a good deal more of that kind.", 7321)]
-
-
-def rows_as_tuples(compare, runs, text, body):
-    """A row may be a list."""
-    rows = compare(runs, text, body)
-    return [tuple(row) if isinstance(row, list) else row for row in rows] if isinstance(rows, list) else rows
 
 
 def compared(runs, text, body, bits=None, weighs=None, key=lambda row: row[1]):
@@ -243,14 +221,9 @@ def best_first(compare, runs, text, body):
 
 
 exercises = {
-    "6a": dict(
-        name="encode",
-        reference=reference_encode,
-        project=BPETokenizer,
-        slow=twin_encode,
-        forbidden=("tiktoken", "encode_slowly"),
-        inputs=inputs_encode,
-        call=each_text,
+    "6a": dict(name="encode", reference=reference_encode, project=BPETokenizer, slow=twin_encode,
+        forbidden=("tiktoken", "encode_slowly"), inputs=inputs_encode, call=each_text,
+        properties=[decodes_back],
         wrong={
             "longest match first": partial(by_word, ids_of=longest_match),
             "longest match, names cut": partial(by_word, ids_of=longest_match, end="none"),
@@ -268,19 +241,15 @@ exercises = {
             "list of letters, by index": partial(by_word, ids_of=lambda w, r: [[*r].index(x) for x in w]),
             "code points": partial(as_letters, id_of=lambda letter, rank: ord(letter)),
             "special token cut up": lambda text, tokens, special: reference_encode(text, tokens, {}),
-            "special token lost": special_lost,
-            "no names, cut everywhere": cut_everywhere,
+            "special token lost": lambda text, tokens, special: [
+                i for part in text.split(END) for i in reference_encode(part, tokens, special)],
+            "no names, cut everywhere": lambda text, tokens, special: [
+                i for part in ([text] if special else text) for i in reference_encode(part, tokens, special)],
             "blanks lost": partial(twin_encode, words_of=str.split),
             "words not cut": partial(twin_encode, words_of=lambda text: [text]),
-        },
-        properties=[decodes_back],
-    ),
-    "6b": dict(
-        name="decode",
-        reference=reference_decode,
-        project=BPETokenizer,
-        slow=twin_decode,
-        inputs=inputs_decode,
+        }),
+    "6b": dict(name="decode", reference=reference_decode, project=BPETokenizer, slow=twin_decode,
+        inputs=inputs_decode, properties=[there_and_back],
         wrong={
             "token by token": one_by_one,
             "token by token, replaced": partial(one_by_one, errors="replace"),
@@ -288,20 +257,17 @@ exercises = {
             "strict": partial(read, errors="strict"),
             "latin-1": partial(read, encoding="latin-1"),
             "ids as code points": lambda ids, tokens, special: "".join(map(chr, ids)),
-            "special tokens lost": names_lost,
-            "special tokens not known": names_not_known,
+            "special tokens lost": lambda ids, tokens, special: reference_decode(
+                [i for i in ids if i < len(tokens)], tokens, special),
+            "special tokens not known": lambda ids, tokens, special: read(ids, tokens, {}),
             "blanks between": partial(read, between=b" "),
             "written as bytes": lambda *args: str(bytes_of(*args)),
             "bytes": bytes_of,
-        },
-        properties=[there_and_back],
-    ),
-    "6c": dict(
-        name="compare",
-        reference=reference_compare,
+        }),
+    "6c": dict(name="compare", reference=reference_compare,
         twin="evaluate.py scores one model, GPT counts its own parameters; a test holds both against it",
-        inputs=inputs_compare,
-        call=rows_as_tuples,
+        inputs=inputs_compare, call=rows_as_tuples,
+        properties=[same_for_any_tokens, rows_are_paid_for, best_first],
         wrong={
             "loss per token": partial(compared, bits=lambda loss, n, text: loss),
             "perplexity per token": partial(compared, bits=lambda loss, n, text: math.exp(loss)),
@@ -317,9 +283,7 @@ exercises = {
             "one number per token": partial(compared, weighs=lambda V, C, body: body + V),
             "embedding twice": partial(compared, weighs=lambda V, C, body: body + 2 * V * C),
             "embedding alone": partial(compared, weighs=lambda V, C, body: V * C),
-        },
-        properties=[same_for_any_tokens, rows_are_paid_for, best_first],
-    ),
+        }),
 }  # fmt: skip
 
 predictions = {

@@ -5,8 +5,10 @@ import random
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from data import Windows
+from lessons.common import as_tuple, generator, p_value
 from tokenizer import CharTokenizer
 
 PLAY = "To be, or not to be: that is the question\nWhether 'tis nobler in the mind to suffer"
@@ -77,14 +79,8 @@ def reference_split(ids, fraction):
 
 
 def inputs_split(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     return [(torch.randint(65, (n,), generator=g), f) for n, f in ((1013, 0.8), (57, 0.9), (13, 0.6))]
-
-
-def a_pair(function, *args):
-    """A list of two is as good as a tuple."""
-    found = function(*args)
-    return tuple(found) if isinstance(found, list) else found
 
 
 def cut(first, second):
@@ -99,9 +95,8 @@ def cut(first, second):
 
 def windows_shuffled(ids, fraction):
     every = ids.unfold(0, 8, 1)
-    every = every[torch.randperm(len(every))]
-    k = int(fraction * len(every))
-    return every[:k].flatten(), every[k:].flatten()
+    parts = reference_split(every[torch.randperm(len(every))], fraction)
+    return tuple(part.flatten() for part in parts)
 
 
 def every_fifth(ids, fraction):
@@ -135,7 +130,7 @@ def twin_windows(ids, starts, T):
 
 
 def inputs_windows(seed):
-    g, cases = torch.Generator().manual_seed(seed), []
+    g, cases = generator(seed), []
     for n, B, T in ((211, 5, 7), (97, 3, 16)):
         starts = torch.randint(n - T, (B,), generator=g)
         starts[0], starts[2] = n - T - 1, 0  # the last window and the first
@@ -154,12 +149,6 @@ def both(change):
     return lambda ids, starts, T: tuple(change(part) for part in twin_windows(ids, starts, T))
 
 
-def zero_at_the_end(ids, places):
-    y = torch.zeros_like(places)
-    y[:, :-1] = ids[places[:, 1:]]
-    return y
-
-
 def next_window(ids, starts, T):
     rows = [(ids[s : s + T], ids[s + T : s + 2 * T]) for s in starts.tolist()]
     return tuple(torch.stack(part) for part in zip(*rows, strict=True))
@@ -176,23 +165,9 @@ def reference_starts(n, B, T, seed, step):
     return torch.from_numpy(np.random.default_rng([seed, step]).integers(0, n - T, size=B))
 
 
-def inputs_starts(seed):
-    return [(207, 100, 7, 40 + seed, 300)]
-
-
 SEEDS_AND_STEPS = [(a, b) for a in range(7) for b in (*range(7), 100, 1_000, 10_000, 100_000)]
 FACTS = ("a batch", "the same in a second call", "leaves other generators alone", "different batches", "rows",
          "starts beyond the last", "starts never drawn", "equally often", "in no order")  # fmt: skip
-
-
-def p_value(counts, chances, rows=1):
-    """Chance of counts so far from the expected ones, or farther (Pearson's chi-square, 1900). The sums of so
-    many rows are given."""
-    expected = counts.sum() * chances
-    chi_square = ((counts - expected) ** 2 / expected).sum()
-    return torch.special.gammaincc(
-        torch.tensor((len(counts) - rows) / 2).double(), chi_square.double() / 2
-    ).item()
 
 
 def set_generators(seed):
@@ -230,15 +205,12 @@ def draws(limit=lambda n, T: n - T, mix=lambda *seed_and_step: seed_and_step, ro
     return starts
 
 
-ONGOING = torch.Generator().manual_seed(1)
+ONGOING = generator(1)
 
 
-def seeded_globally(mix):
-    def starts(n, B, T, seed, step):
-        torch.default_generator.manual_seed(mix(seed, step))  # as torch.manual_seed, faster
-        return torch.randint(n - T, (B,))
-
-    return starts
+def seeded_globally(seed, n_starts, B):
+    torch.default_generator.manual_seed(seed)  # as torch.manual_seed, faster
+    return torch.randint(n_starts, (B,))
 
 
 def no_batch_twice(starts, n, B, T, seed, step):
@@ -250,7 +222,7 @@ def no_batch_twice(starts, n, B, T, seed, step):
 
 exercises = {
     "1a": dict(name="vocab", reference=reference_vocab, project=CharTokenizer, slow=twin_vocab,
-        inputs=inputs_vocab, call=both_ways,
+        inputs=inputs_vocab, call=both_ways, properties=[comes_back, ids_without_gaps],
         wrong={
             "set not sorted": lambda text: with_order([*{*text}]),
             "order of appearance": lambda text: with_order([*dict.fromkeys(text)]),
@@ -263,11 +235,10 @@ exercises = {
             "lower case": lambda text: with_order(sorted({*text.lower()})),
             "words": lambda text: with_order(sorted({*text.split()})),
             "tables swapped": lambda text: reference_vocab(text)[::-1],
-        },
-        properties=[comes_back, ids_without_gaps], ),
+        }),
     "1b": dict(name="split", reference=reference_split,
         twin="data.py counts characters on their way into files; a test holds both against each other",
-        inputs=inputs_split, call=a_pair,
+        inputs=inputs_split, call=as_tuple, properties=[in_one_piece],
         wrong={
             "shuffled first": lambda ids, fraction: reference_split(ids[torch.randperm(len(ids))], fraction),
             "overlapping windows shuffled": windows_shuffled,
@@ -282,14 +253,13 @@ exercises = {
             "a fraction of an id": lambda ids, fraction: ids[: fraction * len(ids)],
             "rounded to nearest": lambda ids, fraction: reference_split(ids, fraction + 0.5 / len(ids)),
             "rounded up": cut(lambda n, k: k + 1, lambda n, k: k + 1),
-        },
-        properties=[in_one_piece], ),
+        }),
     "1c": dict(name="windows", reference=reference_windows, project=Windows, slow=twin_windows,
-        inputs=inputs_windows, call=a_pair,
+        inputs=inputs_windows, call=as_tuple, picture=one_row,
         wrong={
             "y = x": x_and(lambda ids, places: ids[places]),
             "roll inside the window": x_and(lambda ids, places: ids[places].roll(-1, 1)),
-            "zero at the end": x_and(zero_at_the_end),
+            "zero at the end": x_and(lambda ids, places: pad(ids[places[:, 1:]], (0, 1))),
             "no room for targets": lambda ids, starts, T: twin_windows(ids, starts, T - 1),
             "y two later": x_and(lambda ids, places: ids[(places + 2).clamp(max=len(ids) - 1)]),
             "x and y swapped": lambda ids, starts, T: twin_windows(ids, starts, T)[::-1],
@@ -299,11 +269,11 @@ exercises = {
             "time first": both(lambda part: part.mT),
             "one long row": both(lambda part: part.flatten()),
             "starts ignored": lambda ids, starts, T: twin_windows(ids, T * torch.arange(len(starts)), T),
-        },
-        picture=one_row, ),
+        }),
     "1d": dict(name="starts", reference=reference_starts,
         twin="the project takes each window once an epoch, here a start may come again",
-        inputs=inputs_starts, call=facts_of_starts,
+        inputs=lambda seed: [(207, 100, 7, 40 + seed, 300)], call=facts_of_starts,
+        properties=[no_batch_twice],
         wrong={
             "last window never drawn": draws(lambda n, T: n - T - 1),
             "first window never drawn": draws(low=1),
@@ -312,16 +282,15 @@ exercises = {
             "one start per batch": draws(rows=1),
             "global generator": lambda n, B, T, seed, step: torch.randint(n - T, (B,)),
             "generator that goes on": lambda n, B, T, *_: torch.randint(n - T, (B,), generator=ONGOING),
-            "global generator seeded": seeded_globally(lambda seed, step: 1_000_003 * seed + step),
-            "global, seed plus step": seeded_globally(lambda seed, step: seed + step),
+            "global generator seeded": lambda n, B, T, a, b: seeded_globally(1_000_003 * a + b, n - T, B),
+            "global, seed plus step": lambda n, B, T, a, b: seeded_globally(a + b, n - T, B),
             "seed plus step": draws(mix=lambda seed, step: seed + step),
             "seed times 1000": draws(mix=lambda seed, step: 1000 * seed + step),
             "step ignored": draws(mix=lambda seed, step: seed),
             "seed ignored": draws(mix=lambda seed, step: step),
             "disjoint windows": lambda n, B, T, *pair: T * draws(lambda n, T: (n - 1) // T)(n, B, T, *pair),
             "one after the other": lambda n, B, T, seed, step: (step * B + torch.arange(B)) % (n - T),
-        },
-        properties=[no_batch_twice], ),
+        }),
 }  # fmt: skip
 
 predictions = {

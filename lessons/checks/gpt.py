@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
+from lessons.common import fill, generator, normal, same
 from model import GPT, MLP, GPTConfig, summed_nats
 
 CONFIG = GPTConfig(vocab_size=11, block_size=8, n_layer=2, n_head=3, n_embd=12, arch="gpt2", tie_weights=0)
@@ -35,8 +36,7 @@ def twin_mlp(C):
 
 
 def inputs_mlp(seed):
-    g = torch.Generator().manual_seed(seed)
-    return [tuple(torch.randn(*shape, generator=g) for shape in ((2, 5, 6), (24, 6), (6, 24)))]
+    return [tuple(normal(generator(seed), (2, 5, 6), (24, 6), (6, 24)))]
 
 
 def filled(build, x, up, down):
@@ -52,10 +52,6 @@ def filled(build, x, up, down):
 
 def gelu(h):
     return F.gelu(h, approximate="tanh")
-
-
-def same(h):
-    return h
 
 
 def mlp(C, wide=4, bias=False, first=same, middle=gelu, last=same, residual=False):
@@ -110,13 +106,8 @@ def twin_forward(gpt, idx, targets):
     return logits, nats / (B * T)
 
 
-@torch.no_grad()
 def small_gpt(g):
-    """A GPT whose every weight is far from 0, so that none can be left out unnoticed."""
-    gpt = GPT(replace(CONFIG))  # its own copy: tie() may change it
-    for parameter in gpt.parameters():
-        parameter.copy_(0.5 * torch.randn(parameter.shape, generator=g))
-    return gpt
+    return fill(GPT(replace(CONFIG)), g)  # of its own config: tie() may change it
 
 
 def parts_of(gpt):
@@ -124,7 +115,7 @@ def parts_of(gpt):
 
 
 def inputs_forward(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     idx, targets = torch.randint(11, (3, 5), generator=g), torch.randint(11, (3, 5), generator=g)
     return [(parts_of(small_gpt(g)), idx, targets)]
 
@@ -157,19 +148,6 @@ def forward(gpt, idx, targets, loss=nats, first=0, positions=True, chained=True,
         x = block(x if chained else embedded)
     logits = gpt.head(gpt.norm(x) if end else x)
     return logits, loss(logits, targets)
-
-
-def shifted_again(logits, targets):
-    return nats(logits[:, :-1], targets[:, 1:])
-
-
-def reshaped(logits, targets):
-    B, T, V = logits.shape
-    return F.cross_entropy(logits.reshape(B, V, T), targets)
-
-
-def last_only(logits, targets):
-    return F.cross_entropy(logits[:, -1], targets[:, -1])
 
 
 @torch.no_grad()
@@ -209,10 +187,11 @@ def knows_abc(forward, gpt, idx, targets):
 
 
 wrong_forward = {
-    "target shifted twice": partial(forward, loss=shifted_again),
+    "target shifted twice": partial(forward, loss=lambda x, y: nats(x[:, :-1], y[:, 1:])),
     "input as target": lambda gpt, idx, targets: forward(gpt, idx, idx),
-    "reshaped, not transposed": partial(forward, loss=reshaped),
-    "only the last position": partial(forward, loss=last_only),
+    "reshaped, not transposed": partial(
+        forward, loss=lambda x, y: F.cross_entropy(x.reshape(len(x), -1, x.size(1)), y)),
+    "only the last position": partial(forward, loss=lambda x, y: F.cross_entropy(x[:, -1], y[:, -1])),
     "softmax before the loss": partial(forward, loss=lambda x, y: nats(torch.softmax(x, -1), y)),
     "sum, not mean": partial(forward, loss=lambda x, y: nats(x, y) * y.numel()),
     "one loss per token": partial(forward, loss=lambda x, y: F.cross_entropy(x.mT, y, reduction="none")),
@@ -244,7 +223,7 @@ def twin_tie(gpt):
 
 
 def inputs_tie(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     return [(small_gpt(g), torch.randint(11, (3, 5), generator=g))]
 
 
@@ -299,38 +278,14 @@ wrong_tie = {
 }  # fmt: skip
 
 exercises = {
-    "13a": dict(
-        name="FeedForward",
-        reference=reference_mlp,
-        project=MLP,
-        slow=twin_mlp,
-        inputs=inputs_mlp,
-        call=filled,
-        tol=1e-5,  # tells the two forms of GELU apart
-        wrong=wrong_mlp,
-        also={"exact GELU": partial(mlp, middle=F.gelu)},
-        properties=[not_additive],
-    ),
-    "13b": dict(
-        name="forward",
-        reference=reference_forward,
-        project=GPT,
-        slow=twin_forward,
-        inputs=inputs_forward,
-        call=with_gradients,
-        wrong=wrong_forward,
-        properties=[knows_abc],
-    ),
-    "13c": dict(
-        name="tie",
-        reference=reference_tie,
-        project=GPT,
-        slow=twin_tie,
-        inputs=inputs_tie,
-        call=after_a_step,
-        wrong=wrong_tie,
-        also={"the head's numbers": changed("wte", "weight", lambda gpt: gpt.head.weight)},
-    ),
+    "13a": dict(name="FeedForward", reference=reference_mlp, project=MLP, slow=twin_mlp, inputs=inputs_mlp,
+        call=filled, tol=1e-5,  # tells the two forms of GELU apart
+        also={"exact GELU": partial(mlp, middle=F.gelu)}, properties=[not_additive], wrong=wrong_mlp),
+    "13b": dict(name="forward", reference=reference_forward, project=GPT, slow=twin_forward,
+        inputs=inputs_forward, call=with_gradients, properties=[knows_abc], wrong=wrong_forward),
+    "13c": dict(name="tie", reference=reference_tie, project=GPT, slow=twin_tie, inputs=inputs_tie,
+        call=after_a_step, also={"the head's numbers": changed("wte", "weight", lambda gpt: gpt.head.weight)},
+        wrong=wrong_tie),
 }  # fmt: skip
 
 predictions = {

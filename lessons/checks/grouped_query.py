@@ -4,7 +4,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from generate import Cache
-from lessons.checks.heads import whole
+from lessons.common import generator, normal, whole
 from lessons.observe import Steps
 from model import GPTConfig, written_out_attention
 
@@ -25,7 +25,7 @@ def twin_repeat_kv(k, n_head):
 
 
 def inputs_repeat_kv(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     shapes = ((2, 3, 7, 4), (3, 2, 5, 4), (2, 1, 3, 4), (2, 6, 3, 4))  # one for all, and one each, hide much
     return [(torch.randn(*shape, generator=g), 6) for shape in shapes]
 
@@ -40,7 +40,7 @@ def tiled(k, n_head):
 
 def who_reads_whom(read, n_kv=3, n_head=6):
     """Change key/value head s, mark query head h with x if it moves: row h, column s."""
-    kv = torch.randn(2, n_kv, 5, 4, generator=torch.Generator().manual_seed(0))
+    kv = torch.randn(2, n_kv, 5, 4, generator=generator(0))
     before, rows = read(kv), [["."] * n_kv for _ in range(n_head)]
     for s in range(n_kv):
         moved = kv.clone()
@@ -115,9 +115,9 @@ def twin_attend_new(q, k, v):
 
 
 def inputs_attend_new(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     shapes = ((2, 6, 5), (2, 3, 7, 5), (2, 3, 7, 5)), ((3, 6, 4), (3, 2, 5, 4), (3, 2, 5, 4))
-    return [tuple(torch.randn(*shape, generator=g) for shape in three) for three in shapes]
+    return [tuple(normal(g, *three)) for three in shapes]
 
 
 class Largest(TorchDispatchMode):
@@ -161,7 +161,7 @@ def group_means(q, k, v):
 
 def heads_read(attend_new, q, k, v):
     """Who reads whom, of 6 query heads and 3 of keys and values."""
-    q = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(1))
+    q = torch.randn(2, 6, 4, generator=generator(1))
     return lambda kv: attend_new(q, kv, kv)
 
 

@@ -4,6 +4,7 @@ import torch
 
 from generate import Cache, Past
 from lessons.checks.attention import who_sees_whom
+from lessons.common import generator, normal, whole
 from model import GPT, Attention, GPTConfig, written_out_attention
 
 
@@ -29,7 +30,7 @@ def twin_split(x, n_head):
 
 
 def inputs_split(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     return [(torch.randn(3, 7, 24, generator=g), 4), (torch.randn(2, 5, 21, generator=g), 3)]
 
 
@@ -53,8 +54,8 @@ def own_token_only(split, x, n_head):
 
 def seen_with(split, merge):
     """Who sees whom in a layer of two heads that is ours but for one function."""
-    g = torch.Generator().manual_seed(0)
-    x, *w = (torch.randn(*shape, generator=g) for shape in ((1, 6, 8), (8, 8), (8, 8), (8, 8), (8, 8)))
+    g = generator(0)
+    x, *w = normal(g, (1, 6, 8), (8, 8), (8, 8), (8, 8), (8, 8))
 
     def layer(x, *_):
         q, k, v = (split(x @ m, 2) for m in w[:3])
@@ -80,7 +81,7 @@ def twin_merge(y, wo):
 
 
 def inputs_merge(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     return [
         (torch.randn(3, 4, 7, 6, generator=g), torch.randn(24, 24, generator=g) / 24**0.5),
         (torch.randn(2, 3, 5, 7, generator=g), torch.randn(21, 21, generator=g) / 21**0.5),
@@ -120,12 +121,6 @@ def twin_count(V, C, n_layer, n_head, n_kv, n_ff):
 
 def inputs_count(seed):
     return [(65, 24, 3, 4, 2, 40), (50 + seed % 13, 48 + 16 * (seed % 5), 2, 8, 8, 50)]
-
-
-def whole(count, *args):
-    """What a count says; 12.0 is as good as 12."""
-    found = count(*args)
-    return int(found) if isinstance(found, float) and found.is_integer() else found
 
 
 def but(extra):

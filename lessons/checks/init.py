@@ -7,6 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+from lessons.common import generator
 from model import GPT, GPTConfig
 
 SHAPE = dict(vocab_size=65, block_size=11, n_layer=3, n_head=2, n_embd=24, arch="gpt2", bias=True)
@@ -42,8 +43,7 @@ def twin_init(model):
 
 
 def inputs_init(seed):
-    g = torch.Generator().manual_seed(seed)
-    return [tuple(torch.randint(65, (2, 5, 11), generator=g))]
+    return [tuple(torch.randint(65, (2, 5, 11), generator=generator(seed)))]
 
 
 def after_init(init, idx, y):
@@ -79,47 +79,28 @@ def kind_of(p, name):
     return "random" if p.std() < widest else "random and large"
 
 
-def init_with(matrix=lambda p: p.normal_(0, 0.02), gain=lambda p: p.fill_(1), bias=lambda p: p.fill_(0)):
-    """An init that does other things to matrices, gains or biases."""
+def init_with(matrix=lambda p: p.normal_(0, 0.02), table=None, gain=lambda p: p.fill_(1),
+              bias=lambda p: p.fill_(0)):  # fmt: skip
+    """An init that does other things to matrices, embeddings, gains or biases."""
 
     def change(name, p):
-        (gain if name.endswith("norm.weight") else bias if p.dim() < 2 else matrix)(p)
+        drawn = table if table and name.startswith("w") else matrix
+        (gain if name.endswith("norm.weight") else bias if p.dim() < 2 else drawn)(p)
 
     return in_place(change)
 
 
-@torch.no_grad()
-def linear_only(model):
-    init_with()(model)
-    for table in (model.wte, model.wpe):
-        table.weight.fill_(math.nan)
-
-
-def without_no_grad(model):
-    for parameter in model.parameters():
-        parameter.normal_(0, 0.02)
-
-
-large = init_with(lambda p: p.normal_(0, 1))
-zeros = init_with(lambda p: p.zero_())
-equal = init_with(lambda p: p.fill_(0.02))
-fan_in = init_with(lambda p: p.normal_(0, p.size(1) ** -0.5))
-uniform = init_with(lambda p: p.uniform_(0, 0.04))
-everything_drawn = in_place(lambda name, p: p.normal_(0, 0.02))
-gains_zero = init_with(gain=lambda p: p.fill_(0))
-biases_one = init_with(bias=lambda p: p.fill_(1))
-
 wrong_inits = {
-    "standard deviation 1": large,
-    "all zeros": zeros,
-    "all equal": equal,
-    "root of the width": fan_in,
-    "only positive": uniform,
-    "everything drawn": everything_drawn,
-    "gains at zero": gains_zero,
-    "biases at one": biases_one,
-    "embeddings forgotten": linear_only,
-    "gradients recorded": without_no_grad,
+    "standard deviation 1": init_with(lambda p: p.normal_(0, 1)),
+    "all zeros": init_with(lambda p: p.zero_()),
+    "all equal": init_with(lambda p: p.fill_(0.02)),
+    "root of the width": init_with(lambda p: p.normal_(0, p.size(1) ** -0.5)),
+    "only positive": init_with(lambda p: p.uniform_(0, 0.04)),
+    "everything drawn": in_place(lambda name, p: p.normal_(0, 0.02)),
+    "gains at zero": init_with(gain=lambda p: p.fill_(0)),
+    "biases at one": init_with(bias=lambda p: p.fill_(1)),
+    "embeddings forgotten": init_with(table=lambda p: p),
+    "gradients recorded": lambda model: [p.normal_(0, 0.02) for p in model.parameters()],
 }
 
 
@@ -174,11 +155,6 @@ def right(L):
     return 1 / math.sqrt(2 * L)
 
 
-def then_initialised(model):
-    scaling(right)(model)
-    init_with()(model)
-
-
 @torch.no_grad()
 def each_its_own(model):
     for i, block in enumerate(model.blocks, 1):
@@ -204,7 +180,7 @@ wrong_scales = {
     "attention only": scaling(right, "attn.o.weight"),
     "MLP only": scaling(right, "mlp.down.weight"),
     "up, not down": scaling(right, ("o.weight", "up.weight")),
-    "initialised again": then_initialised,
+    "initialised again": lambda model: [scaling(right)(model), init_with()(model)],
 }
 
 
@@ -239,7 +215,7 @@ def inputs_probe(seed):
     for each in (model, other):
         in_place(lambda name, p: p.mul_(6) if p.dim() == 2 else p)(each)
         each.wte.weight.data *= torch.linspace(0.5, 12, 65)[:, None]  # so tokens differ in spread
-    idx = torch.randint(65, (3, 7), generator=torch.Generator().manual_seed(seed))
+    idx = torch.randint(65, (3, 7), generator=generator(seed))
     return [(model.train(), idx), (other.eval(), idx)]
 
 
@@ -277,10 +253,6 @@ def probing(of=lambda out: out.std().item(), at=lambda m: m.blocks, eval=True, t
     return probe
 
 
-def part(name):
-    return probing(at=lambda model: [getattr(block, name) for block in model.blocks])
-
-
 def entering(model, idx):
     first = (model.wte(idx) + model.wpe.weight[: idx.size(1)]).std().item()
     return [first, *reference_probe(model, idx)[:-1]]
@@ -296,49 +268,26 @@ wrong_probes = {
     "over the batch": probing(lambda out: out.std(0).mean().item()),
     "variance": probing(lambda out: out.var().item()),
     "mean": probing(lambda out: out.mean().item()),
-    "what attention adds": part("attn"),
-    "what the MLP adds": part("mlp"),
+    "what attention adds": probing(at=lambda model: [block.attn for block in model.blocks]),
+    "what the MLP adds": probing(at=lambda model: [block.mlp for block in model.blocks]),
     "last block only": probing(at=lambda model: model.blocks[-1:]),
 }
 
 exercises = {
-    "14a": dict(
-        name="init",
-        reference=reference_init,
-        project=init_weights,
-        slow=twin_init,
-        inputs=inputs_init,
-        call=after_init,
-        gradients=False,
-        numbers=lambda value, idx, y: value["told"](),
-        wrong=wrong_inits,
-    ),
-    "14b": dict(
-        name="scale_residual",
-        reference=reference_scale,
-        project=init_weights,
-        slow=twin_scale,
-        inputs=inputs_scale,
-        call=after_scale,
-        gradients=False,
-        wrong=wrong_scales,
-        also={"drawn anew": drawn_anew},
-    ),
-    "14c": dict(
-        name="probe",
-        reference=reference_probe,
-        twin="model.py has no probe; the other way is to call the blocks one after another",
-        slow=twin_probe,
-        inputs=inputs_probe,
-        call=twice,
-        gradients=False,
+    "14a": dict(name="init", reference=reference_init, project=init_weights, slow=twin_init,
+        inputs=inputs_init, call=after_init, gradients=False, numbers=lambda value, idx, y: value["told"](),
+        wrong=wrong_inits),
+    "14b": dict(name="scale_residual", reference=reference_scale, project=init_weights, slow=twin_scale,
+        inputs=inputs_scale, call=after_scale, gradients=False, also={"drawn anew": drawn_anew},
+        wrong=wrong_scales),
+    "14c": dict(name="probe", reference=reference_probe,
+        twin="model.py has no probe; the other way is to call the blocks one after another", slow=twin_probe,
+        inputs=inputs_probe, call=twice, gradients=False,
         tol=3e-3,  # torch's std divides by n - 1, numpy's by n: both are right
         numbers=lambda value, model, idx: dict(entries=len(value["first"])),
-        wrong=wrong_probes,
-        also={"tensors": probing(lambda out: out.std())},
-        properties=[no_trace, nothing_random],
-    ),
-}
+        also={"tensors": probing(lambda out: out.std())}, properties=[no_trace, nothing_random],
+        wrong=wrong_probes),
+}  # fmt: skip
 
 predictions = {
     "14.1": dict(answer=4.174, tol=0.007),

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.autograd import Variable
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from lessons.common import entropy, generator, pair_counts
 from lessons.course import encoded
 
 
@@ -39,7 +40,7 @@ def twin_train_step(model, opt, x, y):
 
 
 def inputs_train_step(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     letters = torch.randint(7, (3, 4, 6), generator=g)  # three batches of 4 x 5 letters and their followers
     return [(torch.randn(7, 7, generator=g), letters[..., :-1], letters[..., 1:], 1.7, 0.6)]
 
@@ -91,10 +92,6 @@ def told_after(model, opt, x, y):
     return loss_on(model, x, y).item()
 
 
-def rate_of_its_own(model, opt, x, y):
-    return reference_train_step(model, torch.optim.SGD(model.parameters(), lr=0.1), x, y)
-
-
 def without_graph(model, opt, x, y):
     with torch.no_grad():
         return reference_train_step(model, opt, x, y)
@@ -105,34 +102,24 @@ def viewed(model, x, y):
     return F.cross_entropy(logits.view(logits.size(0), logits.size(2), logits.size(1)), y)
 
 
-never_cleared = stepping(order=("backward", "step"))
-cleared_too_soon = stepping(order=("backward", "clear", "step"))
-no_step = stepping(order=("clear", "backward"))
-a_batch_late = stepping(order=("step", "clear", "backward"))
-tensor_returned = stepping(told=lambda loss: loss)
-x_for_y = stepping(lambda model, x, y: loss_on(model, x, x))
-swapped = stepping(lambda model, x, y: loss_on(model, y, x))
-summed = stepping(lambda model, x, y: loss_on(model, x, y, reduction="sum"))
-last_only = stepping(lambda model, x, y: loss_on(model, x[:, -1:], y[:, -1:]))
-no_graph_left = stepping(told=lambda loss: loss.detach())
-
 wrong_steps = {
-    "no zero_grad": never_cleared,
-    "cleared before the step": cleared_too_soon,
-    "no step": no_step,
-    "step before backward": a_batch_late,
-    "the tensor returned": tensor_returned,
-    "x for y": x_for_y,
-    "x and y swapped": swapped,
+    "no zero_grad": stepping(order=("backward", "step")),
+    "cleared before the step": stepping(order=("backward", "clear", "step")),
+    "no step": stepping(order=("clear", "backward")),
+    "step before backward": stepping(order=("step", "clear", "backward")),
+    "the tensor returned": stepping(told=lambda loss: loss),
+    "x for y": stepping(lambda model, x, y: loss_on(model, x, x)),
+    "x and y swapped": stepping(lambda model, x, y: loss_on(model, y, x)),
     "loss after the step": told_after,
-    "sum, not mean": summed,
+    "sum, not mean": stepping(lambda model, x, y: loss_on(model, x, y, reduction="sum")),
     "softmax first": stepping(lambda model, x, y: loss_on(lambda x: torch.softmax(model(x), -1), x, y)),
     "not flattened": stepping(lambda model, x, y: F.cross_entropy(model(x), y)),
     "bits, not nats": stepping(lambda model, x, y: loss_on(model, x, y) / math.log(2)),
     "told in bits": stepping(told=lambda loss: loss.item() / math.log(2)),
-    "last letter only": last_only,
+    "last letter only": stepping(lambda model, x, y: loss_on(model, x[:, -1:], y[:, -1:])),
     "viewed, not transposed": stepping(viewed),
-    "a rate of its own": rate_of_its_own,
+    "a rate of its own": lambda model, opt, x, y: reference_train_step(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), x, y),
     "without a graph": without_graph,
 }  # fmt: skip
 
@@ -158,9 +145,8 @@ def twin_learn(ids, V):
 
 
 def counted(ids, V):
-    counts = torch.zeros(V, V)
-    counts.index_put_((ids[:-1], ids[1:]), torch.ones_like(ids[1:]).float(), accumulate=True)
-    return counts.log().clamp(min=-V)  # for a pair that never came: e to the -V is as good as never
+    """A pair that never came gets -V: e to the -V is as good as never."""
+    return pair_counts(ids[:-1], ids[1:], V).log().clamp(min=-V)
 
 
 def inputs_learn(seed):
@@ -203,23 +189,17 @@ def where_it_ends(learn, ids, V):
     return dict(table=0 * table, ends=ending(table, found), found=lambda: found)
 
 
-def entropy(p):
-    return -(p * p.clamp(min=1e-30).log()).sum().item()
-
-
 def heights(table, ids, V):
     """Nats per letter of a table, of it read backwards, of counted pairs, letters alone, a uniform guess."""
-    shares = torch.bincount(ids[:-1] * V + ids[1:], minlength=V * V).view(V, V) / (len(ids) - 1.0)
-    logs, counted = torch.log_softmax(table.float(), 1), entropy(shares) - entropy(shares.sum(1))
+    shares = pair_counts(ids[:-1], ids[1:], V) / (len(ids) - 1.0)
+    logs, alone = torch.log_softmax(table.float(), 1), entropy(shares.sum(0)).item()
+    counted = (entropy(shares.flatten()) - entropy(shares.sum(1))).item()
     loss, backwards = (-(s * logs).sum().item() for s in (shares, shares.T))
-    repeats = (
-        (shares.sum(1) * logs.diagonal().exp()).sum().item()
-    )  # how often the same letter is guessed again
-    alone, uniform = entropy(shares.sum(0)), math.log(V)
+    repeats = (shares.sum(1) * logs.diagonal().exp()).sum().item()  # the same letter is guessed again
     lowest = table <= table.min(1, keepdim=True).values  # what never came is so, and all of it alike
     missed = shares[lowest & (lowest.sum(1, keepdim=True) > 1)].sum().item()
     return dict(loss=loss, backwards=backwards, repeats=repeats, counted=counted, alone=alone,
-                uniform=uniform, missed=missed)  # fmt: skip
+                uniform=math.log(V), missed=missed)  # fmt: skip
 
 
 def ending(table, found):
@@ -243,9 +223,7 @@ def ending(table, found):
     if found["passes"] >= 50 and found["mean"] < found["loss"] - 0.005:
         return "it jumps about"
     if found["loss"] > found["uniform"]:
-        return (
-            "far above a uniform guess" if found["loss"] > found["uniform"] + 1.5 else "above a uniform guess"
-        )
+        return "far " * (found["loss"] > found["uniform"] + 1.5) + "above a uniform guess"
     return "above the letters alone" if found["loss"] > found["alone"] else "on its way"
 
 
@@ -279,20 +257,13 @@ def bias_only(ids, V):
     return bias[:1].expand(V, -1)
 
 
-def random_start(ids, V):
-    return torch.randn(V, V) + learning(0.1, 12, torch.optim.SGD)(ids, V)
-
-
-too_small, too_large = (learning(lr, 12, torch.optim.SGD) for lr in (0.1, 1000))
-repeating = learning(1.0, 25, target=lambda x, y: x)
-
 wrong_loops = {
-    "rate too small": too_small,
-    "rate too large": too_large,
-    "random start": random_start,
+    "rate too small": learning(0.1, 12, torch.optim.SGD),
+    "rate too large": learning(1000, 12, torch.optim.SGD),
+    "random start": lambda ids, V: torch.randn(V, V) + learning(0.1, 12, torch.optim.SGD)(ids, V),
     "stopped early": learning(0.1, 25),
     "bias only": bias_only,
-    "trained on y=x": repeating,
+    "trained on y=x": learning(1.0, 25, target=lambda x, y: x),
     "pairs turned round": lambda ids, V: learning(0.3, 30)(ids.flip(0), V),
     "probabilities returned": lambda ids, V: torch.softmax(counted(ids, V), 1),
     "counted, not learned": counted,
@@ -303,32 +274,16 @@ wrong_loops = {
 }  # fmt: skip
 
 exercises = {
-    "4a": dict(
-        name="train_step",
-        reference=reference_train_step,
+    "4a": dict(name="train_step", reference=reference_train_step,
         twin="the loop of train.py stands at the top level of the file, where it can be read and changed",
-        slow=twin_train_step,
-        inputs=inputs_train_step,
-        call=three_steps,
-        gradients=False,
-        lint={"model": "a table of pairs is square"},
-        wrong=wrong_steps,
-        also={"a tensor without graph": no_graph_left},
-        properties=[first_loss, loss_falls],
-    ),
-    "4b": dict(
-        name="learn",
-        reference=reference_learn,
+        slow=twin_train_step, inputs=inputs_train_step, call=three_steps, gradients=False,
+        lint={"model": "a table of pairs is square"}, properties=[first_loss, loss_falls],
+        also={"a tensor without graph": stepping(told=lambda loss: loss.detach())}, wrong=wrong_steps),
+    "4b": dict(name="learn", reference=reference_learn,
         twin="train.py has the loop, but no table; what one gradient tells of the counts has to be as good",
-        slow=twin_learn,
-        inputs=inputs_learn,
-        call=where_it_ends,
-        gradients=False,
-        needs=["4a"],
-        numbers=lambda value, ids, V: value["found"](),
-        wrong=wrong_loops,
-    ),
-}
+        slow=twin_learn, inputs=inputs_learn, call=where_it_ends, gradients=False, needs=["4a"],
+        numbers=lambda value, ids, V: value["found"](), wrong=wrong_loops),
+}  # fmt: skip
 
 predictions = {
     "4.1": dict(answer=4.174, tol=0.006),

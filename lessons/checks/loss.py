@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from evaluate import nats_of_targets
+from lessons.common import entropy, generator
 
 TEXTS = [  # (prompt, text): letters of one, two, three and four bytes, and a text without any prompt
     ("Zażółć ", "gęślą jaźń"),
@@ -31,7 +32,7 @@ def twin_cross_entropy(logits, y):
 
 
 def inputs_cross_entropy(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     logits, y = torch.randn(13, 7, generator=g), torch.randint(7, (13,), generator=g)
     return [(logits, y), (1000 * logits, y)]
 
@@ -64,7 +65,7 @@ def reference_perplexity(nll_sums, counts):
 
 
 def inputs_perplexity(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     counts = torch.tensor([64, 64, 31, 5])  # the last batches are short
     nats = torch.tensor([2.0, 2.4, 2.9, 3.7]) + torch.rand(4, generator=g) / 4
     return [(nats * counts, counts)]
@@ -86,7 +87,7 @@ def reference_bits_per_byte(nll, prompt, text):
 
 
 def inputs_bits_per_byte(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     # as many losses as tokens: now fewer than characters (byte pairs), now more (bytes)
     return [(1 + torch.rand(7 + 5 * i, generator=g), *texts) for i, texts in enumerate(TEXTS)]
 
@@ -113,16 +114,12 @@ def reference_gap(P, loss):
     return float(loss - rate)
 
 
-def entropy(p):
-    return -(p * p.log()).sum(-1)
-
-
 def stationary(P):
     return torch.linalg.matrix_power(P, 1000)[0]
 
 
 def inputs_gap(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     chain = torch.tensor(CHAIN, dtype=torch.float64)
     other = torch.rand(4, 4, generator=g, dtype=torch.float64) + 0.05
     return [(chain, 0.7991), (other / other.sum(1, keepdim=True), 1.3127)]

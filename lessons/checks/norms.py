@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import torch
 from torch.func import functional_call
 
+from lessons.common import fill, generator, same
 from model import Block, GPTConfig, LayerNorm, RMSNorm
 
 
@@ -25,7 +26,7 @@ def twin_layer_norm(x, weight, bias, eps):
 
 
 def inputs_layer_norm(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     weight, bias = torch.rand(4, generator=g) + 0.5, torch.randn(4, generator=g)
     ordinary = 1.5 + 2 * torch.randn(3, 5, 4, generator=g)
     ordinary[1, 2] = 2.0  # a constant row
@@ -100,7 +101,7 @@ def twin_rms_norm(x, weight, eps):
 
 
 def inputs_rms_norm(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     weight = torch.rand(6, generator=g) + 0.5
     ordinary = 1.5 + 2 * torch.randn(2, 4, 6, generator=g)
     ordinary[1, 2] = 0.0  # nothing to divide by
@@ -150,12 +151,9 @@ def twin_block(x, attn_norm, attn, mlp_norm, mlp):
     return looked + mlp(mlp_norm(looked))
 
 
-@torch.no_grad()
 def inputs_block(seed):
-    g = torch.Generator().manual_seed(seed)
-    block = Block(GPTConfig(n_embd=12, n_head=3, arch="gpt2", bias=True))
-    for parameter in block.parameters():
-        parameter.copy_(0.5 * torch.randn(parameter.shape, generator=g))
+    g = generator(seed)
+    block = fill(Block(GPTConfig(n_embd=12, n_head=3, arch="gpt2", bias=True)), g)
     x = 1.5 * torch.randn(2, 5, 12, generator=g)
     return [(x, block.attn_norm, block.attn, block.mlp_norm, block.mlp)]
 
@@ -198,7 +196,6 @@ def zero_is_identity(block, x, n1, attn, n2, mlp):
     )
 
 
-same = lambda h: h  # noqa: E731
 nothing_kept = lambda x, h: 0  # noqa: E731
 normed_kept = lambda x, h: h  # noqa: E731
 

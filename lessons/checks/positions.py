@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.functional import embedding
 
+from lessons.common import generator, normal
 from model import GPT, GPTConfig, rope_tables
 
 trunk = GPT.trunk  # by a name of its own, so that a test can change it
@@ -37,7 +38,7 @@ def some_ids(g, B, T):
 
 
 def inputs_embed(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     return [(some_ids(g, 3, 7), torch.randn(9, 12, generator=g))]
 
 
@@ -132,8 +133,8 @@ def twin_input_vectors(ids, tokens, positions):
 
 
 def inputs_input_vectors(seed):
-    g = torch.Generator().manual_seed(seed)
-    tokens, positions = torch.randn(9, 12, generator=g), torch.randn(16, 12, generator=g)
+    g = generator(seed)
+    tokens, positions = normal(g, (9, 12), (16, 12))
     return [(some_ids(g, 3, 7), tokens, positions), (some_ids(g, 5, 4), tokens, positions)]
 
 

@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 
+from lessons.common import as_tuple, generator, normal
 from model import rope_tables, rotate
 
 
@@ -25,13 +26,6 @@ def twin_tables(T, d, base):
 
 def inputs_tables(seed):
     return [(9 + 2 * (seed % 4), 6, 500.0 + seed % 50), (261 + seed % 9, 8 + 2 * (seed % 2), 10000.0)]
-
-
-def as_tuple(function, *args):
-    """A list of tensors, or one tensor of two tables, is as good."""
-    found = function(*args)
-    pair = isinstance(found, torch.Tensor) and len(found) == 2
-    return tuple(found) if pair or isinstance(found, list) else found
 
 
 def tables(T, d, base, exponent=lambda i, d: 2 * i / d, unit=1.0, positions=None):
@@ -61,10 +55,8 @@ def later_is_slower(tables, T, d, base):
     cos, sin = tables(T, d, base)
     fast = torch.tensor([base ** (2 * i / d) for i in range(d // 2)])
     same = (cos[1] - fast.cos()).abs().max() + (sin[1] - fast.sin()).abs().max() < 0.01
-    text = (
-        f"your last pair turns by {fast[-1]:.3g} a position and should be slow: which sign has the exponent?"
-    )
-    return text if same else ""
+    text = f"your last pair turns by {fast[-1]:.3g} a position and should be slow: which sign has the"
+    return f"{text} exponent?" if same else ""
 
 
 def slowest_pair(tables, T, d, base):
@@ -94,10 +86,10 @@ def twin_rotate(x, cos, sin):
 
 
 def inputs_rotate(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     cos, sin = reference_tables(25, 6, 500.0)
     places = torch.randint(1, 25, (2, 5), generator=g)
-    x = [torch.randn(*shape, generator=g) for shape in ((3, 7, 6), (2, 5, 6))]
+    x = normal(g, (3, 7, 6), (2, 5, 6))
     return [(x[0], cos[2:9].clone(), sin[2:9].clone()), (x[1], cos[places], sin[places])]
 
 
@@ -107,19 +99,14 @@ def halves(x, cos, sin, first, second):
     return torch.cat((first(a, b, cos, sin), second(a, b, cos, sin)), -1)
 
 
-def neighbours(x, cos, sin):
-    a, b = x[..., ::2], x[..., 1::2]
-    return torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
+def turned(x, cos, sin, split, put_back):
+    """Pairs of neighbours (split) or of halves are turned, and put back as neighbours or as halves."""
+    a, b = (x[..., ::2], x[..., 1::2]) if split else x.chunk(2, -1)
+    a, b = a * cos - b * sin, b * cos + a * sin
+    return torch.stack((a, b), -1).flatten(-2) if put_back else torch.cat((a, b), -1)
 
 
-def not_put_back(x, cos, sin):
-    a, b = x[..., ::2], x[..., 1::2]
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
-
-
-def interleaved(x, cos, sin):
-    a, b = x.chunk(2, -1)
-    return torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
+neighbours = partial(turned, split=True, put_back=True)
 
 
 def wrong_angles(x, cos, sin):
@@ -159,7 +146,7 @@ def length_kept(rotate, x, cos, sin):
 
 def products_at(rotate, starts, offsets):
     """q·k for one query, at each of the starts, and one key, each of the offsets later."""
-    g = torch.Generator().manual_seed(3)
+    g = generator(3)
     q, k = torch.randn(2, 1, 1, 6, generator=g).expand(2, 1, 25, 6)
     cos, sin = reference_tables(25, 6, 500.0)
     q, k = rotate(q.clone(), cos, sin)[0], rotate(k.clone(), cos, sin)[0]
@@ -200,10 +187,10 @@ def twin_place(q, k, v, positions, base):
 
 
 def inputs_place(seed):
-    g = torch.Generator().manual_seed(seed)
-    ordinary = [torch.randn(3, 5, 4, generator=g) for _ in range(3)]
+    g = generator(seed)
+    ordinary = normal(g, (3, 5, 4), (3, 5, 4), (3, 5, 4))
     gaps = torch.randint(1, 5, (3, 5), generator=g).cumsum(1) + torch.tensor([[1], [4], [9]])
-    one_token = [torch.randn(2, 1, 6, generator=g) for _ in range(3)]
+    one_token = normal(g, (2, 1, 6), (2, 1, 6), (2, 1, 6))
     return [(*ordinary, gaps, 500.0), (*one_token, torch.tensor([[5], [23]]), 300.0)]
 
 
@@ -225,9 +212,8 @@ def too_short(q, k, v, positions, base, rows=lambda q, positions: q.size(1)):
 
 def v_left_alone(place, q, k, v, positions, base):
     found = place(q, k, v, positions, base)[2]
-    return (
-        "" if torch.equal(found, v) else "v is what is handed over: it is not compared, so it is not turned"
-    )
+    text = "v is what is handed over: it is not compared, so it is not turned"
+    return "" if torch.equal(found, v) else text
 
 
 def same_when_all_move(place, q, k, v, positions, base):
@@ -240,14 +226,10 @@ def same_when_all_move(place, q, k, v, positions, base):
 
 
 exercises = {
-    "8a": dict(
-        name="tables",
-        reference=reference_tables,
-        project=rope_tables,
-        slow=twin_tables,
-        inputs=inputs_tables,
-        call=as_tuple,
-        numbers=lambda value, T, d, base: dict(slow=math.atan2(value[1][1, -1], value[0][1, -1])),
+    "8a": dict(name="tables", reference=reference_tables, project=rope_tables, slow=twin_tables,
+        inputs=inputs_tables, call=as_tuple, numbers=lambda value, T, d,
+        base: dict(slow=math.atan2(value[1][1, -1], value[0][1, -1])),
+        properties=[starts_unturned, angles_add_up, later_is_slower, slowest_pair],
         wrong={
             "i over d": lambda T, d, base: tables(T, d, base, lambda i, d: i / d),
             "one frequency": lambda T, d, base: tables(T, d, base, lambda i, d: 0 * i),
@@ -264,22 +246,18 @@ exercises = {
             "angles":
                 lambda T, d, base: (torch.arange(T)[:, None] / base ** (torch.arange(0, d, 2) / d),) * 2,
             "twice as wide": lambda T, d, base: tuple(torch.cat((t, t), -1) for t in tables(T, d, base)),
-        },
-        properties=[starts_unturned, angles_add_up, later_is_slower, slowest_pair],
-    ),
-    "8b": dict(
-        name="rotate",
-        reference=reference_rotate,
-        project=rotate,
-        slow=twin_rotate,
+        }),
+    "8b": dict(name="rotate", reference=reference_rotate, project=rotate, slow=twin_rotate,
         inputs=inputs_rotate,
+        also={"neighbours": neighbours},
+        properties=[length_kept, only_distance_counts], picture=products_by_offset,
         wrong={
             "no minus": lambda x, c, s: halves(x, c, s, lambda a, b, c, s: a * c + b * s, second_turn),
             "two minuses": lambda x, c, s: halves(x, c, s, first_turn, lambda a, b, c, s: b * c - a * s),
             "backwards": lambda x, c, s: halves(x, c, -s, first_turn, second_turn),
             "angles for neighbours": wrong_angles,
-            "not put back": not_put_back,
-            "interleaved": interleaved,
+            "not put back": partial(turned, split=True, put_back=False),
+            "interleaved": partial(turned, split=False, put_back=True),
             "halves swapped": lambda x, c, s: halves(x, c, s, second_turn, first_turn),
             "sine and cosine swapped": lambda x, c, s: halves(x, s, c, first_turn, second_turn),
             "turned already":
@@ -289,22 +267,11 @@ exercises = {
             "scaled by the cosine": lambda x, c, s: torch.cat((c, c), -1) * x,
             "added": lambda x, c, s: x + torch.cat((c, s), -1),
             "changed in place": in_place,
-        },
-        also={
-            "neighbours": neighbours,
-        },
-        properties=[length_kept, only_distance_counts],
-        picture=products_by_offset,
-    ),
-    "8c": dict(
-        name="place",
-        reference=reference_place,
-        project=rope_tables,
-        slow=twin_place,
-        forbidden=("rope_tables",),
-        needs=["8a", "8b"],
-        inputs=inputs_place,
-        call=as_tuple,
+        }),
+    "8c": dict(name="place", reference=reference_place, project=rope_tables, slow=twin_place,
+        forbidden=("rope_tables",), needs=["8a", "8b"], inputs=inputs_place, call=as_tuple,
+        also={"neighbours": placed(turn=neighbours)},
+        properties=[v_left_alone, same_when_all_move],
         wrong={
             "arange": placed(where=lambda p: torch.arange(p.size(1)).expand(p.shape)),
             "first row's positions": placed(where=lambda p: p[:1].expand(p.shape)),
@@ -320,12 +287,7 @@ exercises = {
             "table one row short": partial(too_short, rows=lambda q, positions: int(positions.max())),
             "not turned": lambda q, k, v, positions, base: (q, k, v),
             "v first": lambda *args: placed()(*args)[::-1],
-        },
-        also={
-            "neighbours": placed(turn=neighbours),
-        },
-        properties=[v_left_alone, same_when_all_move],
-    ),
+        }),
 }  # fmt: skip
 
 predictions = {

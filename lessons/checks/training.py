@@ -1,7 +1,6 @@
 """What the grader knows about lesson 15: evaluation, clipping, and a run that goes on after its end."""
 
 import copy
-import inspect
 import io
 import math
 from contextlib import nullcontext
@@ -13,46 +12,29 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from evaluate import evaluate
+from lessons.common import changed, generator, mistakes, normal
 from lessons.observe import leaves
 from runtime.checkpoint import check_plain
 
 V, T = 11, 7  # letters and length of the toy texts
+MODE, COUNT, SEED = "model.train(was_training)", "(y != -1).sum()", "seed_all(step)"  # places of a source
+LONG, ANY, CLIP = "if 0 < limit < norm:", "if 0 < limit:", "grad.mul_(limit / norm)"
 
 
-class Small(nn.Module):
-    """Embedding, dropout, linear: a tenth of a millisecond, and its dropout shows in which mode it is."""
-
-    def __init__(self, dropout: float):
-        super().__init__()
-        self.config = SimpleNamespace(vocab_size=V)  # evaluate() asks for it
-        self.wte, self.drop, self.head = nn.Embedding(V, 6), nn.Dropout(dropout), nn.Linear(6, V)
-
-    def forward(self, x):
-        return self.head(self.drop(self.wte(x)))
-
-
-def changed(function, *swaps):
-    """A function with a mistake: a place of its source as it is, as it is then, the next place ..."""
-    source, names = inspect.getsource(function), dict(globals())
-    for before, after in zip(swaps[::2], swaps[1::2], strict=True):
-        assert before in source, before
-        source = source.replace(before, after)
-    exec(source, names)
-    return names[function.__name__]
-
-
-def mistakes(function, table):
-    return {name: changed(function, *swaps) for name, swaps in table.items()}
+def small(dropout: float) -> nn.Module:
+    """A tenth of a millisecond, and its dropout shows in which mode it is."""
+    model = nn.Sequential(nn.Embedding(V, 6), nn.Dropout(dropout), nn.Linear(6, V))
+    model.config = SimpleNamespace(vocab_size=V)  # evaluate() asks for it
+    return model
 
 
 # ---- 15a: a loss of each split
 def reference_estimate(model, splits):
     losses = {}
     for name, batches in splits.items():
-        width, read = batches[0][0].size(1), lambda i, batches=batches: batches[i[0]]
-        windows = SimpleNamespace(block_size=width, path=name, window_batch=read)
-        found = evaluate(model, windows, range(len(batches)), "cpu", nullcontext(), batch_size=1)
-        losses[name] = found["loss"]
+        n, read = len(batches), lambda i, batches=batches: batches[i[0]]
+        windows = SimpleNamespace(block_size=batches[0][0].size(1), path=name, window_batch=read)
+        losses[name] = evaluate(model, windows, range(n), "cpu", nullcontext(), batch_size=1)["loss"]
     return losses
 
 
@@ -72,7 +54,7 @@ def twin_estimate(model, splits):
 
 def inputs_estimate(seed):
     torch.manual_seed(seed)
-    models = Small(0.2).train(), Small(0.2).eval()
+    models = small(0.2).train(), small(0.2).eval()
 
     def batch(rows):
         x, y = torch.randint(V, (2, rows, T))
@@ -81,9 +63,8 @@ def inputs_estimate(seed):
     return [(model, {"train": [batch(5), batch(3)], "val": [batch(6), batch(2)]}) for model in models]
 
 
-def as_floats(losses):  # a loss may come as a tensor, too
-    is_dict = isinstance(losses, dict)
-    return {name: x.item() if leaves(x) else x for name, x in losses.items()} if is_dict else losses
+def as_floats(found):  # a loss may come as a tensor, too
+    return {k: x.item() if leaves(x) else x for k, x in found.items()} if isinstance(found, dict) else found
 
 
 def two_estimates(estimate, model, splits):
@@ -94,32 +75,11 @@ def two_estimates(estimate, model, splits):
         first, second = estimate(model, splits), estimate(model, splits)
         on = torch.is_grad_enabled()
     return {
-        "first call": as_floats(first),
-        "second call": as_floats(second),
+        "first call": as_floats(first), "second call": as_floats(second),
         "a graph is held": any(loss.requires_grad for loss in leaves(first)),
-        "dropout was on": any(training for training, _ in passes),
-        "a graph was built": any(graph for _, graph in passes),
-        "in train mode afterwards": model.training,
-        "gradients are on afterwards": on,
-    }
-
-
-MODE, COUNT = "model.train(was_training)", "(y != -1).sum()"
-NOT_ESTIMATES = mistakes(twin_estimate, {
-    "no eval": ("model.eval()", "pass"),
-    "left in eval": (MODE, "pass"),
-    "always back to train": (MODE, "model.train()"),
-    "train data for both": ("in batches", 'in splits["train"]'),
-    "graph built": ("no_grad", "enable_grad"),
-    "graph handed out": ("no_grad", "enable_grad", ".item()", ""),
-    "gradients off for good": ("eval()", "eval(), torch.set_grad_enabled(False)"),
-    "one batch": ("in batches", "in batches[:1]"),
-    "as nanoGPT has it": ('"sum"', '"mean"', COUNT, "1", MODE, "model.train()"),
-    "weighted by all positions": ('"sum")', '"mean") * y.numel()', COUNT, "y.numel()"),
-    "mean of batch means": ('"sum"', '"mean"', COUNT, "1"),
-    "all positions counted": (COUNT, "y.numel()"),
-    "-1 taken for a letter": ("ignore_index=-1, ", ""),
-})  # fmt: skip
+        "dropout was on": any(mode for mode, _ in passes), "a graph was built": any(g for _, g in passes),
+        "in train mode afterwards": model.training, "gradients are on afterwards": on,
+    }  # fmt: skip
 
 
 def calls_agree(estimate, model, splits):
@@ -146,43 +106,19 @@ def twin_step(parameters, optimizer, limit):
 
 
 def inputs_step(seed):
-    g = torch.Generator().manual_seed(seed)
-    big, small, row = (torch.randn(*shape, generator=g) for shape in ((3, 5), (4, 2), (6,)))
-    gradients = [big, None, 0.3 * small, 2 * row, torch.zeros(2, 7)]  # None: frozen
+    big, little, row = normal(generator(seed), (3, 5), (4, 2), (6,))
+    gradients = [big, None, 0.3 * little, 2 * row, torch.zeros(2, 7)]  # None: frozen
     return [(gradients, 0.7), (gradients, 29.0), (gradients, 0.0)]  # too long, short enough, no limit
 
 
 def one_update(step, gradients, limit):
     """The length it tells and the weights it makes, with plain SGD: Adam would divide a factor away."""
-    g = torch.Generator().manual_seed(0)
     shapes = [(2, 3) if gradient is None else gradient.shape for gradient in gradients]
-    parameters = [nn.Parameter(torch.randn(*shape, generator=g)) for shape in shapes]
+    parameters = [nn.Parameter(weights) for weights in normal(generator(0), *shapes)]
     for p, gradient in zip(parameters, gradients, strict=True):
         p.grad = None if gradient is None else gradient.clone()
     length = step(parameters, torch.optim.SGD(parameters, lr=0.3), limit)
     return {"length": length, "weights": [p.detach() for p in parameters]}
-
-
-def length_of(tensors):
-    return torch.cat([t.flatten() for t in tensors if t is not None]).norm().item()
-
-
-STEP, ANY = "    optimizer.step()\n", "if 0 < limit:"
-LONG, CLIP = "if 0 < limit < norm:", "grad.mul_(limit / norm)"
-NORM = "math.sqrt(sum(g * g for grad in grads for g in grad.flatten().tolist()))"
-NOT_STEPS = mistakes(twin_step, {
-    "always rescales": (LONG, ANY),
-    "each tensor by itself": (LONG, ANY, CLIP, "grad.mul_((limit / grad.norm()).clamp(max=1))"),
-    "by value": (LONG, ANY, CLIP, "grad.clamp_(-limit, limit)"),
-    "squared length": (NORM, NORM.removeprefix("math.sqrt")),
-    "lengths added up": (NORM, "sum(grad.norm().item() for grad in grads)"),
-    "after the step": (STEP, "", LONG, "optimizer.step()\n    " + LONG),
-    "no step": (STEP, ""),
-    "factor upside down": ("limit / norm", "norm / limit"),
-    "length after clipping": ("return norm", "return min(norm, limit or norm)"),
-    "0 stops everything": (LONG, "if limit < norm:"),
-    "frozen parameters": ("if p.grad is not None", "if True"),
-})  # fmt: skip
 
 
 def only_shorter(step, gradients, limit):
@@ -217,35 +153,28 @@ def reference_go_on(model, optimizer, batch, lr_at, last, saved=None):
     return copy.deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": last})
 
 
-def inputs_go_on(seed):
-    return [(0.2, 2, 4, 10 + seed), (0.0, 2, 5, 10 + seed)]  # dropout, updates before the save, in all
-
-
 class Run:
     """A model and its optimizer, and what is seen of a run: weights after each update, batches, masks."""
 
     def __init__(self, dropout: float, seed: int):
         seed_all(seed)
-        self.model, self.seed = Small(dropout), seed % 1000
-        groups = [{"params": part.parameters()} for part in (self.model.wte, self.model.head)]
+        self.model, self.seed = small(dropout), seed % 1000
+        groups = [{"params": part.parameters()} for part in self.model[::2]]
         optimizer = self.optimizer = torch.optim.AdamW(groups, lr=0.5, fused=True)
         self.loaded, self.weights, self.rates, self.steps, self.masks = [], [], [], {}, set()
         optimizer.register_step_pre_hook(lambda *_: self.loaded.extend([] if self.loaded else self.parts()))
-        optimizer.register_step_post_hook(self.after_update)
-        self.model.drop.register_forward_hook(lambda _, __, out: self.masks.add((out == 0).numpy().tobytes()))
+        after = optimizer.register_step_post_hook
+        after(lambda *_: self.weights.append(self.parts()[0]))
+        after(lambda *_: self.rates.append([group["lr"] for group in optimizer.param_groups]))
+        self.model[1].register_forward_hook(lambda _, __, out: self.masks.add((out == 0).numpy().tobytes()))
 
     def parts(self):  # weights, and the optimizer's averages: a long vector of each
         states = self.model.state_dict(), self.optimizer.state_dict()
         return [torch.cat([torch.zeros(1), *(x.flatten() for x in leaves(state))]) for state in states]
 
-    def after_update(self, optimizer, args, kwargs):
-        self.weights.append(torch.cat([p.detach().flatten() for p in self.model.parameters()]))
-        self.rates.append([group["lr"] for group in optimizer.param_groups])
-
     def batch(self, step: int):
         self.steps[step] = True
-        g = torch.Generator().manual_seed(1000 * self.seed + step)
-        return tuple(torch.randint(V, (2, 3, T), generator=g))
+        return tuple(torch.randint(V, (2, 3, T), generator=generator(1000 * self.seed + step)))
 
     def train(self, go_on, last, saved=None):
         return go_on(self.model, self.optimizer, self.batch, lambda step: 0.05 / (1 + step), last, saved)
@@ -258,8 +187,7 @@ def from_file(saved):
     check_plain(saved, "saved")
     file = io.BytesIO()
     torch.save(saved, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
+    return torch.load(io.BytesIO(file.getvalue()), weights_only=True)
 
 
 def two_runs(go_on, dropout, cut, last, seed):
@@ -280,20 +208,19 @@ def two_runs(go_on, dropout, cut, last, seed):
         "updates before and after the save": [made, len(second.weights)],
         "batches after the save": " ".join(map(str, second.steps)),
         "rates after the save": ", ".join(" ".join(map("{:.4f}".format, rates)) for rates in second.rates),
-        "weights after loading": found[0],
-        "averages after loading": found[1],
+        "weights after loading": found[0], "averages after loading": found[1],
         "as in the unbroken run": "".join("=" if torch.equal(a, b) else "x" for a, b in pairs),
         "dropout masks": sum(map(any, whole.masks)),
         "masks drawn again": len(masks & second.masks) if min(second.steps, default=0) == cut else 0,
         "unbroken minus resumed": None if dropout else sum((a - b).abs().max().item() for a, b in pairs),
         "weights at the end": None if dropout else whole.parts()[0],  # masks may be drawn in another way
-    }
+    }  # fmt: skip
 
 
 def seen_of(value, dropout, cut, last, seed):
     first = cut + 1 + value["as in the unbroken run"].find("x")
-    asked, made = value["batches after the save"].split(" ")[0], value["updates before and after the save"][1]
-    return dict(first=first, made=made, left=last - cut, asked=asked)
+    (_, made), batches = (value[f"{what} the save"] for what in ("updates before and after", "batches after"))
+    return dict(first=first, made=made, left=last - cut, asked=batches.split(" ")[0])
 
 
 def what_is_lost(go_on, dropout, *args):
@@ -309,42 +236,60 @@ def what_is_lost(go_on, dropout, *args):
     return told.format(f"the resumed run leaves the unbroken one at update {first}") * (first > args[0])
 
 
-SEED, RANGE, START = "seed_all(step)", "range(start, last)", 'start = saved["step"]'
-NOT_RESUMED = mistakes(reference_go_on, {
-    "optimizer not saved": ('optimizer.load_state_dict(saved["optimizer"])', "pass"),
-    "weights not saved": ('model.load_state_dict(saved["model"])', "pass"),
-    "step not saved": (START, "pass"),
-    "first batches again": ("batch(step)", "batch(step - start)"),
-    "that many more": (RANGE, "range(start, start + last)"),
-    "last update again": ('"step": last', '"step": last - 1'),
-    "one update left out": ('"step": last', '"step": last + 1'),
-    "random state lost": (SEED, "pass"),
-    "seeded once per call": (SEED, "seed_all(step - start)"),
-    "same mask each update": (SEED, "seed_all(1)"),
-    "eval mode": ("start = 0", "start = 0; model.eval()"),
-    "references, not copies": ("copy.deepcopy", "dict"),
-    "rate set once": ("lr_at(step)", "lr_at(start)"),
-    "first group only": ("param_groups", "param_groups[:1]"),
-    "rate never set": ("lr_at(step)", 'group["lr"]'),
-    "gradients pile up": ("optimizer.zero_grad()", "pass"),
-})  # fmt: skip
-
-
 exercises = {
     "15a": dict(name="estimate_loss", reference=reference_estimate, project=evaluate, slow=twin_estimate,
-        inputs=inputs_estimate, call=two_estimates, properties=[calls_agree], wrong=NOT_ESTIMATES,
         survivors={"losses[name] = (nats / targets).item() => losses[name] = nats / targets": "as_floats"},
-        ),
+        inputs=inputs_estimate, call=two_estimates, properties=[calls_agree], wrong=mistakes(twin_estimate, {
+            "no eval": ("model.eval()", "pass"), "left in eval": (MODE, "pass"),
+            "always back to train": (MODE, "model.train()"),
+            "train data for both": ("in batches", 'in splits["train"]'),
+            "graph built": ("no_grad", "enable_grad"),
+            "graph handed out": ("no_grad", "enable_grad", ".item()", ""),
+            "gradients off for good": ("eval()", "eval(), torch.set_grad_enabled(False)"),
+            "one batch": ("in batches", "in batches[:1]"),
+            "as nanoGPT has it": ('"sum"', '"mean"', COUNT, "1", MODE, "model.train()"),
+            "weighted by all positions": ('"sum")', '"mean") * y.numel()', COUNT, "y.numel()"),
+            "mean of batch means": ('"sum"', '"mean"', COUNT, "1"),
+            "all positions counted": (COUNT, "y.numel()"), "-1 taken for a letter": ("ignore_index=-1, ", ""),
+        })),
     "15b": dict(name="clipped_step", reference=reference_step, project=clip_grad_norm_, slow=twin_step,
         inputs=inputs_step, call=one_update, gradients=False, properties=[only_shorter],
-        numbers=lambda value, gradients, limit: dict(value, right=length_of(gradients)), wrong=NOT_STEPS,
-        forbidden=("get_total_norm", "clip_grads_with_norm_", "clip_grad_value_"),
+        numbers=lambda value, *args: dict(value, right=one_update(reference_step, *args)["length"]),
         also={"tensor": changed(twin_step, "return norm", "return torch.tensor(norm)")},
-        ),
-    "15c": dict(name="go_on", reference=reference_go_on, inputs=inputs_go_on, call=two_runs, gradients=False,
+        forbidden=("get_total_norm", "clip_grads_with_norm_", "clip_grad_value_"), wrong=mistakes(twin_step, {
+            "always rescales": (LONG, ANY),
+            "each tensor by itself": (LONG, ANY, CLIP, "grad.mul_((limit / grad.norm()).clamp(max=1))"),
+            "by value": (LONG, ANY, CLIP, "grad.clamp_(-limit, limit)"),
+            "squared length": ("math.sqrt(sum", "(sum"),
+            "lengths added up": ("math.sqrt(sum(g * g for", "(sum(grad.norm().item() for",
+                                 " for g in grad.flatten().tolist()", ""),
+            "after the step": ("    optimizer.step()\n", "", LONG, "optimizer.step()\n    " + LONG),
+            "no step": ("    optimizer.step()\n", ""),
+            "factor upside down": ("limit / norm", "norm / limit"),
+            "length after clipping": ("return norm", "return min(norm, limit or norm)"),
+            "0 stops everything": (LONG, "if limit < norm:"),
+            "frozen parameters": ("if p.grad is not None", "if True"),
+        })),
+    "15c": dict(name="go_on", reference=reference_go_on, call=two_runs, gradients=False,
+        inputs=lambda seed: [(0.2, 2, 4, 10 + seed), (0.0, 2, 5, 10 + seed)],  # dropout, save, end
         twin="the loop of train.py is no function; the lesson kills and resumes train.py itself",
-        numbers=seen_of, properties=[what_is_lost], wrong=NOT_RESUMED,
-        ),
+        numbers=seen_of, properties=[what_is_lost], wrong=mistakes(reference_go_on, {
+            "optimizer not saved": ('optimizer.load_state_dict(saved["optimizer"])', "pass"),
+            "weights not saved": ('model.load_state_dict(saved["model"])', "pass"),
+            "step not saved": ('start = saved["step"]', "pass"),
+            "first batches again": ("batch(step)", "batch(step - start)"),
+            "that many more": ("range(start, last)", "range(start, start + last)"),
+            "last update again": ('"step": last', '"step": last - 1'),
+            "one update left out": ('"step": last', '"step": last + 1'),
+            "random state lost": (SEED, "pass"), "seeded once per call": (SEED, "seed_all(step - start)"),
+            "same mask each update": (SEED, "seed_all(1)"),
+            "eval mode": ("start = 0", "start = 0; model.eval()"),
+            "references, not copies": ("copy.deepcopy", "dict"),
+            "rate set once": ("lr_at(step)", "lr_at(start)"),
+            "first group only": ("param_groups", "param_groups[:1]"),
+            "rate never set": ("lr_at(step)", 'group["lr"]'),
+            "gradients pile up": ("optimizer.zero_grad()", "pass"),
+        })),
 }  # fmt: skip
 
 predictions = {

@@ -91,7 +91,10 @@ def test_how_many_starts_there_are():
      ("global generator", "the same in a second call", False), ("step ignored", "different batches", 7)],
 )  # fmt: skip
 def test_what_is_wrong_with_these_starts(mistake, fact, found):
-    assert characters.facts_of_starts(wrong("1d", mistake), *characters.inputs_starts(1)[0])[fact] == found
+    assert (
+        characters.facts_of_starts(wrong("1d", mistake), *characters.exercises["1d"]["inputs"](1)[0])[fact]
+        == found
+    )
 
 
 @pytest.mark.parametrize(
