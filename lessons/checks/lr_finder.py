@@ -1,28 +1,14 @@
 """What the grader knows about lesson 19: a sweep over learning rates, and what to read from it."""
 
 import copy
-import inspect
 import math
 
 import torch
 from torch import nn
 
+from lessons.common import generator, mistakes
 from lessons.observe import leaves
 from techniques.lr_finder import Sweep, averages_of, rates_between, suggested, sweep
-
-
-def changed(function, *swaps):
-    """A function with a mistake: a place of its source as it is, as it is then, the next place ..."""
-    source, names = inspect.getsource(function), dict(globals())
-    for before, after in zip(swaps[::2], swaps[1::2], strict=True):
-        assert before in source, before
-        source = source.replace(before, after)
-    exec(source, names)
-    return names[function.__name__]
-
-
-def mistakes(function, table):
-    return {name: (changed(function, *swaps), hint) for name, (*swaps, hint) in table.items()}
 
 
 # ---- 19a: the losses are scripted, the updates are real
@@ -52,7 +38,7 @@ def twin_sweep(model, optimizer, update, lowest, highest, updates, smoothing, to
 
 
 def inputs_sweep(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     falling = (4 - torch.linspace(0, 1.4, 32) + 0.1 * torch.rand(32, generator=g)).tolist()
     falling[14] = 5.5  # a hard batch: no explosion
     falling[18], falling[19] = 1.5, 4.3  # an easy one: what follows is far above it, not above the average
@@ -166,7 +152,7 @@ def twin_choose(rates, losses, averages):
 
 
 def inputs_choose(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     at = torch.arange(50)
     level = 4.2 - 2.2 * torch.sigmoid((at - 25) / 3.0) + 3 * torch.sigmoid((at - 46) / 1.5)
     losses = (level + 0.06 * torch.rand(50, generator=g)).tolist()

@@ -1,29 +1,14 @@
 """What the grader knows about lesson 17: Newton-Schulz, a step of Muon, and which parameters it is for."""
 
-import inspect
-
 import torch
 from torch import nn
 
+from lessons.common import changed, generator, mistakes
 from model import GPT, GPTConfig
 from muon import Muon, newton_schulz
 from optim import parameter_groups
 
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
-
-
-def changed(function, *swaps):
-    """A function with a mistake: a place of its source as it is, as it is then, the next place ..."""
-    source, names = inspect.getsource(function), dict(globals())
-    for before, after in zip(swaps[::2], swaps[1::2], strict=True):
-        assert before in source, before
-        source = source.replace(before, after)
-    exec(source, names)
-    return names[function.__name__]
-
-
-def mistakes(function, table):
-    return {name: (changed(function, *swaps), hint) for name, (*swaps, hint) in table.items()}
 
 
 # ---- 17a: all singular values near 1
@@ -53,7 +38,7 @@ def by_products(matrix):
 
 def with_values(seed, rows, cols, *values):
     """A matrix with these singular values."""
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     U = torch.linalg.qr(torch.randn(rows, len(values), generator=g))[0]
     V = torch.linalg.qr(torch.randn(cols, len(values), generator=g))[0]
     return U * torch.tensor(values) @ V.mT
@@ -149,7 +134,7 @@ def steps_of(step, w, grads, state, rates, *rest):
 
 def inputs_muon(seed):
     """A tall matrix with tiny gradients, a wide one with huge ones."""
-    inputs, g, rates = [], torch.Generator().manual_seed(seed), [0.02, 0.02, 0.05, 0.01]
+    inputs, g, rates = [], generator(seed), [0.02, 0.02, 0.05, 0.01]
     for rows, cols, size, momentum in ((9, 4, 1e-4, 0.8), (3, 5, 1e3, 0.9)):
         w, *grads = torch.randn(len(rates) + 1, rows, cols, generator=g)
         inputs.append((w, [size * x for x in grads], {}, rates, momentum, 0.3))
@@ -180,12 +165,12 @@ wrong_muon = mistakes(twin_muon, {
 })  # fmt: skip
 also_muon = {
     "decay after the step": changed(
-            twin_muon,
-            "w *= 1 - lr * decay",
-            "pass",
-            "** 0.5 * update",
-            "** 0.5 * update; w *= 1 - lr * decay",
-        ),
+        twin_muon,
+        "w *= 1 - lr * decay",
+        "pass",
+        "** 0.5 * update",
+        "** 0.5 * update; w *= 1 - lr * decay",
+    ),
 }
 
 

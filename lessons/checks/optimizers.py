@@ -1,29 +1,15 @@
 """What the grader knows about lesson 16: momentum, Adam, AdamW, and a fair race."""
 
-import inspect
 import math
 
 import torch
 from torch import nn
 
+from lessons.common import changed, generator, mistakes
 from optim import build_optimizer
 
 SETTINGS = dict(learning_rate=1.0, muon_lr=1.0, beta1=0.9, beta2=0.999, muon_momentum=0.9, layer_lr_decay=1.0)
 SETTINGS |= dict(freeze="", strategy="ddp", dtype="float32")
-
-
-def changed(function, *swaps):
-    """A function with a mistake: a place of its source as it is, as it is then, the next place ..."""
-    source, names = inspect.getsource(function), dict(globals())
-    for before, after in zip(swaps[::2], swaps[1::2], strict=True):
-        assert before in source, before
-        source = source.replace(before, after)
-    exec(source, names)
-    return names[function.__name__]
-
-
-def mistakes(function, table):
-    return {name: (changed(function, *swaps), hint) for name, (*swaps, hint) in table.items()}
 
 
 # ---- the project's optimizer, kept in the state; and several steps, as a loop makes them
@@ -58,7 +44,7 @@ def steps_of(step, params, grads, state, rates, *rest):
 
 def inputs_steps(seed, *rest):
     """Two matrices of one shape, a vector, and gradients from 1e-10 to 1e4, some of them 0 to the end."""
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     shapes, sizes = [(3, 4), (3, 4), (5,), (2, 6)], [1.0, 1e-4, 3e-8, 1e4]
     params = [torch.randn(shape, generator=g) for shape in shapes]
     grads = [[size * torch.randn(shape, generator=g) for shape, size in zip(shapes, sizes, strict=True)]
@@ -144,7 +130,9 @@ wrong_adam = mistakes(twin_adam, {
     "a new tensor": ("p -=", "p = p -"),
 })  # fmt: skip
 also_adam = {
-    "eps before the correction": changed(twin_adam, ROOT, "v**0.5 / (1 - betas[1] ** t) ** 0.5 + eps / (1 - betas[1] ** t) ** 0.5"),
+    "eps before the correction": changed(
+        twin_adam, ROOT, "v**0.5 / (1 - betas[1] ** t) ** 0.5 + eps / (1 - betas[1] ** t) ** 0.5"
+    ),
 }
 
 
@@ -187,7 +175,9 @@ wrong_adamw = mistakes(twin_adamw, {
     "decay twice": (ADAM, ADAM + "\n    for p in params: " + SHRINK),
 })  # fmt: skip
 also_adamw = {
-    "decay after the step": changed(twin_adamw, SHRINK, "pass", ADAM, ADAM + "\n    for p in params: " + SHRINK),
+    "decay after the step": changed(
+        twin_adamw, SHRINK, "pass", ADAM, ADAM + "\n    for p in params: " + SHRINK
+    ),
 }
 
 
@@ -220,7 +210,7 @@ def reference_race(runs, rates, last):
 
 def inputs_race(seed):
     """Made-up curves: some are low early and rise, some are noisy, one is nan at the end."""
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     ends = {"slow": {0.3: 2.9, 3.0: 2.75, 0.03: 3.4}, "steady": {0.1: 2.6, 0.01: 2.5, 1.0: 2.7},
             "wild": {0.2: math.nan, 0.02: 2.3, 2.0: math.inf}, "rising": {0.05: 2.65, 0.5: 2.85, 0.005: 3.1},
             "lost": {7.0: math.nan, 70.0: math.inf}}  # fmt: skip

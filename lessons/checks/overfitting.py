@@ -1,6 +1,5 @@
 """What the grader knows about lesson 20: one batch by heart, dropout, and where the val loss turns."""
 
-import inspect
 import math
 
 import torch
@@ -8,23 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.functional import dropout
 
+from lessons.common import generator, mistakes
 from runtime.origin import Progress
 
 V, T = 11, 7  # letters and length of the toy texts
-
-
-def changed(function, *swaps):
-    """A function with a mistake: a place of its source as it is, as it is then, the next place ..."""
-    source, names = inspect.getsource(function), dict(globals())
-    for before, after in zip(swaps[::2], swaps[1::2], strict=True):
-        assert before in source, before
-        source = source.replace(before, after)
-    exec(source, names)
-    return names[function.__name__]
-
-
-def mistakes(function, table):
-    return {name: (changed(function, *swaps), hint) for name, (*swaps, hint) in table.items()}
 
 
 # ---- 20a: one batch
@@ -64,7 +50,7 @@ def inputs_overfit(seed):
 def by_heart(overfit, seed, most, training):
     """The losses it returns, and what it leaves behind."""
     torch.default_generator.manual_seed(seed)
-    model, g, given, modes = Small().train(training), torch.Generator().manual_seed(seed), [], []
+    model, g, given, modes = Small().train(training), generator(seed), [], []
     optimizer = torch.optim.Adam(model.parameters(), lr=0.04, fused=True)
 
     def batch():
@@ -129,7 +115,7 @@ def twin_dropout(x, p, training):
 
 
 def inputs_dropout(seed):
-    x = torch.randn(40, 25, 30, generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(40, 25, 30, generator=generator(seed))
     return [(x, 0.3, True), (x, 0.3, False), (x, 0.8, True), (x, 0.0, True)]
 
 
@@ -203,7 +189,7 @@ def twin_turn(steps, train, val):
 
 
 def inputs_turn(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     n = 24
     place = torch.arange(n)
     train = 4 - 3.2 * (1 - torch.exp(-place / 8)) + 0.02 * torch.rand(n, generator=g)

@@ -1,27 +1,13 @@
 """What the grader knows about lesson 18: learning rates by the step, and the loop that uses them."""
 
-import inspect
 import math
 
 import torch
 
+from lessons.common import changed, generator, mistakes
 from optim import lr_at
 
 UNUSED = dict(warmup_iters=0, lr_cooldown=0.5, lr_power=1.0, lr_step_iters=1, lr_gamma=1.0)
-
-
-def changed(function, *swaps):
-    """A function with a mistake: a place of its source as it is, as it is then, the next place ..."""
-    source, names = inspect.getsource(function), dict(globals())
-    for before, after in zip(swaps[::2], swaps[1::2], strict=True):
-        assert before in source, before
-        source = source.replace(before, after)
-    exec(source, names)
-    return names[function.__name__]
-
-
-def mistakes(function, table):
-    return {name: (changed(function, *swaps), hint) for name, (*swaps, hint) in table.items()}
 
 
 # ---- 18a: warm-up and cosine
@@ -165,7 +151,7 @@ def reference_run(optimizer, backward, schedule, updates, micro):
 
 
 def inputs_run(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     return [(torch.randn(40, 2, 3, generator=g), torch.rand(60, generator=g) + 0.1, 5, 4, 0.7),
             (torch.randn(40, 2, 3, generator=g), torch.rand(60, generator=g) + 0.1, 3, 2, 0.2)]  # fmt: skip
 

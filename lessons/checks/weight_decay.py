@@ -1,31 +1,16 @@
 """What the grader knows about lesson 21: who decays, when to stop, and which decay to take."""
 
 import copy
-import inspect
 import math
 from types import SimpleNamespace
 
 import torch
 from torch import nn
 
+from lessons.common import generator, mistakes
 from model import GPT, GPTConfig
 from optim import parameter_groups
 from runtime.origin import Progress
-
-
-def changed(function, *swaps):
-    """A function or class with a mistake: a place of its source as it is, as it is then, the next place "
-    "..."""
-    source, names = inspect.getsource(function), dict(globals())
-    for before, after in zip(swaps[::2], swaps[1::2], strict=True):
-        assert before in source, before
-        source = source.replace(before, after)
-    exec(source, names)
-    return names[function.__name__]
-
-
-def mistakes(function, table):
-    return {name: (changed(function, *swaps), hint) for name, (*swaps, hint) in table.items()}
 
 
 # ---- 21a: each parameter by its name, with the decays it has
@@ -44,7 +29,7 @@ def twin_groups(model, decay):
 
 
 def inputs_groups(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     decay = 0.05 + 0.9 * torch.rand((), generator=g).item()
     return [(True, False, decay), (False, False, decay), (True, True, decay)]  # tied, some of it frozen
 
