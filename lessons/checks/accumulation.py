@@ -1,12 +1,11 @@
 """What the grader knows about lesson 24: micro-batches whose gradients add up to those of one large batch."""
 
-import inspect
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from data import count_targets
+from lessons.common import generator, mistakes
 from model import summed_nats
 
 V = 11
@@ -21,20 +20,6 @@ class Small(nn.Module):
 
     def forward(self, x):
         return self.head(torch.tanh(self.up(self.wte(x))))
-
-
-def changed(function, *swaps):
-    """A function with a mistake: a place of its source as it is, as it is then, the next place ..."""
-    source, names = inspect.getsource(function), dict(globals())
-    for before, after in zip(swaps[::2], swaps[1::2], strict=True):
-        assert before in source, before
-        source = source.replace(before, after)
-    exec(source, names)
-    return names[function.__name__]
-
-
-def mistakes(function, table):
-    return {name: (changed(function, *swaps), hint) for name, (*swaps, hint) in table.items()}
 
 
 # ---- 24a: updates of k micro-batches
@@ -61,7 +46,7 @@ def gradients_of(model):
 
 def seen_of_updates(accumulate, k, n, seed):
     """Gradients that the optimizer gets (SGD: Adam would hide a factor), what is held, and the losses."""
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     torch.manual_seed(seed)
     model = Small()
     ids = torch.randint(V, (n, 4, 6), generator=g)
@@ -101,38 +86,25 @@ CLEAR, STEP = "        optimizer.zero_grad()\n", "        optimizer.step()\n"
 INNER, SHARE = "        for x, y in group:\n", ".flatten()) / len(group)"
 TOLD, BACK = "losses.append(loss.item() * len(group))", "            loss.backward()\n"
 NOT_UPDATES = mistakes(reference_updates, {
-    "not divided": (SHARE, ".flatten())", TOLD, "losses.append(loss.item())",
-        "Your gradient is k times too long. Adam would hide it. Of how many means is it the sum?"),
-    "cleared in between": (CLEAR, "", INNER, INNER + "            optimizer.zero_grad()\n",
-        "Only the last micro-batch of each update counts. When are gradients cleared?"),
-    "stepped in between": (STEP, "", BACK, BACK + "            optimizer.step()\n",
-        "A step is made after each micro-batch. How many belong to an update?"),
-    "an update each": (STEP, "", CLEAR, "", INNER, INNER + "            optimizer.zero_grad()\n",
-        SHARE, ".flatten())",
-        BACK, BACK + "            optimizer.step()\n", TOLD, "losses.append(loss.item())",
-        "That is the loop without accumulation: each micro-batch has an update of its own."),
-    "never cleared": (CLEAR, "", "The gradient of the update before is still there. Who clears it?"),
-    "last group dropped": ("range(0, len(batches), k)", "range(0, len(batches) - k + 1, k)",
-        "The last batches are read by nobody: they are fewer than k. What of them?"),
-    "last group not stepped": (STEP, "        if len(group) == k:\n            optimizer.step()\n",
-        "The last group is fewer than k, its gradient is computed, and no step is made with it."),
-    "last group divided by k": ("/ len(group)", "/ k", "* len(group)", "* k",
-        "The last update is too short: fewer than k batches, and each is divided by k."),
+    "not divided": (SHARE, ".flatten())", TOLD, "losses.append(loss.item())"),
+    "cleared in between": (CLEAR, "", INNER, INNER + "            optimizer.zero_grad()\n"),
+    "stepped in between": (STEP, "", BACK, BACK + "            optimizer.step()\n"),
+    "an update each": (STEP, "", CLEAR, "", INNER, INNER + "            optimizer.zero_grad()\n", SHARE,
+        ".flatten())", BACK, BACK + "            optimizer.step()\n", TOLD, "losses.append(loss.item())"),
+    "never cleared": (CLEAR, ""),
+    "last group dropped": ("range(0, len(batches), k)", "range(0, len(batches) - k + 1, k)"),
+    "last group not stepped": (STEP, "        if len(group) == k:\n            optimizer.step()\n"),
+    "last group divided by k": ("/ len(group)", "/ k", "* len(group)", "* k"),
     "mean of a joined batch": (INNER, "        x = torch.cat([x for x, _ in group])\n"
-        "        y = torch.cat([y for _, y in group])\n        for x, y in [(x, y)]:\n", "/ len(group)", "",
-        "* len(group)", "",
-        "The gradient is right, and all batches are in memory at once: that was to be avoided."),
-    "losses summed first": (BACK, "", CLEAR, CLEAR + "        total = 0\n",
-        "            losses.append", "            total = total + loss\n            losses.append",
-        STEP, "        total.backward()\n" + STEP,
-        "Right, with all graphs in memory until the end. When can a micro-batch's be let go?"),
-    "shares told as losses": (TOLD, "losses.append(loss.item())",
-        "Your gradients are right, your losses k times too small: told is the share, not the loss."),
-    "tensors told": (TOLD, "losses.append(loss * len(group))",
-        "Each loss in your list keeps its graph alive. Which number is in it?"),
-    "no step": (STEP, "", "The gradients are summed, and nobody steps."),
-    "divided twice": (BACK, "            (loss / len(group)).backward()\n",
-        "Your gradient is too short by k. How often is it divided?"),
+        "        y = torch.cat([y for _, y in group])\n        for x, y in [(x, y)]:\n",
+        "/ len(group)", "", "* len(group)", ""),
+    "losses summed first": (BACK, "", CLEAR, CLEAR + "        total = 0\n", "            losses.append",
+        "            total = total + loss\n            losses.append", STEP,
+        "        total.backward()\n" + STEP),
+    "shares told as losses": (TOLD, "losses.append(loss.item())"),
+    "tensors told": (TOLD, "losses.append(loss * len(group))"),
+    "no step": (STEP, ""),
+    "divided twice": (BACK, "            (loss / len(group)).backward()\n"),
 })  # fmt: skip
 
 
@@ -167,7 +139,7 @@ def inputs_gradients(seed):
 
 def ragged(shapes, seed, kind):
     """Micro-batches with unequal shares of y = -1. Kind 2: one has no target, 3: none has, 4: one in all."""
-    g, batches = torch.Generator().manual_seed(seed), []
+    g, batches = generator(seed), []
     for i, (B, T) in enumerate(shapes):
         ids = torch.randint(V, (B, T + 1), generator=g)
         share = 1.1 if kind > 2 or (kind == 2 and i == 1) else (0.1, 0.4, 0.7)[i]
@@ -190,7 +162,7 @@ def seen_of_gradients(gradients, shapes, seed, kind):
 def the_split_is_no_matter(gradients, shapes, seed, kind):
     """One batch, whole and in two parts of unequal size, has the same gradient."""
     ((x, y),) = ragged([(7, 5)], seed, 1)
-    y[:2] = torch.where(torch.rand(2, 5, generator=torch.Generator().manual_seed(seed)) < 0.8, -1, y[:2])
+    y[:2] = torch.where(torch.rand(2, 5, generator=generator(seed)) < 0.8, -1, y[:2])
     found = []
     for parts in ([(x, y)], [(x[:2], y[:2]), (x[2:], y[2:])]):
         torch.manual_seed(seed)
@@ -212,31 +184,22 @@ NATS, MEAN = "[:, None]).sum()", "mean += nats.item() / max(1, targets)"
 SCORED, LOOP = "scored = y != -1", "for x, y in batches:\n"
 GRADIENT = "(nats / max(1, targets)).backward()"
 NOT_GRADIENTS = mistakes(twin_gradients, {
-    "mean of means": (NATS, "[:, None]).mean().nan_to_num()", TARGETS, "len(batches)",
-        "A batch of few targets counts as much as one of many. How often should you divide?"),
-    "all positions counted": (ALL, "targets += y.numel()",
-        "Your divisor counts the y that are -1, too: gradient and loss are too small."),
-    "weighted by rows": (NATS, "[:, None]).mean().nan_to_num() * len(x)", ALL, "targets += len(y)",
-        "Each batch's mean is weighted by its rows. Have all rows as many targets?"),
-    "weighted by positions": (NATS, "[:, None]).mean().nan_to_num() * y.numel()", ALL, "targets += y.numel()",
-        "Each batch's mean is weighted by its positions, scored or not. What are means over?"),
-    "each by its own count": (GRADIENT, "(nats / max(1, int(scored.sum()))).backward()",
-        MEAN, "mean += nats.item() / max(1, int(scored.sum()))",
-        "Divided by the targets of each batch alone: a sum of means. When is the count known?"),
-    "targets so far": (ALL, "pass", SCORED, SCORED + "\n        targets += int(scored.sum())",
-        "You divide by the targets seen so far. They have to be counted before the first backward."),
-    "not divided": (GRADIENT, "nats.backward()", "Loss right, gradient not: it grows with the batch."),
-    "sum told": (MEAN, "mean += nats.item()", "The gradient is right; the loss you tell is a sum."),
-    "last batch told": (MEAN, "mean = nats.item() / max(1, targets)", "You tell the share of one batch."),
-    "no targets at all": (TARGETS, "targets",
-        "If nothing is scored, you divide by 0. What should the gradient be then?"),
-    "-1 taken for a letter": ("scored = y != -1", "scored = y >= -1; y = y % V",
-        "y = -1 is no letter: it is not scored. How does a loss leave it out?"),
-    "in one batch": (LOOP + "        scored", "for x, y in padded(batches):\n        scored",
-        "The gradient is right, and all is in memory at once, padded. What are micro-batches for?"),
-    "no backward": (GRADIENT, "pass", "The mean is right, and no gradient is left behind."),
-    "a tensor told": (MEAN, "mean = mean + nats / max(1, targets)",
-        "What you return keeps the graphs of all batches alive. A number is enough."),
+    "mean of means": (NATS, "[:, None]).mean().nan_to_num()", TARGETS, "len(batches)"),
+    "all positions counted": (ALL, "targets += y.numel()"),
+    "weighted by rows": (NATS, "[:, None]).mean().nan_to_num() * len(x)", ALL, "targets += len(y)"),
+    "weighted by positions": (NATS, "[:, None]).mean().nan_to_num() * y.numel()", ALL,
+        "targets += y.numel()"),
+    "each by its own count": (GRADIENT, "(nats / max(1, int(scored.sum()))).backward()", MEAN,
+        "mean += nats.item() / max(1, int(scored.sum()))"),
+    "targets so far": (ALL, "pass", SCORED, SCORED + "\n        targets += int(scored.sum())"),
+    "not divided": (GRADIENT, "nats.backward()"),
+    "sum told": (MEAN, "mean += nats.item()"),
+    "last batch told": (MEAN, "mean = nats.item() / max(1, targets)"),
+    "no targets at all": (TARGETS, "targets"),
+    "-1 taken for a letter": ("scored = y != -1", "scored = y >= -1; y = y % V"),
+    "in one batch": (LOOP + "        scored", "for x, y in padded(batches):\n        scored"),
+    "no backward": (GRADIENT, "pass"),
+    "a tensor told": (MEAN, "mean = mean + nats / max(1, targets)"),
 })  # fmt: skip
 
 
@@ -249,7 +212,7 @@ def reference_cost(rows, k, row_bytes, weight_bytes, copies, row_seconds, start_
 
 
 def inputs_cost(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
 
     def case(rows, k, copies):
         row, weight = torch.randint(2_000_000, 9_000_000, (2,), generator=g).tolist()
@@ -270,35 +233,24 @@ def k_1_is_the_whole(cost, rows, k, row_bytes, weight_bytes, *rest):
 MICRO, BYTES = "-(-rows // k)", "copies * weight_bytes + micro * row_bytes"
 SECONDS = "rows * row_seconds + k * start_seconds"
 NOT_COSTS = mistakes(reference_cost, {
-    "all memory divided": (BYTES, "-(-(copies * weight_bytes + rows * row_bytes) // k)",
-        "You divide all of the memory. Do weights, gradients and optimizer state shrink, too?"),
-    "memory as without it": (BYTES, "copies * weight_bytes + rows * row_bytes",
-        "All rows are held at once. What is let go after each backward?"),
-    "weights once": (BYTES, "weight_bytes + micro * row_bytes",
-        "The weights are there, but not their gradients and the optimizer's state. How many copies?"),
-    "weights for each k": (BYTES, "copies * weight_bytes * k + micro * row_bytes",
-        "A gradient for each micro-batch is kept. Where do they all add up?"),
-    "weights left out": (BYTES, "micro * row_bytes", "Activations alone. What is always there?"),
-    "rounded down": (MICRO, "rows // k", "Some micro-batch has a row more: the largest one sets the peak."),
-    "time divided by k": (SECONDS, "rows * row_seconds / k + k * start_seconds",
-        "Do four quarters take a quarter of the time? Each row is still read."),
-    "time times k": (SECONDS, "k * rows * row_seconds + k * start_seconds",
-        "You read all rows k times. How many has a micro-batch?"),
-    "one start": (SECONDS, "rows * row_seconds + start_seconds",
-        "Each forward pass has its start. How many are there?"),
-    "no start": (SECONDS, "rows * row_seconds", "Many small passes take longer. What does each cost?"),
-    "a start for each row": (SECONDS, "rows * (row_seconds + start_seconds)",
-        "Rows of a micro-batch start together: how often does something start?"),
+    "all memory divided": (BYTES, "-(-(copies * weight_bytes + rows * row_bytes) // k)"),
+    "memory as without it": (BYTES, "copies * weight_bytes + rows * row_bytes"),
+    "weights once": (BYTES, "weight_bytes + micro * row_bytes"),
+    "weights for each k": (BYTES, "copies * weight_bytes * k + micro * row_bytes"),
+    "weights left out": (BYTES, "micro * row_bytes"),
+    "rounded down": (MICRO, "rows // k"),
+    "time divided by k": (SECONDS, "rows * row_seconds / k + k * start_seconds"),
+    "time times k": (SECONDS, "k * rows * row_seconds + k * start_seconds"),
+    "one start": (SECONDS, "rows * row_seconds + start_seconds"),
+    "no start": (SECONDS, "rows * row_seconds"),
+    "a start for each row": (SECONDS, "rows * (row_seconds + start_seconds)"),
 })  # fmt: skip
 
 exercises = {
     "24a": dict(name="accumulate", reference=reference_updates, inputs=inputs_updates, call=seen_of_updates,
         twin="the loop of train.py is no function; one large batch is the measure", gradients=False,
         properties=[as_one_large], wrong=NOT_UPDATES,
-        hints=[
-            "The mean over a large batch: how does it follow from the means of k equal parts?",
-            "Clear before the first micro-batch, step after the last; the last group may be short.",
-            "per group: clear; for each: (loss / size of the group).backward(), tell the loss; step"]),
+        ),
     "24b": dict(name="add_gradients", reference=reference_gradients, project=count_targets,
         slow=twin_gradients, inputs=inputs_gradients, call=seen_of_gradients, gradients=False,
         properties=[the_split_is_no_matter], wrong=NOT_GRADIENTS,
@@ -306,28 +258,14 @@ exercises = {
             f"{MEAN} => {MEAN.replace(TARGETS, 'max(targets, 1)')}": "the larger of two",
             f"{GRADIENT} => {GRADIENT.replace(TARGETS, 'max(targets, 1)')}": "the larger of two",
             f"{GRADIENT} => {GRADIENT.replace(TARGETS, 'max(0, targets)')}": "no target, no gradient"},
-        hints=[
-            "What should each scored target weigh, whichever micro-batch it lies in?",
-            "Two loops: one counts, one adds up. cross_entropy can sum, and can leave out -1.",
-            "n = all y != -1; for each batch: sum of nats / max(n, 1), backward; add up the numbers"]),
+        ),
     "24c": dict(name="cost", reference=reference_cost, inputs=inputs_cost, gradients=False,
         twin="runtime/memory.py halves a micro-batch when memory ran out; it does not predict",
         properties=[k_1_is_the_whole], wrong=NOT_COSTS, tol=1e-6,
-        hints=[
-            "What is in memory while the third of four micro-batches is computed?",
-            "Weights and their copies do not depend on k; rows at once do. Each row is read once.",
-            "rows at once: rows / k, rounded up; copies of the weights beside; all rows, and k starts"]),
+        ),
 }  # fmt: skip
 
 predictions = {
-    "24.1": dict(ask="activation memory at k = 4, same rows per update, as a share of that at k = 1",
-        answer=0.25, tol=0.01, wrong={
-            1.0: "Each micro-batch's activations are let go after its backward: a quarter is held at once.",
-            4.0: "Four passes, but one after the other: a quarter of the rows is held at once, 0.25.",
-            0.0625: "1/16 would be if both rows and width shrank; only the rows do: 0.25."}),
-    "24.2": dict(ask="computing time of an update at k = 4, same rows, as a multiple of that at k = 1",
-        answer=1.0, tol=0.1, wrong={
-            4.0: "Four passes over a quarter of the rows each: as much work as before, about 1.",
-            0.25: "A micro-batch takes a quarter, and there are four of them: about 1.",
-            1.333: "4/3 is the price of recomputing (lesson 25); here nothing is computed twice."}),
-}  # fmt: skip
+    "24.1": dict(answer=0.25, tol=0.01),
+    "24.2": dict(answer=1.0, tol=0.1),
+}

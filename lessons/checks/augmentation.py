@@ -1,6 +1,5 @@
 """What the grader knows about lesson 22: an epoch of windows, noise in the inputs, a decision over seeds."""
 
-import inspect
 import random
 import statistics
 from types import SimpleNamespace
@@ -9,21 +8,8 @@ import numpy as np
 import torch
 
 from data import Windows
+from lessons.common import changed, generator, mistakes
 from techniques.significance import interval, t_quantile
-
-
-def changed(function, *swaps):
-    """A function with a mistake: a place of its source as it is, as it is then, the next place ..."""
-    source, names = inspect.getsource(function), dict(globals())
-    for before, after in zip(swaps[::2], swaps[1::2], strict=True):
-        assert before in source, before
-        source = source.replace(before, after)
-    exec(source, names)
-    return names[function.__name__]
-
-
-def mistakes(function, table):
-    return {name: (changed(function, *swaps), hint) for name, (*swaps, hint) in table.items()}
 
 
 # ---- 22a: one epoch
@@ -65,35 +51,22 @@ LAST, FIRST = "min(start + T, n_tokens)", "max(1, start)"
 APPEND = f"windows.append(({FIRST}, {LAST}))"
 OFFSET, SHUFFLE = "rng.integers(n_windows * T - (n_tokens - 1) + 1)", "rng.permutation(n_windows)"
 NOT_EPOCHS = mistakes(twin_epoch, {
-    "fixed blocks": (MOVED, "1 + w * T", "Each token stands at the same place of its window in every epoch."),
-    "never shuffled": ("in order:", "in range(n_windows):",
-        "The windows come in the order of the text, epoch after epoch. Which step mixes them?"),
-    "drawn with replacement": (SHUFFLE, "rng.integers(n_windows, size=n_windows)",
-        "Some windows come twice, and more than a third not at all. What draws without putting back?"),
-    "epoch left out": ("[seed, epoch]", "[seed]",
-        "Two epochs are alike, cuts and order. What should the random numbers depend on, beside the seed?"),
-    "seed left out": ("[seed, epoch]", "[epoch]", "Two seeds give one and the same run. Where is the seed?"),
-    "seed plus epoch": ("[seed, epoch]", "seed + epoch",
-        "Epoch 1 of seed 1 is epoch 0 of seed 2: sums meet. Hand both numbers to the generator."),
-    "last window left out": ("(n_tokens - 1 + T - 1) // T", "(n_tokens - 1) // T", OFFSET, "rng.integers(T)",
-        "The tokens at the end are never asked for. Is the number of windows rounded up?"),
-    "offset up to T": (OFFSET, "rng.integers(T)",
-        "The cuts can move further than there is room: how much is left over at offset 0?"),
-    "largest offset never drawn": ("- (n_tokens - 1) + 1)", "- (n_tokens - 1) or 1)",
-        "Of `spare` + 1 offsets you draw from the first `spare`. Does rng.integers(n) ever give n?"),
-    "moved the other way": (MOVED, "1 + w * T + offset",
-        "The first tokens are never asked for. Which way do the cuts move?"),
-    "begins before the text": (FIRST, "start",
-        "A window begins at a target that is not there. What is the first place that can be a target?"),
-    "ends behind the text": (LAST, "start + T", "A window ends behind the text. How many targets are left?"),
-    "token 0 as target": (MOVED, "w * T - offset", FIRST, "max(0, start)",
-        "Your targets begin at place 0. What comes before it, to guess it from?"),
-    "a start anywhere": (LAST, "start + T", MOVED, "rng.integers(1, n_tokens - T + 1)",
-        "Each window begins anywhere: some targets come often, others never. An epoch has each once."),
-    "short windows left out": ("return windows", "return [(a, b) for a, b in windows if b - a == T]",
-        "The short windows at both ends are gone, and with them their tokens."),
-    "stop included": (LAST, "min(start + T, n_tokens) - 1",
-        "One target is missing between a window and the next. Does `stop` still belong to it?"),
+    "fixed blocks": (MOVED, "1 + w * T"),
+    "never shuffled": ("in order:", "in range(n_windows):"),
+    "drawn with replacement": (SHUFFLE, "rng.integers(n_windows, size=n_windows)"),
+    "epoch left out": ("[seed, epoch]", "[seed]"),
+    "seed left out": ("[seed, epoch]", "[epoch]"),
+    "seed plus epoch": ("[seed, epoch]", "seed + epoch"),
+    "last window left out": ("(n_tokens - 1 + T - 1) // T", "(n_tokens - 1) // T", OFFSET, "rng.integers(T)"),
+    "offset up to T": (OFFSET, "rng.integers(T)"),
+    "largest offset never drawn": ("- (n_tokens - 1) + 1)", "- (n_tokens - 1) or 1)"),
+    "moved the other way": (MOVED, "1 + w * T + offset"),
+    "begins before the text": (FIRST, "start"),
+    "ends behind the text": (LAST, "start + T"),
+    "token 0 as target": (MOVED, "w * T - offset", FIRST, "max(0, start)"),
+    "a start anywhere": (LAST, "start + T", MOVED, "rng.integers(1, n_tokens - T + 1)"),
+    "short windows left out": ("return windows", "return [(a, b) for a, b in windows if b - a == T]"),
+    "stop included": (LAST, "min(start + T, n_tokens) - 1"),
 })  # fmt: skip
 
 
@@ -108,7 +81,7 @@ def reference_noisy(x, y, V, rate, seed, step, training):
 
 
 def inputs_noisy(seed):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
 
     def batch(B, T, V):  # ids near 0 are frequent, as some letters are
         ids = (V * torch.rand(B, T + 1, generator=g) ** 3).long()
@@ -189,37 +162,24 @@ RETURN = "return torch.where(places, noise, x), y"
 NOISE = "rng.integers(V, size=x.shape)"
 NOT_NOISE = mistakes(reference_noisy, {
     "targets follow the noise": (RETURN, "x = torch.where(places, noise, x)\n"
-        "    return x, torch.cat((torch.where(y[:, :-1] < 0, -1, x[:, 1:]), y[:, -1:]), 1)",
-        "Your targets are the noise, one token later: nobody can guess that. Which ids should y hold?"),
-    "targets replaced, too": (RETURN, "return torch.where(places, noise, x), torch.where(places, noise, y)",
-        "Targets are drawn at random, too: the loss cannot fall below a floor. What should y be?"),
-    "val replaced, too": ("if not training:", "if rate == 0:",
-        "Noise without training: your val loss changes with the seed. When is x to stay as it is?"),
-    "same noise each step": ("[seed, step]", "[seed]",
-        "Two steps have their noise at the same places. What should it depend on, beside the seed?"),
-    "seed left out": ("[seed, step]", "[step]", "Two seeds have the same noise. Where is the seed?"),
-    "another noise each call": (RNG, "rng = np.random.default_rng()",
-        "The same step, called again, has other noise: a resumed run would be another run."),
-    "global generator drawn from": (RNG, "rng = np.random", "rng.integers", "rng.randint",
-        "The noise comes from random numbers that everyone draws from. Who seeds them for a step?"),
-    "global generator seeded": (RNG, "torch.manual_seed(step); " + RNG,
-        "You seed a generator that others use: dropout, say. Can the noise have one of its own?"),
-    "ids outside": (NOISE, "rng.integers(V + 1, size=x.shape)",
-        "One of your ids has no row in the embedding table. What is the largest id of V?"),
-    "last id never drawn": (NOISE, "rng.integers(V - 1, size=x.shape)",
-        "One id is never drawn. What does the upper end of your draw mean: up to it, or below it?"),
-    "one id for all": (NOISE, "np.zeros(x.shape, dtype=np.int64)",
-        "What is replaced is always the same id. That is a blank, not noise."),
-    "a row at a time": ("rng.random(x.shape)", "rng.random((len(x), 1))",
-        "Whole texts become noise, and all others none. For what should be drawn?"),
-    "a column at a time": ("rng.random(x.shape)", "rng.random((1, x.size(1)))",
-        "All texts of the batch have their noise at the same places. For what should be drawn?"),
-    "rate turned around": ("< rate", ">= rate", "Nearly all tokens are noise. Which way is the comparison?"),
-    "rate not the argument": ("< rate", "< 0.05", "Right for one rate. Where is the argument?"),
-    "everything replaced": (RETURN, "return noise, y", "Nothing is left of x. Which places are replaced?"),
-    "no noise": (RETURN, "return x, y", "In training, too, x comes back as it is."),
-    "in place": (RETURN, "x[places] = noise[places]\n    return x, y",
-        "The caller's x was changed: val may be made of the same tensor. Work on a copy."),
+        "    return x, torch.cat((torch.where(y[:, :-1] < 0, -1, x[:, 1:]), y[:, -1:]), 1)"),
+    "targets replaced, too": (RETURN, "return torch.where(places, noise, x), torch.where(places, noise, y)"),
+    "val replaced, too": ("if not training:", "if rate == 0:"),
+    "same noise each step": ("[seed, step]", "[seed]"),
+    "seed left out": ("[seed, step]", "[step]"),
+    "another noise each call": (RNG, "rng = np.random.default_rng()"),
+    "global generator drawn from": (RNG, "rng = np.random", "rng.integers", "rng.randint"),
+    "global generator seeded": (RNG, "torch.manual_seed(step); " + RNG),
+    "ids outside": (NOISE, "rng.integers(V + 1, size=x.shape)"),
+    "last id never drawn": (NOISE, "rng.integers(V - 1, size=x.shape)"),
+    "one id for all": (NOISE, "np.zeros(x.shape, dtype=np.int64)"),
+    "a row at a time": ("rng.random(x.shape)", "rng.random((len(x), 1))"),
+    "a column at a time": ("rng.random(x.shape)", "rng.random((1, x.size(1)))"),
+    "rate turned around": ("< rate", ">= rate"),
+    "rate not the argument": ("< rate", "< 0.05"),
+    "everything replaced": (RETURN, "return noise, y"),
+    "no noise": (RETURN, "return x, y"),
+    "in place": (RETURN, "x[places] = noise[places]\n    return x, y"),
 })  # fmt: skip
 
 
@@ -271,32 +231,22 @@ SPREAD, RADIUS = "/ (len(gains) - 1)", "t * spread / len(gains) ** 0.5"
 GAIN = "gain = sum(gains) / len(gains)"
 VERDICT = 'better = "undecided"\n    if gain - radius > 0:'
 NOT_DECISIONS = mistakes(twin_decide, {
-    "one seed": (GAIN, "gain = gains[0]", "The first seed decides. What do the others say?"),
-    "best of each": (GAIN, "gain = min(plain) - min(other)",
-        "The luckiest run of each side is compared: more seeds, more luck. What is compared instead?"),
-    "middle one": (GAIN, "gain = statistics.median(gains)", "This is the median, asked for is the mean."),
-    "largest gain": (GAIN, "gain = max(gains)", "The seed that suits best decides. What about the others?"),
-    "not in pairs": (ROOT, BOTH + ROOT,
-        "Your interval holds what both sides of a seed have in common. What spreads less: losses, or gains?"),
-    "pairs sorted": ("zip(plain, other", "zip(sorted(plain), sorted(other)",
-        "Sorted, the losses of different seeds meet. What makes two runs a pair?"),
-    "sign of the gain": ("a - b for", "b - a for", "Lower is better, and your gain grows with the loss."),
-    "divided by n": (SPREAD, "/ len(gains)",
-        "Your spread is too small for so few seeds: by how many is the sum of squares divided?"),
-    "variance for deviation": (") ** 0.5\n    radius", ")\n    radius", "The spread is a root of squares."),
-    "spread of single runs": (RADIUS, "t * spread",
-        "That is how far single gains spread. The mean of n of them spreads less: by which factor?"),
-    "divided by n, again": (RADIUS, "t * spread / len(gains)",
-        "The mean of four gains spreads half as much as one, not a quarter."),
-    "t left out": (RADIUS, "spread / len(gains) ** 0.5",
-        "One standard error to each side leaves the truth out far too often. Where is t?"),
-    "1.96 for t": (RADIUS, "1.96 * spread / len(gains) ** 0.5",
-        "1.96 is for many seeds. With few, the spread itself is a guess: what does t say?"),
-    "any gain decides": (VERDICT, 'better = "undecided"\n    radius = 0\n    if gain - radius > 0:',
-        "low, gain and high are one number: nothing is ever undecided."),
-    "decided by the gain": ("if gain - radius > 0", "if gain > 0", "if gain + radius < 0", "if gain < 0",
-        "The interval is right, and yet luck is called a gain. When is it undecided?"),
-    "never plain": ('better = "plain"', "pass", "What if the whole interval lies below 0?"),
+    "one seed": (GAIN, "gain = gains[0]"),
+    "best of each": (GAIN, "gain = min(plain) - min(other)"),
+    "middle one": (GAIN, "gain = statistics.median(gains)"),
+    "largest gain": (GAIN, "gain = max(gains)"),
+    "not in pairs": (ROOT, BOTH + ROOT),
+    "pairs sorted": ("zip(plain, other", "zip(sorted(plain), sorted(other)"),
+    "sign of the gain": ("a - b for", "b - a for"),
+    "divided by n": (SPREAD, "/ len(gains)"),
+    "variance for deviation": (") ** 0.5\n    radius", ")\n    radius"),
+    "spread of single runs": (RADIUS, "t * spread"),
+    "divided by n, again": (RADIUS, "t * spread / len(gains)"),
+    "t left out": (RADIUS, "spread / len(gains) ** 0.5"),
+    "1.96 for t": (RADIUS, "1.96 * spread / len(gains) ** 0.5"),
+    "any gain decides": (VERDICT, 'better = "undecided"\n    radius = 0\n    if gain - radius > 0:'),
+    "decided by the gain": ("if gain - radius > 0", "if gain > 0", "if gain + radius < 0", "if gain < 0"),
+    "never plain": ('better = "plain"', "pass"),
 })  # fmt: skip
 
 exercises = {
@@ -307,41 +257,22 @@ exercises = {
             f"{APPEND} => {APPEND.replace(FIRST, 'max(start, 1)')}": "the larger of two numbers",
             f"{APPEND} => {APPEND.replace(LAST, 'min(n_tokens, start + T)')}": "the smaller of two numbers",
         },
-        hints=[
-            "How many windows are needed so that each target is in one? How many targets too many have they?",
-            "Both draws come from one generator, made of seed and epoch; then cut at both ends of the text.",
-            "W = ceil((n-1)/T); order, offset; for w: a = 1 + w T - offset, (max(a, 1), min(a+T, n))"]),
+        ),
     "22b": dict(name="noisy", reference=reference_noisy, inputs=inputs_noisy, call=what_noise_does,
         survivors={"places = torch.from_numpy(rng.random(x.shape) < rate) => "
             "places = torch.from_numpy(rng.random(x.shape) <= rate)": "no draw is exactly the rate"},
         twin="techniques/augment.py rewrites whole windows; it has no noise of single tokens",
         gradients=False, wrong=NOT_NOISE,
-        also={"ids of the batch": (
-                changed(reference_noisy, NOISE, "x.flatten().numpy()[rng.integers(x.numel(), size=x.shape)]"),
-                "The noise is drawn as often as in the batch; asked was each id alike."),
-            "seed plus step": (changed(reference_noisy, "[seed, step]", "seed + step"),
-                "Seed 1 at step 2 has the noise of seed 2 at step 1: sums meet.")},
-        hints=[
-            "Which of x and y is what the model reads, and which is what it is asked?",
-            "A generator of your own; for each token one draw says whether, another what.",
-            "not training: as they are; places = uniform (B, T) < rate; random ids there, else x; y"]),
+        also={"ids of the batch": changed(reference_noisy, NOISE,
+                "x.flatten().numpy()[rng.integers(x.numel(), size=x.shape)]"),
+            "seed plus step": changed(reference_noisy, "[seed, step]", "seed + step")},
+        ),
     "22c": dict(name="decide", reference=reference_decide, project=interval, slow=twin_decide,
         inputs=inputs_decide, properties=[inside], wrong=NOT_DECISIONS, gradients=False,
-        hints=[
-            "Two runs with the same seed share luck. What is left of it in the difference of their losses?",
-            "Mean and standard deviation (n - 1) of the gains; the mean of n spreads less, by a root.",
-            "gains a - b; radius = t * deviation / sqrt(n); decided if 0 is not within it"]),
+        ),
 }  # fmt: skip
 
 predictions = {
-    "22.1": dict(ask="share of 300 windows never seen, if 300 are drawn one by one and put back each time",
-        answer=0.367, tol=0.005, wrong={
-            0.0: "That is the case if none is put back; put back, some come twice and 0.367 never.",
-            0.5: "A half would be a fair guess; each is missed with (1 - 1/300)^300, 0.367.",
-            0.632: "0.632 is the share that is seen; 0.367 is not."}),
-    "22.2": dict(ask="the lowest loss possible in nats, if one target of 65 letters in 20 is drawn at random",
-        answer=0.401, tol=0.004, wrong={
-            0.0: "Nobody can know a drawn letter; that costs 0.401 on average.",
-            0.209: "0.05 x ln 65 knows which are drawn; not to know that costs, too: 0.401.",
-            4.174: "ln 65 is the price if all are drawn; one in 20 costs 0.401."}),
-}  # fmt: skip
+    "22.1": dict(answer=0.367, tol=0.005),
+    "22.2": dict(answer=0.401, tol=0.004),
+}

@@ -148,7 +148,8 @@ M, LOOK, UPDATE = (
 )
 SHAPE = "max(1.0, w.size(0) / w.size(1)) ** 0.5"
 wrong_muon = mistakes(twin_muon, {
-    "orthogonalised before momentum": (M, "(1 - momentum) * twin_orthogonalize(g)\n    state", LOOK, "momentum * m + (1 - momentum) * twin_orthogonalize(g)", UPDATE, "look"),
+    "orthogonalised before momentum": (M, "(1 - momentum) * twin_orthogonalize(g)\n    state", LOOK,
+        "momentum * m + (1 - momentum) * twin_orthogonalize(g)", UPDATE, "look"),
     "no shape factor": (" * " + SHAPE, ""),
     "factor without the root": (SHAPE, "max(1.0, w.size(0) / w.size(1))"),
     "factor upside down": ("w.size(0) / w.size(1)", "w.size(1) / w.size(0)"),
@@ -156,7 +157,8 @@ wrong_muon = mistakes(twin_muon, {
     "no Nesterov": (LOOK, "m"),
     "no momentum": ('state["m"] = m', "pass"),
     "not orthogonalised": (UPDATE, "look"),
-    "decay through the update": (UPDATE, "twin_orthogonalize(look + decay * w)", "w *= 1 - lr * decay", "pass"),
+    "decay through the update": (UPDATE, "twin_orthogonalize(look + decay * w)", "w *= 1 - lr * decay",
+        "pass"),
     "decay not times lr": ("lr * decay", "decay"),
     "no decay": ("w *= 1 - lr * decay", "pass"),
     "uphill": ("w -=", "w +="),
@@ -227,7 +229,8 @@ wrong_split = mistakes(twin_split, {
     "rest forgotten": ("rest).append", "[]).append"),
     "matrices twice": ("(muon if", "rest.append(name) if p.ndim == 2 else 0\n            (muon if"),
     "frozen included": (KEPT, "if True:"),
-    "tied head counted twice": ("return", 'rest += ["head.weight"] * (model.head.weight is model.wte.weight)\n    return'),
+    "tied head counted twice": ("return",
+        'rest += ["head.weight"] * (model.head.weight is model.wte.weight)\n    return'),
     "attention only": ('name.startswith("blocks.")', '"attn" in name'),
     "MLP only": ('name.startswith("blocks.")', '"mlp" in name'),
     "the other way round": ("return muon, rest", "return rest, muon"),

@@ -112,7 +112,8 @@ wrong_adam = mistakes(twin_adam, {
     "only m corrected": (V_HAT, "v"),
     "only v corrected": (M_HAT, "m"),
     "t from 0": ("t = state", "t = state.get('t', -1) + 1; n = state"),
-    "t from 0, one factor": ("t = state", "t = state.get('t', -1) + 1; n = state", "p -=", "p -= (1 - betas[1] ** t) ** 0.5 / (1 - betas[0] ** t) *", M_HAT, "m", V_HAT, "v"),
+    "t from 0, one factor": ("t = state", "t = state.get('t', -1) + 1; n = state", "p -=",
+        "p -= (1 - betas[1] ** t) ** 0.5 / (1 - betas[0] ** t) *", M_HAT, "m", V_HAT, "v"),
     "t stays 1": (T_NEXT, "pass"),
     "t counts tensors": (T_NEXT, "pass", "    m, v =", "    t = state['t'] = state.get('t', 0) + 1; m, v ="),
     "corrected for good": (KEEP, "pass", HATS, HATS + "; state[i] = m_hat, v_hat"),
@@ -163,8 +164,10 @@ SHRINK, ADAM = (
     "twin_adam(params, grads, state, lr, betas, eps)",
 )
 wrong_adamw = mistakes(twin_adamw, {
-    "L2 in the gradient": (SHRINK, "pass", "adam(params, grads,", "adam(params, [g + decay * p * (p.ndim >= 2) for p, g in zip(params, grads)],"),
-    "L2 in every gradient": (SHRINK, "pass", "adam(params, grads,", "adam(params, [g + decay * p for p, g in zip(params, grads)],"),
+    "L2 in the gradient": (SHRINK, "pass", "adam(params, grads,",
+        "adam(params, [g + decay * p * (p.ndim >= 2) for p, g in zip(params, grads)],"),
+    "L2 in every gradient": (SHRINK, "pass", "adam(params, grads,",
+        "adam(params, [g + decay * p for p, g in zip(params, grads)],"),
     "decay not times lr": ("lr * decay", "decay"),
     "weights grow": ("1 - lr", "1 + lr"),
     "vectors decayed": (" if p.ndim >= 2 else 1.0", ""),
@@ -186,11 +189,8 @@ def shrinks(adamw, params, grads, state, rates, betas, eps, decay):
     weight = torch.full((2, 3), 2.0)
     adamw([weight], [torch.zeros(2, 3)], {}, 0.01, betas, eps, 0.1)
     found = weight[0, 0].item()
-    return (
-        ""
-        if abs(found - 1.998) < 1e-4
-        else f"lr 0.01, decay 0.1, no gradient: 2 becomes {found:.4f}, not 1.998"
-    )
+    right = abs(found - 1.998) < 1e-4
+    return "" if right else f"lr 0.01, decay 0.1, no gradient: 2 becomes {found:.4f}, not 1.998"
 
 
 # ---- 16d: a fair race
@@ -252,14 +252,8 @@ wrong_race = mistakes(reference_race, {
 
 exercises = {
     "16a": dict(
-        name="momentum_step",
-        reference=reference_momentum,
-        project=build_optimizer,
-        slow=twin_momentum,
-        inputs=lambda seed: inputs_steps(seed, 0.9),
-        call=steps_of,
-        gradients=False,
-        wrong=wrong_momentum,
+        name="momentum_step", reference=reference_momentum, project=build_optimizer, slow=twin_momentum,
+        inputs=lambda seed: inputs_steps(seed, 0.9), call=steps_of, gradients=False, wrong=wrong_momentum,
     ),
     "16b": dict(
         name="adam_step",
@@ -291,14 +285,10 @@ exercises = {
         also=also_adamw,
     ),
     "16d": dict(
-        name="race",
-        reference=reference_race,
+        name="race", reference=reference_race, inputs=inputs_race, gradients=False, wrong=wrong_race,
         twin="the project races commands (techniques/sweep.py), not functions",
-        inputs=inputs_race,
-        gradients=False,
-        wrong=wrong_race,
     ),
-}
+}  # fmt: skip
 
 predictions = {
     "16.1": dict(answer=0.001, tol=0.0001),

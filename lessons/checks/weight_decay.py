@@ -69,11 +69,8 @@ NOT_GROUPS = mistakes(twin_groups, {
     "only frozen ones": ("if p.requires_grad:", "if not p.requires_grad:"),
     "matrices alone": (ALL + ".append(p)", "matrices.append(p) if p.dim() >= 2 else None"),
     "decay of its own": ("weight_decay=decay", "weight_decay=0.1"),
-    "same decay for both": ("weight_decay=0.0", "weight_decay=decay",
-        "There are two groups with one and the same decay."),
     "blocks alone": (SEEN, "for p in model.blocks.parameters():"),
 })  # fmt: skip
-del NOT_GROUPS["same decay for both"]  # seen as "all decay"
 
 
 # ---- 21b: a scripted list of losses
@@ -149,13 +146,15 @@ def stopper_facts(value, losses, patience, min_delta):
 BETTER, RETURN = "loss < self.to_beat - min_delta", "patience > 0 and self.bad >= patience"
 NOTED = "self.to_beat, self.bad = loss, 0"
 NOT_STOPPERS = mistakes(twin_stopper, {
-    "compared with the last": (NOTED, "self.bad = 0", "        return", "        self.to_beat = loss\n        return"),
+    "compared with the last": (NOTED, "self.bad = 0", "        return",
+        "        self.to_beat = loss\n        return"),
     "stops one late": (">= patience", "> patience"),
     "stops one early": (">= patience", ">= patience - 1"),
     "references, not copies": ("copy.deepcopy(model.state_dict())", "model.state_dict()"),
     "sign of min_delta": ("- min_delta", "+ min_delta"),
     "min_delta ignored": (BETTER, "loss < self.to_beat"),
-    "below the lowest": (BETTER, "loss < lowest - min_delta", "        if loss < self.lowest:", "        lowest = self.lowest\n        if loss < self.lowest:"),
+    "below the lowest": (BETTER, "loss < lowest - min_delta", "        if loss < self.lowest:",
+        "        lowest = self.lowest\n        if loss < self.lowest:"),
     "best only by min_delta": ("if loss < self.lowest:", "if " + BETTER + ":"),
     "bad ones never forgotten": (NOTED, "self.to_beat = loss"),
     "equal is better": (BETTER, "loss <= self.to_beat - min_delta"),
@@ -212,12 +211,14 @@ NOT_PICKS = mistakes(twin_pick, {
     "luckiest seed": (MEAN, "min(lows)"),
     "unluckiest seed": (MEAN, "max(lows)"),
     "sum, not mean": (MEAN, "sum(lows)"),
-    "lowest of the mean curve": ("lows = [min(run(decay, seed)) for seed in seeds]", "lows = [min(sum(x) / len(seeds) for x in zip(*[run(decay, seed) for seed in seeds]))]"),
+    "lowest of the mean curve": ("lows = [min(run(decay, seed)) for seed in seeds]",
+        "lows = [min(sum(x) / len(seeds) for x in zip(*[run(decay, seed) for seed in seeds]))]"),
     "the highest mean": ("return min(", "return max("),
     "the loss in its place": ("min(means, key=means.get)", "min(means.values())"),
     "smallest decay": ("min(means, key=means.get)", "min(means)"),
     "last of equal ones": ("min(means, key=means.get)", "min([*means][::-1], key=means.get)"),
-    "trained twice": ("        means[decay] =", "        [run(decay, seed) for seed in seeds]\n        means[decay] ="),
+    "trained twice": ("        means[decay] =",
+        "        [run(decay, seed) for seed in seeds]\n        means[decay] ="),
 })  # fmt: skip
 
 exercises = {

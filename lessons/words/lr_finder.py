@@ -14,14 +14,14 @@ exercises = {
             "one gap too many": "The last rate is not the highest. How many gaps have n rates?",
             "first rate left out": "The first rate is not the lowest. Which power belongs to i = 0?",
             "no correction":
-                "Your average begins at {first:.2f}, the loss at {loss:.2f}. What share of it is real after one "
-                "loss?",
+                "Your average begins at {first:.2f}, the loss at {loss:.2f}. What share of it is real after "
+                "one loss?",
             "begins at the first loss":
                 "The average begins at the first loss, so that one weighs too much. Begin at 0, and divide.",
             "shares swapped": "Your average hardly remembers. Which share does it keep of itself?",
             "corrected once too late":
-                "Your average begins at {first:.2f}, the loss at {loss:.2f}. How many losses are in the first "
-                "average?",
+                "Your average begins at {first:.2f}, the loss at {loss:.2f}. How many losses are in the "
+                "first average?",
             "no stop": "{updates} updates were made: none of them stops. When has a loss exploded?",
             "nan goes on": "A nan does not stop you. Which comparisons hold for a nan?",
             "stops at any rise":
@@ -35,8 +35,8 @@ exercises = {
                 "You measure by the first loss. How far has the average come down since?",
             "explosion left out": "The last loss is missing: the one that exploded is written down, too.",
             "weights not put back":
-                "The real run begins with weights that exploded. Put back, but not from a copy? state_dict() is "
-                "none.",
+                "The real run begins with weights that exploded. Put back, but not from a copy? state_dict() "
+                "is none.",
             "only parameters put back":
                 "Weights are back, but a module may hold more than parameters. What else is in state_dict()?",
             "optimizer not put back": "The optimizer remembers the explosion, and keeps its rate.",

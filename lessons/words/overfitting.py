@@ -11,8 +11,8 @@ exercises = {
         ],
         wrong={
             "new batch each update":
-                "You asked for {asked} batches, and the loss ends at {last:.2f}. How many are to be learned by "
-                "heart?",
+                "You asked for {asked} batches, and the loss ends at {last:.2f}. How many are to be learned "
+                "by heart?",
             "dropout left on":
                 "The loss ends at {last:.2f} after {made} updates. Who hides other numbers at each of them?",
             "train mode": "You switch to train mode, where dropout is on. In which mode is it off?",
@@ -22,8 +22,8 @@ exercises = {
             "always back to train": "It came in eval mode and leaves in train mode. How was it before?",
             "gradients pile up": "Each update is made with all gradients so far. Who empties them?",
             "no step":
-                "The loss stays at {last:.2f}. Is a gradient computed, still there at the step, and is there a "
-                "step?",
+                "The loss stays at {last:.2f}. Is a gradient computed, still there at the step, and is there "
+                "a step?",
             "never stops": "{made} updates are made, the loss is below the line long before. Who looks?",
             "one update too many":
                 "The loss is below 0.1, and still one more update is made. When do you look?",
@@ -66,8 +66,8 @@ exercises = {
             "never active": "Nothing is ever dropped. When is it to happen?",
             "mode upside down": "It drops in evaluation and not in training. Which of the two should it be?",
             "scaled in evaluation":
-                "Scaled in evaluation, not in training: that was the first way. Here evaluation returns x as it "
-                "is.",
+                "Scaled in evaluation, not in training: that was the first way. Here evaluation returns x as "
+                "it is.",
             "scaled in both": "In evaluation nothing is dropped. What is there to make up for?",
             "whole tokens":
                 "All features of a token vanish together: whole tokens are gone. How many draws are needed?",
