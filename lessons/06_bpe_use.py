@@ -47,7 +47,8 @@ def encode(text, tokens, special):
 
     text: str.
     tokens: list of bytes; a token's place is its id: first the 256 bytes, then one per merge, oldest first.
-    special: dict, name of a special token -> its id. It may be empty. In the text a name becomes that id.
+    special: dict, name of a special token -> its id. It may be empty. In the text a name becomes that id;
+        where two names fit, the longer one.
     -> list of int.
     """
     raise NotImplementedError("lesson 6a")

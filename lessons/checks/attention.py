@@ -47,18 +47,29 @@ def reference_causal(scores):
 def twin_causal(scores):
     weights = torch.zeros_like(scores)
     for t in range(scores.size(1)):
-        seen = scores[:, t, : t + 1].exp()
+        seen = scores[:, t, : t + 1]
+        seen = (seen - seen.amax(1, keepdim=True)).exp()  # nothing else changes, and no exp overflows
         weights[:, t, : t + 1] = seen / seen.sum(1, keepdim=True)
     return weights
 
 
 def inputs_causal(seed):
     g = generator(seed)
-    return [(2 * torch.randn(3, 7, 7, generator=g),), (torch.randn(2, 4, 4, generator=g),)]
+    ordinary, small, huge = normal(g, (3, 7, 7), (2, 4, 4), (3, 6, 6))
+    return [(2 * ordinary,), (small,), (200 * huge,)]
 
 
 def upper(scores):
     return scores.masked_fill(torch.ones_like(scores).triu(1) > 0, -math.inf)
+
+
+def shares(scores, largest):
+    powers = (upper(scores) - largest).exp()
+    return powers / powers.sum(-1, keepdim=True)
+
+
+def with_minus_10(scores):
+    return scores.masked_fill(torch.ones_like(scores).triu(1) > 0, -10.0)
 
 
 def masked_after(scores):
@@ -117,7 +128,14 @@ def twin_attend(x, wq, wk, wv):
 def inputs_attend(seed):
     g = generator(seed)
     x, *w = normal(g, (3, 7, 24), (24, 6), (24, 6), (24, 6))
-    return [(x, *(m / 24**0.5 for m in w))]  # queries and keys of variance 1: no softmax is sure of itself
+    w = [m / 24**0.5 for m in w]  # queries and keys of variance 1: no softmax is sure of itself
+    against = (
+        3 * torch.randn(2, 5, 24, generator=g),
+        w[0],
+        -w[0],
+        w[2],
+    )  # own scores are below -10
+    return [(x, *w), against]
 
 
 def attend(x, wq, wk, wv, scale=True, mask=upper, value=None):
@@ -204,6 +222,10 @@ exercises = {
             "detached denominator": lambda s: (
                 masked_after(s) / masked_after(s).sum(-1, keepdim=True).detach()
             ),
+            "divided by the past's sum": lambda s: masked_after(s) / masked_after(s).sum(-1, keepdim=True),
+            "masked with -10": lambda s: torch.softmax(with_minus_10(s), -1),
+            "exp overflows": lambda s: shares(s, 0.0),
+            "one maximum for all": lambda s: shares(s, upper(s).max()),
             "softmax over queries": lambda s: torch.softmax(upper(s), -2),
             "log softmax": lambda s: torch.log_softmax(s, -1).masked_fill(
                 torch.ones_like(s).triu(1) > 0, 0.0
@@ -238,6 +260,7 @@ exercises = {
             "x for queries": lambda x, wq, wk, wv: (
                 torch.softmax(upper(x @ wq @ (x @ wq).mT / math.sqrt(wq.size(1))), -1) @ (x @ wv)
             ),
+            "masked with -10": lambda x, wq, wk, wv: attend(x, wq, wk, wv, mask=with_minus_10),
             "input added": lambda x, wq, wk, wv: attend(x, wq, wk, wv) + x @ wv,
             "mean of the past": lambda x, wq, wk, wv: (
                 torch.softmax(upper(torch.zeros(x.size(1), x.size(1))), -1) @ (x @ wv)

@@ -13,7 +13,7 @@ def reference_count_pairs(ids, V):
 
 
 def inputs_count_pairs(seed):
-    g, sizes = generator(seed), ((601, 9), (50, 11), (2, 4))
+    g, sizes = generator(seed), ((601, 9), (50, 11), (2, 4), (1601, 4))
     cases = [
         (torch.randint(V - 2, (n,), generator=g), V) for n, V in sizes
     ]  # the last two letters never come
@@ -210,6 +210,7 @@ exercises = {
             "no minlength": lambda ids, V: torch.bincount(ids[:-1] * V + ids[1:]).view(V, V),
             "single letters": lambda ids, V: torch.bincount(ids, minlength=V),
             "smoothed already": lambda ids, V: reference_count_pairs(ids, V) + 1,
+            "counted in uint8": lambda ids, V: reference_count_pairs(ids, V).to(torch.uint8).long(),
             "one by one": one_by_one,
         }),
     "2b": dict(name="normalise", reference=reference_normalise, twin="the core has no table of pairs",

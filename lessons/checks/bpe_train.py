@@ -167,8 +167,10 @@ WORDS = "to be or not the other mother łaska 안녕 안 naïve 1212 it's aaaa a
 def inputs_train(seed):
     rng = random.Random(seed)
     text = "the mother  aaaa 안녕 \U0001f600\n" + " ".join(rng.choices(WORDS, k=40))
-    # then: no text; one that is soon used up; nothing to merge; ties, and pairs that occur once at the end
-    return [(text, 272), ("", 260), ("ab ab", 290), ("low low low", 256), ("zz yy xx zz yy xx", 262)]
+    # then: no text; one that is soon used up; nothing to merge; ties, and pairs that occur once at the end;
+    # capitals
+    return [(text, 272), ("", 260), ("ab ab", 290), ("low low low", 256), ("zz yy xx zz yy xx", 262),
+            ("Ab ab Ab AB", 262)]  # fmt: skip
 
 
 def first_met(counts):
@@ -271,6 +273,7 @@ exercises = {
             "cut at blanks": lambda text, size: twin_train(text, size, words_of=str.split),
             "no early end": lambda text, size: twin_train(text, size, least=1),
             "rarest first": lambda text, size: twin_train(text, size, rule=rarest),
+            "lower case first": lambda text, size: reference_train(text.lower(), size),
             "never merged": never_merged,
             "ids from 257": ids_from_257,
             "tokens, not pairs": as_bytes,

@@ -19,7 +19,7 @@ END = "<|end|>"
 TEXTS = [  # and 8 more that are drawn
     "the other brother", "aaaaa aaa aa", "안녕", "łaska", "\U0001f600 \U0001f600\U0001f602", "",
     "  to  be \n\n or", "skate xyz", "it's they'll", "'tell 'other", "1212 12121", "naïveté", "a" + END, END,
-    f"to be.{END}{END} not", "<|end|",
+    f"to be.{END}{END} not", "<|end|", f"tell{END}!<|user|>the",
 ]  # fmt: skip
 
 
@@ -33,15 +33,25 @@ def learned() -> list[bytes]:
     return BPETokenizer.train([SAMPLE * 3], 330).tokens
 
 
+def special_ids(n):  # not in the order of names, of which the first begins the last, too
+    return {END: n + 2, "<|user|>": n, END + "!": n + 1}
+
+
 # ---- 6a
 def reference_encode(text, tokens, special):
-    return built(tuple(tokens), tuple(special)).encode(text, allow_special=True).tolist()
+    theirs = {len(tokens) + i: there for i, there in enumerate(special.values())}
+    ids = built(tuple(tokens), tuple(special)).encode(text, allow_special=True).tolist()
+    return [theirs.get(i, i) for i in ids]
 
 
-def twin_encode(text, tokens, special, words_of=split, pick=min, rounds=len):
+def cut_at(text, names):
+    """The text in parts; each name is one, and where two fit, the one that stands first among them."""
+    return re.split(f"({'|'.join(map(re.escape, names))})", text) if names else [text]
+
+
+def twin_encode(text, tokens, special, words_of=split, pick=min, rounds=len, order=lambda x: sorted(x)[::-1]):
     rank, ids = {token: i for i, token in enumerate(tokens)}, []
-    names = "|".join(re.escape(name) for name in special)
-    for part in re.split(f"({names})", text) if special else [text]:
+    for part in cut_at(text, order(special)):  # "<|end|>!", then "<|end|>"
         if part in special:
             ids.append(special[part])
             continue
@@ -60,7 +70,7 @@ def twin_encode(text, tokens, special, words_of=split, pick=min, rounds=len):
 def inputs_encode(seed):
     rng, words = random.Random(seed), SAMPLE.split()
     drawn = [" ".join(rng.choices(words, k=3)) + "".join(rng.choices("aehort n", k=9)) for _ in range(8)]
-    return [(TEXTS + drawn, learned(), {END: len(learned())}), (TEXTS[:9], learned(), {})]
+    return [(TEXTS + drawn, learned(), special_ids(len(learned()))), (TEXTS[:9], learned(), {})]
 
 
 def each_text(encode, texts, tokens, special):
@@ -68,22 +78,21 @@ def each_text(encode, texts, tokens, special):
     return {text: encode(text, tokens, special) for text in texts}
 
 
-def by_word(text, tokens, special, ids_of, end=END):
-    """Right but for what becomes of a word; end: the only name that is known."""
+def by_word(text, tokens, special, ids_of, names=True):
+    """Right but for what becomes of a word, and of names, if these are not known."""
     rank, ids = {token: i for i, token in enumerate(tokens)}, []
-    for i, part in enumerate(text.split(end)):
-        ids += [special[END]] if i else []
-        for word in split(part):
-            ids += ids_of(word, rank)
+    for part in cut_at(text, sorted(special, reverse=True) if names else ()):
+        name = names and part in special
+        ids += [special[part]] if name else [i for word in split(part) for i in ids_of(word, rank)]
     return ids
 
 
 def longest_match(word, rank):
-    data, ids, i = word.encode(), [], 0
-    while i < len(data):
-        end = next(end for end in range(len(data), i, -1) if data[i:end] in rank)
-        ids.append(rank[data[i:end]])
-        i = end
+    data, ids = word.encode(), []
+    while data:
+        n = next(n for n in range(len(data), 0, -1) if data[:n] in rank)
+        ids.append(rank[data[:n]])
+        data = data[n:]
     return ids
 
 
@@ -97,10 +106,6 @@ def from_the_left(word, rank):
     return [rank[part] for part in parts]
 
 
-def whole_words(word, rank):
-    return [rank[word.encode()]] if word.encode() in rank else list(word.encode())
-
-
 def as_letters(text, tokens, special, id_of=lambda letter, rank: rank[letter.encode()]):
     """Right for ASCII; other letters are looked up one by one."""
     if text.isascii():
@@ -111,7 +116,7 @@ def as_letters(text, tokens, special, id_of=lambda letter, rank: rank[letter.enc
 
 def decodes_back(encode, texts, tokens, special):
     for text in texts:
-        back = built(tuple(tokens), tuple(special)).decode(encode(text, tokens, special))
+        back = reference_decode(encode(text, tokens, special), tokens, special)
         if back != text:
             return f"your ids of {text!r} decode to {back!r}"
     return ""
@@ -119,7 +124,8 @@ def decodes_back(encode, texts, tokens, special):
 
 # ---- 6b
 def reference_decode(ids, tokens, special):
-    return built(tuple(tokens), tuple(special)).decode(ids)
+    ours = {there: len(tokens) + i for i, there in enumerate(special.values())}
+    return built(tuple(tokens), tuple(special)).decode([ours.get(i, i) for i in ids])
 
 
 def twin_decode(ids, tokens, special):
@@ -131,19 +137,21 @@ def twin_decode(ids, tokens, special):
 
 def inputs_decode(seed):
     rng, tokens = random.Random(seed), learned()
-    special = {END: len(tokens), "<|user|>": len(tokens) + 1}
+    special = special_ids(len(tokens))
     ids = reference_encode(f"the other 안녕 łaska\U0001f602{END}<|user|>then", tokens, special)
     return [
         (ids, tokens, special),
         (list("안녕".encode())[:4], tokens, special),  # the second letter is cut
         (rng.choices(range(300), k=17) + [255, 0x80], tokens, special),  # as from an untrained model
         ([104, 105], tokens, {}),
+        ([104, special[END]], tokens, special),
         ([], tokens, special),
     ]
 
 
 def bytes_of(ids, tokens, special, between=b""):
-    return between.join((tokens + [name.encode() for name in special])[i] for i in ids)
+    names = {i: name.encode() for name, i in special.items()}
+    return between.join(names[i] if i in names else tokens[i] for i in ids)
 
 
 def read(ids, tokens, special, errors="replace", encoding="utf-8", between=b""):
@@ -190,14 +198,6 @@ def compared(runs, text, body, bits=None, weighs=None, key=lambda row: row[1]):
     return sorted(rows, key=key)
 
 
-def by_loss(runs, text, body):
-    return compared(runs, text, body, key=lambda row: runs[row[0]]["loss"])
-
-
-def not_ranked(runs, text, body):
-    return compared(runs, text, body, key=lambda row: [*runs].index(row[0]))
-
-
 def one_row(compare, text, body, **changed):
     run = dict(loss=2.5, tokens=60, vocab_size=65, n_embd=48)
     return compare({"a": {**run, **changed}}, text, body)[0]
@@ -226,7 +226,7 @@ exercises = {
         properties=[decodes_back],
         wrong={
             "longest match first": partial(by_word, ids_of=longest_match),
-            "longest match, names cut": partial(by_word, ids_of=longest_match, end="none"),
+            "longest match, names cut": partial(by_word, ids_of=longest_match, names=False),
             "from the left": partial(by_word, ids_of=from_the_left),
             "leftmost pair again": partial(twin_encode, pick=lambda ages: ages[0]),
             "leftmost pair, names cut":
@@ -234,7 +234,8 @@ exercises = {
             "youngest first": partial(twin_encode, pick=max),
             "one merge a word": partial(twin_encode, rounds=lambda parts: 1),
             "no merge": partial(twin_encode, rounds=lambda parts: 0),
-            "whole words or bytes": partial(by_word, ids_of=whole_words),
+            "whole words or bytes": partial(
+                by_word, ids_of=lambda w, rank: [rank[w.encode()]] if w.encode() in rank else [*w.encode()]),
             "letters, not bytes": as_letters,
             "letters, by index": partial(as_letters, id_of=lambda x, rank: [*rank].index(x.encode())),
             "list of letters": partial(by_word, ids_of=lambda word, rank: [rank[x] for x in word]),
@@ -242,7 +243,11 @@ exercises = {
             "code points": partial(as_letters, id_of=lambda letter, rank: ord(letter)),
             "special token cut up": lambda text, tokens, special: reference_encode(text, tokens, {}),
             "special token lost": lambda text, tokens, special: [
-                i for part in text.split(END) for i in reference_encode(part, tokens, special)],
+                i for i in reference_encode(text, tokens, special) if i < len(tokens)],
+            "shorter name first": partial(twin_encode, order=list),
+            "first name only": partial(twin_encode, order=lambda special: [*special][:1]),
+            "ids in order": lambda text, tokens, special: twin_encode(
+                text, tokens, {name: len(tokens) + i for i, name in enumerate(special)}, order=list),
             "no names, cut everywhere": lambda text, tokens, special: [
                 i for part in ([text] if special else text) for i in reference_encode(part, tokens, special)],
             "blanks lost": partial(twin_encode, words_of=str.split),
@@ -257,9 +262,11 @@ exercises = {
             "strict": partial(read, errors="strict"),
             "latin-1": partial(read, encoding="latin-1"),
             "ids as code points": lambda ids, tokens, special: "".join(map(chr, ids)),
-            "special tokens lost": lambda ids, tokens, special: reference_decode(
-                [i for i in ids if i < len(tokens)], tokens, special),
+            "special tokens lost": lambda ids, k, names: read([i for i in ids if i < len(k)], k, names),
             "special tokens not known": lambda ids, tokens, special: read(ids, tokens, {}),
+            "first name only": lambda ids, tokens, names: read(ids, tokens, dict([*names.items()][:1])),
+            "ids in order": lambda ids, tokens, special: read(
+                ids, tokens, {name: len(tokens) + i for i, name in enumerate(special)}),
             "blanks between": partial(read, between=b" "),
             "written as bytes": lambda *args: str(bytes_of(*args)),
             "bytes": bytes_of,
@@ -276,8 +283,8 @@ exercises = {
             "times ln 2": partial(compared, bits=lambda x, n, t: x * n * math.log(2) / len(t.encode())),
             "bits per character": partial(compared, bits=lambda x, n, t: x * n / math.log(2) / len(t)),
             "upside down": partial(compared, bits=lambda x, n, t: x * len(t.encode()) / math.log(2) / n),
-            "ranked by loss": by_loss,
-            "not ranked": not_ranked,
+            "ranked by loss": lambda runs, t, b: compared(runs, t, b, key=lambda row: runs[row[0]]["loss"]),
+            "not ranked": lambda runs, t, b: compared(runs, t, b, key=lambda row: [*runs].index(row[0])),
             "worst first": partial(compared, key=lambda row: -row[1]),
             "embedding forgotten": partial(compared, weighs=lambda V, C, body: body),
             "one number per token": partial(compared, weighs=lambda V, C, body: body + V),

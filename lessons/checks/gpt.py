@@ -36,7 +36,8 @@ def twin_mlp(C):
 
 
 def inputs_mlp(seed):
-    return [tuple(normal(generator(seed), (2, 5, 6), (24, 6), (6, 24)))]
+    x, up, down = normal(generator(seed), (2, 5, 6), (24, 6), (6, 24))
+    return [(x, up, down), (20 * x, up, down)]
 
 
 def filled(build, x, up, down):
@@ -54,6 +55,11 @@ def gelu(h):
     return F.gelu(h, approximate="tanh")
 
 
+def by_exponentials(h):
+    h3 = math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)
+    return 0.5 * h * (1 + (h3.exp() - (-h3).exp()) / (h3.exp() + (-h3).exp()))
+
+
 def mlp(C, wide=4, bias=False, first=same, middle=gelu, last=same, residual=False):
     """The right answer, or wrong in one place."""
     module = nn.Module()
@@ -68,20 +74,6 @@ def not_additive(build, x, up, down):
     a, b = x[:1], x[1:]
     additive = torch.allclose(f(a + b), f(a) + f(b), atol=1e-3)
     return "f(a + b) is f(a) + f(b): two layers without anything between them are one" if additive else ""
-
-
-wrong_mlp = {
-    "no activation": partial(mlp, middle=same),
-    "hidden as wide as C": partial(mlp, wide=1),
-    "with biases": partial(mlp, bias=True),
-    "activation at the end": partial(mlp, middle=same, last=gelu),
-    "activation twice": partial(mlp, last=gelu),
-    "activation first": partial(mlp, first=gelu, middle=same),
-    "residual inside": partial(mlp, residual=True),
-    "ReLU": partial(mlp, middle=F.relu),
-    "SiLU": partial(mlp, middle=F.silu),
-    "tanh": partial(mlp, middle=torch.tanh),
-}  # fmt: skip
 
 
 # ---- 13b: forward and loss
@@ -102,7 +94,8 @@ def twin_forward(gpt, idx, targets):
     nats = 0.0
     for b in range(B):
         for t in range(T):
-            nats = nats + logits[b, t].exp().sum().log() - logits[b, t, targets[b, t]]
+            above = logits[b, t] - logits[b, t].max()  # else exp overflows
+            nats = nats + above.exp().sum().log() - above[targets[b, t]]
     return logits, nats / (B * T)
 
 
@@ -117,7 +110,9 @@ def parts_of(gpt):
 def inputs_forward(seed):
     g = generator(seed)
     idx, targets = torch.randint(11, (3, 5), generator=g), torch.randint(11, (3, 5), generator=g)
-    return [(parts_of(small_gpt(g)), idx, targets)]
+    sure = small_gpt(g)
+    sure.head.weight.data *= 300  # its logits are far beyond what exp can bear
+    return [(parts_of(gpt), idx, targets) for gpt in (small_gpt(g), sure)]
 
 
 def with_gradients(forward, gpt, idx, targets):
@@ -128,10 +123,8 @@ def with_gradients(forward, gpt, idx, targets):
     logits, loss = found
     if loss.requires_grad:
         loss.sum().backward()
-    sizes = {
-        name: sum(0.0 if p.grad is None else p.grad.norm().item() for p in part.parameters())
-        for name, part in vars(gpt).items()
-    }
+    size = lambda part: sum(p.grad.norm().item() for p in part.parameters() if p.grad is not None)  # noqa: E731
+    sizes = {name: size(part) for name, part in vars(gpt).items()}
     return dict(logits=logits, loss=loss, gradients=sizes)
 
 
@@ -148,6 +141,12 @@ def forward(gpt, idx, targets, loss=nats, first=0, positions=True, chained=True,
         x = block(x if chained else embedded)
     logits = gpt.head(gpt.norm(x) if end else x)
     return logits, loss(logits, targets)
+
+
+def by_hand(largest):
+    return lambda x, y: F.nll_loss(
+        (x - largest(x) - (x - largest(x)).exp().sum(-1, keepdim=True).log()).mT, y
+    )
 
 
 @torch.no_grad()
@@ -184,26 +183,6 @@ def follows(forward, gpt, letter):
 def knows_abc(forward, gpt, idx, targets):
     said = follows(forward, trained_on_abc(forward)[0], "a")
     return "" if said == "b" else f"trained for 100 steps on abcabc..., your model says that {said} follows a"
-
-
-wrong_forward = {
-    "target shifted twice": partial(forward, loss=lambda x, y: nats(x[:, :-1], y[:, 1:])),
-    "input as target": lambda gpt, idx, targets: forward(gpt, idx, idx),
-    "reshaped, not transposed": partial(
-        forward, loss=lambda x, y: F.cross_entropy(x.reshape(len(x), -1, x.size(1)), y)),
-    "only the last position": partial(forward, loss=lambda x, y: F.cross_entropy(x[:, -1], y[:, -1])),
-    "softmax before the loss": partial(forward, loss=lambda x, y: nats(torch.softmax(x, -1), y)),
-    "sum, not mean": partial(forward, loss=lambda x, y: nats(x, y) * y.numel()),
-    "one loss per token": partial(forward, loss=lambda x, y: F.cross_entropy(x.mT, y, reduction="none")),
-    "detached loss": partial(forward, loss=lambda x, y: nats(x, y).detach()),
-    "no positions": partial(forward, positions=False),
-    "positions from 1": partial(forward, first=1),
-    "final norm missing": partial(forward, end=False),
-    "final norm first": lambda gpt, idx, targets: forward(gpt, idx, targets, start=gpt.norm, end=False),
-    "blocks side by side": partial(forward, chained=False),
-    "probabilities for logits": lambda gpt, idx, targets: (
-        forward(gpt, idx, targets)[0].softmax(-1), forward(gpt, idx, targets)[1]),
-}  # fmt: skip
 
 
 # ---- 13c: the tied head
@@ -262,30 +241,60 @@ def tied_and(count):
     return changed("head", "weight", lambda gpt: gpt.wte.weight, count)
 
 
-wrong_tie = {
-    "copied": changed("head", "weight", lambda gpt: nn.Parameter(gpt.wte.weight.detach().clone())),
-    "numbers shared, parameter not": share_data,
-    "a head of its own": changed("", "head", lambda gpt: nn.Linear(12, 11, bias=False)),
-    "tied, then drawn anew": changed("head", "weight", lambda gpt: nn.init.normal_(gpt.wte.weight)),
-    "transposed": changed("head", "weight", lambda gpt: nn.Parameter(gpt.wte.weight.T)),
-    "module instead of weight": changed("", "head", lambda gpt: gpt.wte),
-    "counted twice": tied_and(lambda gpt: sum(w.numel() for w in gpt.state_dict().values())),
-    "not tied, only subtracted": lambda gpt: counted(gpt) - gpt.head.weight.numel(),
-    "table not counted": tied_and(lambda gpt: counted(gpt) - gpt.wte.weight.numel()),
-    "positions not counted": tied_and(lambda gpt: counted(gpt) - gpt.wpe.weight.numel()),
-    "matrices only": tied_and(lambda gpt: sum(p.numel() for p in gpt.parameters() if p.dim() == 2)),
-    "tensors counted": tied_and(lambda gpt: len([*gpt.parameters()])),
-}  # fmt: skip
-
 exercises = {
     "13a": dict(name="FeedForward", reference=reference_mlp, project=MLP, slow=twin_mlp, inputs=inputs_mlp,
         call=filled, tol=1e-5,  # tells the two forms of GELU apart
-        also={"exact GELU": partial(mlp, middle=F.gelu)}, properties=[not_additive], wrong=wrong_mlp),
+        also={"exact GELU": partial(mlp, middle=F.gelu)}, properties=[not_additive], wrong={
+            "no activation": partial(mlp, middle=same),
+            "hidden as wide as C": partial(mlp, wide=1),
+            "with biases": partial(mlp, bias=True),
+            "activation at the end": partial(mlp, middle=same, last=gelu),
+            "activation twice": partial(mlp, last=gelu),
+            "activation first": partial(mlp, first=gelu, middle=same),
+            "residual inside": partial(mlp, residual=True),
+            "ReLU": partial(mlp, middle=F.relu),
+            "SiLU": partial(mlp, middle=F.silu),
+            "tanh by exponentials": partial(mlp, middle=by_exponentials),
+            "tanh": partial(mlp, middle=torch.tanh),
+        }),
     "13b": dict(name="forward", reference=reference_forward, project=GPT, slow=twin_forward,
-        inputs=inputs_forward, call=with_gradients, properties=[knows_abc], wrong=wrong_forward),
+        inputs=inputs_forward, call=with_gradients, properties=[knows_abc], wrong={
+            "target shifted twice": partial(forward, loss=lambda x, y: nats(x[:, :-1], y[:, 1:])),
+            "input as target": lambda gpt, idx, targets: forward(gpt, idx, idx),
+            "reshaped, not transposed": partial(
+                forward, loss=lambda x, y: F.cross_entropy(x.reshape(len(x), -1, x.size(1)), y)),
+            "only the last position": partial(forward, loss=lambda x, y: F.cross_entropy(x[:, -1], y[:, -1])),
+            "softmax before the loss": partial(forward, loss=lambda x, y: nats(torch.softmax(x, -1), y)),
+            "sum, not mean": partial(forward, loss=lambda x, y: nats(x, y) * y.numel()),
+            "one loss per token": partial(
+                forward, loss=lambda x, y: F.cross_entropy(x.mT, y, reduction="none")),
+            "exp overflows": partial(forward, loss=by_hand(lambda x: 0.0)),
+            "one maximum for all": partial(forward, loss=by_hand(torch.max)),
+            "detached loss": partial(forward, loss=lambda x, y: nats(x, y).detach()),
+            "no positions": partial(forward, positions=False),
+            "positions from 1": partial(forward, first=1),
+            "final norm missing": partial(forward, end=False),
+            "final norm first": lambda gpt, *rest: forward(gpt, *rest, start=gpt.norm, end=False),
+            "blocks side by side": partial(forward, chained=False),
+            "probabilities for logits": lambda gpt, idx, targets: (
+                forward(gpt, idx, targets)[0].softmax(-1), forward(gpt, idx, targets)[1]),
+        }),
     "13c": dict(name="tie", reference=reference_tie, project=GPT, slow=twin_tie, inputs=inputs_tie,
         call=after_a_step, also={"the head's numbers": changed("wte", "weight", lambda gpt: gpt.head.weight)},
-        wrong=wrong_tie),
+        wrong={
+            "copied": changed("head", "weight", lambda gpt: nn.Parameter(gpt.wte.weight.detach().clone())),
+            "numbers shared, parameter not": share_data,
+            "a head of its own": changed("", "head", lambda gpt: nn.Linear(12, 11, bias=False)),
+            "tied, then drawn anew": changed("head", "weight", lambda gpt: nn.init.normal_(gpt.wte.weight)),
+            "transposed": changed("head", "weight", lambda gpt: nn.Parameter(gpt.wte.weight.T)),
+            "module instead of weight": changed("", "head", lambda gpt: gpt.wte),
+            "counted twice": tied_and(lambda gpt: sum(w.numel() for w in gpt.state_dict().values())),
+            "not tied, only subtracted": lambda gpt: counted(gpt) - gpt.head.weight.numel(),
+            "table not counted": tied_and(lambda gpt: counted(gpt) - gpt.wte.weight.numel()),
+            "positions not counted": tied_and(lambda gpt: counted(gpt) - gpt.wpe.weight.numel()),
+            "matrices only": tied_and(lambda gpt: sum(p.numel() for p in gpt.parameters() if p.dim() == 2)),
+            "tensors counted": tied_and(lambda gpt: len([*gpt.parameters()])),
+        }),
 }  # fmt: skip
 
 predictions = {

@@ -117,7 +117,9 @@ def twin_attend_new(q, k, v):
 def inputs_attend_new(seed):
     g = generator(seed)
     shapes = ((2, 6, 5), (2, 3, 7, 5), (2, 3, 7, 5)), ((3, 6, 4), (3, 2, 5, 4), (3, 2, 5, 4))
-    return [tuple(normal(g, *three)) for three in shapes]
+    cases = [normal(g, *three) for three in (*shapes, shapes[0])]
+    cases[2][0] *= 400  # scores far beyond what exp can bear
+    return [tuple(case) for case in cases]
 
 
 class Largest(TorchDispatchMode):
@@ -143,6 +145,11 @@ def seen_working(attend_new, q, k, v):
 def scores_of(q, k):
     """(B,K,H/K,T)"""
     return q.unflatten(1, (k.size(1), -1)) @ k.mT / q.size(2) ** 0.5
+
+
+def shares(scores, largest):
+    powers = (scores - largest).exp()
+    return powers / powers.sum(-1, keepdim=True)
 
 
 def mixed_up(q, k, v):
@@ -243,6 +250,10 @@ exercises = {
             "no scale": lambda q, k, v: reference_attend_new(q * q.size(2) ** 0.5, k, v),
             "root of T": lambda q, k, v: reference_attend_new(q * (q.size(2) / k.size(2)) ** 0.5, k, v),
             "softmax over queries": lambda q, k, v: (torch.softmax(scores_of(q, k), -2) @ v).flatten(1, 2),
+            "exp overflows": lambda q, k, v: (shares(scores_of(q, k), 0.0) @ v).flatten(1, 2),
+            "one maximum for all": lambda q, k, v: (
+                shares(scores_of(q, k), scores_of(q, k).max()) @ v
+            ).flatten(1, 2),
             "no softmax": lambda q, k, v: (scores_of(q, k) @ v).flatten(1, 2),
             "keys for values": lambda q, k, v: reference_attend_new(q, k, k),
             "newest token left out": lambda q, k, v: reference_attend_new(q, k[:, :, :-1], v[:, :, :-1]),

@@ -85,6 +85,7 @@ def inputs_merge(seed):
     return [
         (torch.randn(3, 4, 7, 6, generator=g), torch.randn(24, 24, generator=g) / 24**0.5),
         (torch.randn(2, 3, 5, 7, generator=g), torch.randn(21, 21, generator=g) / 21**0.5),
+        (torch.randn(1, 2, 4, 3, generator=g), torch.randn(6, 6, generator=g) / 6**0.5),  # one text
     ]
 
 
@@ -189,6 +190,7 @@ exercises = {
             "output matrix per head": lambda y, wo: y @ wo,
             "same rows for each head": lambda y, wo: y.sum(1) @ wo[: y.size(3)],
             "numbers of heads interleaved": lambda y, wo: y.permute(0, 2, 3, 1).flatten(2) @ wo,
+            "squeezed": lambda y, wo: (beside(y) @ wo).squeeze(),
             "wrong two axes swapped": lambda y, wo: rows_of_one_head(y.transpose(2, 3)) @ wo,
         },
         properties=[undoes_the_split],

@@ -276,6 +276,7 @@ wrong_probes = {
 exercises = {
     "14a": dict(name="init", reference=reference_init, project=init_weights, slow=twin_init,
         inputs=inputs_init, call=after_init, gradients=False, numbers=lambda value, idx, y: value["told"](),
+        also={"a head of zeros": lambda model: [init_with()(model), model.head.weight.data.zero_()]},
         wrong=wrong_inits),
     "14b": dict(name="scale_residual", reference=reference_scale, project=init_weights, slow=twin_scale,
         inputs=inputs_scale, call=after_scale, gradients=False, also={"drawn anew": drawn_anew},

@@ -1,5 +1,6 @@
 """What the grader knows about lesson 4: one training step, and a loop that ends where counting does."""
 
+import contextlib
 import math
 from types import SimpleNamespace
 
@@ -92,11 +93,6 @@ def told_after(model, opt, x, y):
     return loss_on(model, x, y).item()
 
 
-def without_graph(model, opt, x, y):
-    with torch.no_grad():
-        return reference_train_step(model, opt, x, y)
-
-
 def viewed(model, x, y):
     logits = model(x)
     return F.cross_entropy(logits.view(logits.size(0), logits.size(2), logits.size(1)), y)
@@ -120,7 +116,7 @@ wrong_steps = {
     "viewed, not transposed": stepping(viewed),
     "a rate of its own": lambda model, opt, x, y: reference_train_step(
         model, torch.optim.SGD(model.parameters(), lr=0.1), x, y),
-    "without a graph": without_graph,
+    "without a graph": torch.no_grad()(reference_train_step),
 }  # fmt: skip
 
 
@@ -155,14 +151,14 @@ def inputs_learn(seed):
     return [(ids[1000 * seed % (len(ids) - 40_000) :][:40_000].clone(), len(vocabulary))]
 
 
-def watched(learn, ids, V):
+def watched(learn, ids, V, gradients=True):
     """What learn returns, how many backward passes ran, and for each step of an optimizer which one it was
-    and the table after it."""
+    and the table after it. gradients=False: backward passes run, and make none."""
     engine, passes, steps = Variable._execution_engine, [], []  # backward and grad both go through it
 
     def run_backward(*args, **options):
         passes.append(1)
-        return engine.run_backward(*args, **options)
+        return engine.run_backward(*args, **options) if gradients else ()
 
     def note(opt, *_):
         steps.append((opt, opt.param_groups[0]["params"][0].detach().clone()))
@@ -182,6 +178,9 @@ def where_it_ends(learn, ids, V):
     if not isinstance(table, torch.Tensor) or table.shape != (V, V):
         return dict(table=table, ends="", found=dict)
     found = heights(table.detach(), ids, V) | dict(passes=passes)
+    if passes < 10:  # is it as good without any gradient?
+        with contextlib.suppress(Exception):
+            found["counts"] = heights(watched(learn, ids, V, gradients=False)[0].detach(), ids, V)["loss"]
     later = [table for _, table in steps[len(steps) // 2 :] if table.shape == (V, V)]
     found["mean"] = heights(torch.stack(later).mean(0), ids, V)["loss"] if later else math.inf
     found["optimizers"] = len({id(opt) for opt, _ in steps if opt.state})  # plain SGD has nothing to keep
@@ -205,7 +204,8 @@ def heights(table, ids, V):
 def ending(table, found):
     """Where a loop has ended, in words."""
     if found["loss"] <= found["counted"] + 0.02:
-        return "at the counting answer" if found["passes"] else "counted"
+        learned = found.get("counts", math.inf) > found["counted"] + 0.02
+        return "at the counting answer" if learned else f"counted, backward ran: {found['passes'] > 0}"
     if table.max() == table.min():
         return "where it began"
     if found["repeats"] > 0.9:
@@ -257,6 +257,13 @@ def bias_only(ids, V):
     return bias[:1].expand(V, -1)
 
 
+def step_for_show(ids, V):
+    table = counted(ids, V).requires_grad_()
+    F.cross_entropy(table[ids[:50]], ids[1:51]).backward()
+    torch.optim.SGD([table], lr=1e-3).step()
+    return table.detach()
+
+
 wrong_loops = {
     "rate too small": learning(0.1, 12, torch.optim.SGD),
     "rate too large": learning(1000, 12, torch.optim.SGD),
@@ -267,6 +274,7 @@ wrong_loops = {
     "pairs turned round": lambda ids, V: learning(0.3, 30)(ids.flip(0), V),
     "probabilities returned": lambda ids, V: torch.softmax(counted(ids, V), 1),
     "counted, not learned": counted,
+    "a step for show": step_for_show,
     "an optimizer each step": new_optimizers,
     "the same batch always": learning(0.1, 60, place=lambda ids: torch.arange(500)),
     "jumps at the end": learning(5.0, 60),

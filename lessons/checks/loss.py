@@ -110,7 +110,7 @@ def reference_gap(P, loss):
         how_often = how_often @ P
     rate = 0.0
     for share, row in zip(how_often, P, strict=True):
-        rate = rate - share * sum(p * math.log(p) for p in row.tolist())
+        rate = rate - share * sum(p * math.log(p) for p in row.tolist() if p)
     return float(loss - rate)
 
 
@@ -122,7 +122,8 @@ def inputs_gap(seed):
     g = generator(seed)
     chain = torch.tensor(CHAIN, dtype=torch.float64)
     other = torch.rand(4, 4, generator=g, dtype=torch.float64) + 0.05
-    return [(chain, 0.7991), (other / other.sum(1, keepdim=True), 1.3127)]
+    never = torch.tensor(((0.0, 0.6, 0.4), (0.5, 0.0, 0.5), (0.3, 0.7, 0.0)), dtype=torch.float64)
+    return [(chain, 0.7991), (other / other.sum(1, keepdim=True), 1.3127), (never, 1.0173)]
 
 
 def floor_of_a_coin(gap, P, loss):
@@ -235,7 +236,8 @@ exercises = {
             "sign": lambda P, loss: float(stationary(P) @ entropy(P) - loss),
             "floor alone": lambda P, loss: float(stationary(P) @ entropy(P)),
             "sum over rows": lambda P, loss: float(loss - entropy(P).sum()),
-            "columns": lambda P, loss: float(loss + (stationary(P) * (P * P.log()).sum(0)).sum()),
+            "columns": lambda P, loss: float(loss + (stationary(P) * torch.xlogy(P, P).sum(0)).sum()),
+            "0 times log 0": lambda P, loss: float(loss + stationary(P) @ (P * P.log()).sum(1)),
             "ratio": lambda P, loss: float(loss / (stationary(P) @ entropy(P))),
             "one step only": lambda P, loss: float(loss - P.mean(0) @ entropy(P)),
         },

@@ -189,7 +189,7 @@ def twin_place(q, k, v, positions, base):
 def inputs_place(seed):
     g = generator(seed)
     ordinary = normal(g, (3, 5, 4), (3, 5, 4), (3, 5, 4))
-    gaps = torch.randint(1, 5, (3, 5), generator=g).cumsum(1) + torch.tensor([[1], [4], [9]])
+    gaps = torch.randint(1, 5, (3, 5), generator=g).cumsum(1) + torch.tensor([[1], [4], [90]])
     one_token = normal(g, (2, 1, 6), (2, 1, 6), (2, 1, 6))
     return [(*ordinary, gaps, 500.0), (*one_token, torch.tensor([[5], [23]]), 300.0)]
 
@@ -207,7 +207,7 @@ def placed(turn=reference_rotate, where=lambda p: p, base=lambda b: b, which=(1,
 
 def too_short(q, k, v, positions, base, rows=lambda q, positions: q.size(1)):
     cos, sin = reference_tables(rows(q, positions), q.size(-1), base)
-    return reference_rotate(q, cos[positions], sin[positions]), k, v
+    return *(reference_rotate(x, cos[positions], sin[positions]) for x in (q, k)), v
 
 
 def v_left_alone(place, q, k, v, positions, base):
@@ -285,6 +285,7 @@ exercises = {
             "base written in": placed(base=lambda b: 10000.0),
             "table too short": too_short,
             "table one row short": partial(too_short, rows=lambda q, positions: int(positions.max())),
+            "64 rows": partial(too_short, rows=lambda q, positions: 64),
             "not turned": lambda q, k, v, positions, base: (q, k, v),
             "v first": lambda *args: placed()(*args)[::-1],
         }),

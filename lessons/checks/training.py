@@ -108,7 +108,8 @@ def twin_step(parameters, optimizer, limit):
 def inputs_step(seed):
     big, little, row = normal(generator(seed), (3, 5), (4, 2), (6,))
     gradients = [big, None, 0.3 * little, 2 * row, torch.zeros(2, 7)]  # None: frozen
-    return [(gradients, 0.7), (gradients, 29.0), (gradients, 0.0)]  # too long, short enough, no limit
+    limits = 0.7, 29.0, 0.0  # too long, short enough, no limit; and gradients of zeros
+    return [*((gradients, limit) for limit in limits), ([torch.zeros(3, 5), None], 0.7)]
 
 
 def one_update(step, gradients, limit):
@@ -264,8 +265,9 @@ exercises = {
             "lengths added up": ("math.sqrt(sum(g * g for", "(sum(grad.norm().item() for",
                                  " for g in grad.flatten().tolist()", ""),
             "after the step": ("    optimizer.step()\n", "", LONG, "optimizer.step()\n    " + LONG),
-            "no step": ("    optimizer.step()\n", ""),
-            "factor upside down": ("limit / norm", "norm / limit"),
+            "divided by zero": (LONG, ANY, CLIP, "grad.mul_(min(1, limit / norm))"),
+            "always rescales, NaN": (LONG, ANY, CLIP, "grad.mul_(limit / torch.tensor(norm))"),
+            "no step": ("    optimizer.step()\n", ""), "factor upside down": ("limit / norm", "norm / limit"),
             "length after clipping": ("return norm", "return min(norm, limit or norm)"),
             "0 stops everything": (LONG, "if limit < norm:"),
             "frozen parameters": ("if p.grad is not None", "if True"),
@@ -282,12 +284,11 @@ exercises = {
             "last update again": ('"step": last', '"step": last - 1'),
             "one update left out": ('"step": last', '"step": last + 1'),
             "random state lost": (SEED, "pass"), "seeded once per call": (SEED, "seed_all(step - start)"),
-            "same mask each update": (SEED, "seed_all(1)"),
+            "same mask each update": (SEED, "seed_all(1)"), "rate never set": ("lr_at(step)", 'group["lr"]'),
             "eval mode": ("start = 0", "start = 0; model.eval()"),
             "references, not copies": ("copy.deepcopy", "dict"),
             "rate set once": ("lr_at(step)", "lr_at(start)"),
             "first group only": ("param_groups", "param_groups[:1]"),
-            "rate never set": ("lr_at(step)", 'group["lr"]'),
             "gradients pile up": ("optimizer.zero_grad()", "pass"),
         })),
 }  # fmt: skip

@@ -43,6 +43,16 @@ exercises = {
             "no exponential": "Scores can be negative, shares cannot. What turns one into the other?",
             "changed in place":
                 "The weights are right, but the caller's scores were changed: names that end in _ do that.",
+            "divided by the past's sum":
+                "Where a later score is by far the largest, the past is left with 0, and you divide by "
+                "it. Mask first.",
+            "masked with -10":
+                "A masked score of -10 still has its share, e to the -10. Which number has none?",
+            "exp overflows":
+                "e to the 200 is too much for float32: scores may be large. What may you subtract from a "
+                "whole row?",
+            "one maximum for all":
+                "One maximum for all rows leaves some of them nothing but zeros. Whose maximum is it?",
         },
     ),
     "9c": dict(
@@ -65,6 +75,9 @@ exercises = {
                 "Output 0 is twice the value of token 0. The residual is added by the block, not here.",
             "mean of the past":
                 "Each output is a plain mean of the past: nobody is looked at more than others.",
+            "masked with -10":
+                "Where the scores of the past are below -10, the future has the larger share. Which "
+                "number is never larger?",
         },
     ),
 }  # fmt: skip

@@ -24,6 +24,8 @@ exercises = {
             "single letters": "This counts letters. A pair has two: its table has rows and columns.",
             "smoothed already": "No count of yours is 0. Smoothing comes in 2b.",
             "one by one": "Right, but one by one: for a million letters you wait. What counts all in one go?",
+            "counted in uint8":
+                "A pair that comes 256 times is counted 0 times. What is the largest number in 8 bits?",
         },
         also={
             "in float32":

@@ -73,6 +73,9 @@ exercises = {
             "never merged": "The same pair comes again and again: do the words change after a merge?",
             "ids from 257": "The first merge makes the id 256: the bytes are 0 to 255.",
             "tokens, not pairs": "These are the bytes of the tokens. The pairs of ids were asked for.",
+            "lower case first":
+                "'The' and 'the' are one word to yours. A capital has a byte of its own: may training "
+                "change the text?",
         },
     ),
 }  # fmt: skip

@@ -42,6 +42,13 @@ exercises = {
             "blanks lost": "The blanks are gone: str.split drops them, the `split` of this lesson does not.",
             "words not cut":
                 "A merge went across the border of two words. Training has cut the text with `split` first.",
+            "shorter name first":
+                "One name begins another here, and yours finds the shorter. Which of two that fit is meant?",
+            "first name only":
+                "One special token has its id, others are cut up like any text. How many names has "
+                "`special`?",
+            "ids in order":
+                "Your special tokens are numbered through. `special` says which id each name has.",
         },
     ),
     "6b": dict(
@@ -65,6 +72,9 @@ exercises = {
             "written as bytes":
                 "This begins with b': str() of bytes shows how Python writes them, and is not their text.",
             "bytes": "These are the bytes. Which text do they spell?",
+            "first name only":
+                "One special token gets its name, the next has none. How many names has `special`?",
+            "ids in order": "Names are exchanged: `special` says which id each has, and not by its order.",
         },
     ),
     "6c": dict(

@@ -113,6 +113,11 @@ exercises = {
             "disjoint windows": "Your starts are multiples of T. A window may start at any id.",
             "one after the other":
                 "Your starts go through the text in order, and neighbours tell nearly the same.",
+            "step times 1000":
+                "Run 1,000 at step 0 gets the batch of run 0 at step 1. Can a generator take two numbers?",
+            "digits joined":
+                "Run 0 at step 10 and run 1 at step 0 share a batch: digits joined tell no border. Can "
+                "both go in?",
         },
     ),
 }  # fmt: skip

@@ -20,6 +20,9 @@ exercises = {
             "ReLU": "That has a corner at 0 where GELU is smooth. Which is asked for?",
             "SiLU": "Smooth, but another one: x times sigmoid(x). GELU is asked for.",
             "tanh": "Your hidden numbers stay below 1. GELU lets large ones pass.",
+            "tanh by exponentials":
+                "Right for small numbers; for large ones both exponentials overflow. Which function of "
+                "torch knows better?",
         },
         also={
             "exact GELU": "The exact GELU; the project's is by tanh.",
@@ -58,6 +61,11 @@ exercises = {
             "probabilities for logits":
                 "The loss is right; the rest sums to 1 for each token. Logits are what goes into the "
                 "softmax.",
+            "exp overflows":
+                "Right for small logits; at large ones e to them is too much, or a softmax 0. What is "
+                "subtracted first?",
+            "one maximum for all":
+                "Subtracting one maximum of all leaves some rows nothing, and log 0. Whose maximum is it?",
         },
     ),
     "13c": dict(

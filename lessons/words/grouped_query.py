@@ -75,6 +75,11 @@ exercises = {
                 "The last token of the cache is the new one itself. It may look at itself.",
             "newest token only":
                 "Each output is the newest value alone. Is a triangle at work here? One query has no future.",
+            "exp overflows":
+                "e to the 200 is too much for float32, and scores may be large. What does torch.softmax "
+                "subtract?",
+            "one maximum for all":
+                "One maximum for all heads leaves some of them nothing but zeros. Whose maximum is it?",
         },
     ),
 }  # fmt: skip

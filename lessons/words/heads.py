@@ -56,6 +56,7 @@ exercises = {
             "numbers of heads interleaved":
                 "First all of head 0, then all of head 1: in which order do your numbers stand?",
             "wrong two axes swapped": "Counted from 0, which two of (B, H, T, hs) have to change places?",
+            "squeezed": "Of a single text the batch axis is gone. What does squeeze() do to any size of 1?",
         },
     ),
     "10c": dict(

@@ -19,6 +19,11 @@ exercises = {
             "embeddings forgotten": "The loss is NaN: wte and wpe are no Linear. Who sets them?",
             "gradients recorded": "To set a weight is no part of the graph. What says so?",
         },
+        also={
+            "a head of zeros":
+                "Your head begins at zero: the first loss is exactly ln V, and the head's gradient is "
+                "not zero.",
+        },
     ),
     "14b": dict(
         hints=[

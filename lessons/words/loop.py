@@ -66,6 +66,9 @@ exercises = {
                 "time?",
             "the table it began with":
                 "All entries are equal, as they were at first. Is this the table that the optimizer moves?",
+            "a step for show":
+                "Your table is as good where backward makes no gradient: it was counted. Let the "
+                "gradient find it.",
         },
     ),
 }  # fmt: skip

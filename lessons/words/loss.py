@@ -94,6 +94,9 @@ exercises = {
             "ratio": "Nats are compared by a difference.",
             "one step only":
                 "These are the frequencies after one step from anywhere. The text is longer than that.",
+            "0 times log 0":
+                "Some letter never follows another, and 0 times log 0 is NaN. What does it add to an "
+                "entropy?",
         },
         also={
             "a tensor": "Yours is a tensor. Its .item() is the Python float that was asked for.",

@@ -90,6 +90,7 @@ exercises = {
                 "The last position has no row. How many rows has a table that counts from 0 to it?",
             "not turned": "Nothing was turned: where did the positions go?",
             "v first": "The order is q, k, v, as they were given.",
+            "64 rows": "Your table ends at 64 rows, and positions go on. What tells how many are needed?",
         },
         also={
             "neighbours":

@@ -56,6 +56,11 @@ exercises = {
                 "The step is right. Told should be how long it was before: that shows when it explodes.",
             "0 stops everything": "With limit 0 no weight moves. What does 0 say here?",
             "frozen parameters": "What is not trained has None as its .grad.",
+            "divided by zero":
+                "All gradients may be 0, and so is their length then. Of what is it a divisor in yours?",
+            "always rescales, NaN":
+                "Gradients shorter than the limit got longer, and zeros became NaN. When is there work "
+                "to do?",
         },
         also={
             "tensor": "It is a tensor.",

@@ -88,7 +88,7 @@ def test_how_many_starts_there_are():
 @pytest.mark.parametrize(
     ("mistake", "fact", "found"),
     [("last window never drawn", "starts never drawn", "199"), ("one start per batch", "rows", False),
-     ("global generator", "the same in a second call", False), ("step ignored", "different batches", 7)],
+     ("global generator", "the same in a second call", False), ("step ignored", "different batches", 8)],
 )  # fmt: skip
 def test_what_is_wrong_with_these_starts(mistake, fact, found):
     assert (

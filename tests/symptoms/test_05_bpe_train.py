@@ -4,10 +4,11 @@ from collections import Counter
 
 import pytest
 
-from lessons.checks import bpe_train
+from lessons import course
 from tokenizer import BPETokenizer
 
 TEXT = "the low lower lowest 안녕 \U0001f600 the other\nof the lot to the other\n" * 3
+bpe_train = course.checks(5)
 WRONG = {
     name: {mistake: f for mistake, (f, _) in e["wrong"].items()} for name, e in bpe_train.exercises.items()
 }

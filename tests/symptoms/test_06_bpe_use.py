@@ -11,10 +11,10 @@ import evaluate
 import model
 from data import Windows
 from lessons import course
-from lessons.checks import bpe_use
 from text.prepare import folder_of
 from tokenizer import BPETokenizer, load_any
 
+bpe_use = course.checks(6)
 WRONG = {
     name: {mistake: f for mistake, (f, _) in e["wrong"].items()} for name, e in bpe_use.exercises.items()
 }
