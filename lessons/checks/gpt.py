@@ -51,8 +51,7 @@ def filled(build, x, up, down):
     return dict(weights=shapes, output=functional_call(mlp, weights, (x,)))
 
 
-def gelu(h):
-    return F.gelu(h, approximate="tanh")
+gelu = partial(F.gelu, approximate="tanh")
 
 
 def by_exponentials(h):

@@ -235,9 +235,8 @@ def what_is_used(mixed, x, y, weight, lr, steps):
         losses, found = mixed(x, y, weight.detach(), lr, steps)
     if found.dtype != torch.float32 or found.shape != weight.shape:
         raise TypeError(f"weights of {tuple(found.shape)}, {found.dtype}: they should stay as they came")
-    moved = (found - weight).detach() / lr
     types = ", ".join(sorted(products.types))
-    return {"losses": [float(loss) for loss in losses], "moved, over lr": moved, "products in": types}
+    return {"losses": [*map(float, losses)], "moved, over lr": (found - weight).detach() / lr, "in": types}
 
 
 def small_steps_count(mixed, x, y, weight, lr, steps):
