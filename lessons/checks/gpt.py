@@ -23,8 +23,7 @@ def reference_mlp(C):
 
 def twin_mlp(C):
     mlp = nn.Module()
-    mlp.up = nn.Linear(C, 4 * C, bias=False)
-    mlp.down = nn.Linear(4 * C, C, bias=False)
+    mlp.up, mlp.down = nn.Linear(C, 4 * C, bias=False), nn.Linear(4 * C, C, bias=False)
 
     def forward(x):
         h = mlp.up(x)
