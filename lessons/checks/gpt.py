@@ -141,10 +141,8 @@ def forward(gpt, idx, targets, loss=nats, first=0, positions=True, chained=True,
     return logits, loss(logits, targets)
 
 
-def by_hand(largest):
-    return lambda x, y: F.nll_loss(
-        (x - largest(x) - (x - largest(x)).exp().sum(-1, keepdim=True).log()).mT, y
-    )
+def by_hand(top):
+    return lambda x, y: F.nll_loss((x - top(x) - (x - top(x)).exp().sum(-1, keepdim=True).log()).mT, y)
 
 
 @torch.no_grad()
