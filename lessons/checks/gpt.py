@@ -22,16 +22,16 @@ def reference_mlp(C):
 
 
 def twin_mlp(C):
-    mlp = nn.Module()
-    mlp.up, mlp.down = nn.Linear(C, 4 * C, bias=False), nn.Linear(4 * C, C, bias=False)
+    module = nn.Module()
+    module.up, module.down = nn.Linear(C, 4 * C, bias=False), nn.Linear(4 * C, C, bias=False)
 
-    def forward(x):
-        h = mlp.up(x)
+    def run(x):
+        h = module.up(x)
         inner = math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)
-        return mlp.down(0.5 * h * (1 + torch.tanh(inner)))
+        return module.down(0.5 * h * (1 + torch.tanh(inner)))
 
-    mlp.forward = forward
-    return mlp
+    module.forward = run
+    return module
 
 
 def inputs_mlp(seed):
