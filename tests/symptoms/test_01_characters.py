@@ -13,6 +13,8 @@ from tokenizer import load_any
 exercises = characters.exercises
 PROGRAM = """
 from lessons.checks.characters import exercises
+
+course.checks(1)  # its words are put to it
 for vocab in (exercises["1a"]["wrong"]["set not sorted"][0], exercises["1a"]["reference"]):
     print(vocab("To be, or not to be: that is the question")[0])
 """

@@ -8,6 +8,8 @@ import torch
 from lessons import course
 from lessons.checks import bigrams, characters
 
+course.checks(2)  # its words are put to it
+
 
 def wrong(name: str, mistake: str):
     return bigrams.exercises[name]["wrong"][mistake][0]

@@ -10,6 +10,8 @@ import torch
 from lessons import course
 from lessons.checks import loss
 
+course.checks(3)  # its words are put to it
+
 lesson = course.load(course.lessons()[3], "lesson_3")
 CHAIN = torch.tensor(loss.CHAIN, dtype=torch.float64)
 POLISH = (

@@ -5,8 +5,11 @@ import math
 import pytest
 import torch
 
+from lessons import course
 from lessons.checks.rotary import exercises, reference_tables
 from lessons.grader import judge
+
+course.checks(8)  # its words are put to it
 
 COS, SIN = reference_tables(64, 64, 10000.0)
 X = torch.randn(1, 64, 64, generator=torch.Generator().manual_seed(8))

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from lessons import course
 from lessons.checks.heads import beside, exercises, predictions, seen_with, twin_merge, twin_split
 from model import GPTConfig
+
+course.checks(10)  # its words are put to it
 
 LOWER = ["x.....", "xx....", "xxx...", "xxxx..", "xxxxx.", "xxxxxx"]
 PICTURES = {

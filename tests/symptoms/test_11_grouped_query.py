@@ -4,10 +4,13 @@ import pytest
 import torch
 
 from generate import Cache, Past
+from lessons import course
 from lessons.checks.grouped_query import exercises, predictions, seen_working, who_reads_whom
 from lessons.checks.heads import bare
 from lessons.grader import RIGHT, judge
 from model import GPT, GPTConfig
+
+course.checks(11)  # its words are put to it
 
 SHARED = {  # which key head each of 6 query heads reads
     ("", 3): [0, 0, 1, 1, 2, 2],
