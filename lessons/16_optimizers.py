@@ -1,6 +1,6 @@
 # Lesson 16 (unit C): SGD, momentum, Adam, AdamW: four update rules
 # Before: a loop that can be trusted. Each step in it is made by an optimizer of torch, a closed box so far.
-# Seconds: 15
+# Seconds: 19
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:

@@ -1,6 +1,6 @@
 # Lesson 17 (unit C): Muon: orthogonal updates for matrices
 # Before: Adam gives each number a pace of its own, as if a matrix were nothing but a list of numbers.
-# Seconds: 8
+# Seconds: 9
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:

@@ -1,6 +1,6 @@
 # Lesson 18 (unit C): Schedules: constant, linear, cosine, step, polynomial, warm-up
 # Before: four update rules and a fifth; all take a learning rate, and it was the same from start to end.
-# Seconds: 5
+# Seconds: 7
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:

@@ -1,6 +1,6 @@
 # Lesson 19 (unit C): Learning-rate finder: sweep, smooth, choose
 # Before: a schedule raises and lowers the learning rate. How high its top should be, nobody has said.
-# Seconds: 12
+# Seconds: 16
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:

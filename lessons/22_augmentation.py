@@ -1,6 +1,6 @@
 # Lesson 22 (unit D): Data augmentation for text: random windows, token noise
 # Before: dropout, weight decay and an early stop hold a model back; the text was the same in each pass.
-# Seconds: 10
+# Seconds: 13
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:

@@ -1,6 +1,6 @@
 # Lesson 23 (unit E): Mixed precision: ranges, loss scaling, what stays fp32
 # Before: a model that generalises. Each number of it takes 32 bits, and most of these bits are never needed.
-# Seconds: 5
+# Seconds: 11
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:

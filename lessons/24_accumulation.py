@@ -1,6 +1,6 @@
 # Lesson 24 (unit E): Gradient accumulation: k small = 1 large
 # Before: half the bits for products. What a batch leaves in memory for the backward pass still grows with it.
-# Seconds: 5
+# Seconds: 10
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:

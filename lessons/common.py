@@ -49,6 +49,11 @@ def whole(count: Callable, *args):
     return int(found) if isinstance(found, float) and found.is_integer() else found
 
 
+def floats(values) -> list[float]:
+    """Numbers, also of tensors with a graph, of which float() would warn."""
+    return [float(torch.as_tensor(value).detach()) for value in values]
+
+
 # ---- counts and chances
 def pair_counts(first: Tensor, second: Tensor, V: int) -> Tensor:
     """How often each id (n,) is met with each other one: (V, V) int64."""

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from data import count_targets
-from lessons.common import generator, mistakes
+from lessons.common import floats, generator, mistakes
 from model import summed_nats
 
 V = 11
@@ -67,7 +67,7 @@ def seen_of_updates(accumulate, k, n, seed):
     graphs = any(getattr(loss, "requires_grad", False) for loss in losses)
     return {"updates": len(got), "gradients": got, "largest batch read": max(read, default=0),
             "most graphs at once": alive[1],
-            "losses": [float(torch.as_tensor(loss).detach()) for loss in losses], "graphs held": graphs,
+            "losses": floats(losses), "graphs held": graphs,
             "weights": [p.detach() for p in model.parameters()]}  # fmt: skip
 
 

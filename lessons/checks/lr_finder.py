@@ -6,7 +6,7 @@ import math
 import torch
 from torch import nn
 
-from lessons.common import generator, mistakes
+from lessons.common import floats, generator, mistakes
 from lessons.observe import leaves
 from techniques.lr_finder import Sweep, averages_of, rates_between, suggested, sweep
 
@@ -83,7 +83,7 @@ def swept(sweep, script, lowest, highest, updates, smoothing, too_high):
         "batches asked for": " ".join(str(i) for i, _ in asked),
         "rates asked for, in powers of ten": [power for _, power in asked],
         "rates, in powers of ten": [math.log10(rate) for rate in rates],
-        "losses": [float(loss) for loss in losses],
+        "losses": floats(losses),
         "averages": [float(average) for average in averages],
         "weights are back": all(equal[:4]),
         "buffers are back": all(equal[4:7]),

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lessons.common import generator, mistakes
+from lessons.common import floats, generator, mistakes
 from lessons.observe import Steps
 from machine.hardware import choose_precision, loss_scaler
 from machine.layers import LayerNorm
@@ -236,7 +236,7 @@ def what_is_used(mixed, x, y, weight, lr, steps):
     if found.dtype != torch.float32 or found.shape != weight.shape:
         raise TypeError(f"weights of {tuple(found.shape)}, {found.dtype}: they should stay as they came")
     types = ", ".join(sorted(products.types))
-    return {"losses": [*map(float, losses)], "moved, over lr": (found - weight).detach() / lr, "in": types}
+    return {"losses": floats(losses), "moved, over lr": (found - weight).detach() / lr, "in": types}
 
 
 def small_steps_count(mixed, x, y, weight, lr, steps):
