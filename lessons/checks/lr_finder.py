@@ -84,7 +84,7 @@ def swept(sweep, script, lowest, highest, updates, smoothing, too_high):
         "rates asked for, in powers of ten": [power for _, power in asked],
         "rates, in powers of ten": [math.log10(rate) for rate in rates],
         "losses": floats(losses),
-        "averages": [float(average) for average in averages],
+        "averages": floats(averages),
         "weights are back": all(equal[:4]),
         "buffers are back": all(equal[4:7]),
         "the optimizer's averages are back": all(equal[7:-1]),
