@@ -155,7 +155,8 @@ def seen_of_gradients(gradients, shapes, seed, kind):
     model.register_forward_hook(lambda module, args, out: read.append(tuple(args[0].shape)))
     mean = gradients(model, ragged(shapes, seed, kind))
     held = bool(getattr(mean, "requires_grad", False))
-    return {"mean": floats([mean]), "gradients": gradients_of(model), "read at once": " ".join(map(str, read)),
+    (told,) = floats([mean])
+    return {"mean": told, "gradients": gradients_of(model), "read at once": " ".join(map(str, read)),
             "graph held": held}  # fmt: skip
 
 
