@@ -36,6 +36,12 @@ OLD = ROOT.parent / "old"  # where a person makes the fixture; the slow tests ta
 FIXTURE = ROOT / f"tests/fixtures/made_by_{COMMIT}.zip"
 RUNS = {"adamw": "chars", "muon": "rows"}  # run: its dataset. The second is in shards, made by two processes
 OLD = range(1, 16)  # lessons that there were
+FOUND_SINCE = {  # answers of then with a mistake: 0 * log 0, a shorter name first, exponentials that overflow
+    "3d": "math domain error",
+    "6a": "One name begins another here",
+    "9b": "numbers are not finite",
+    "13b": "What is subtracted first?",
+}
 SOLVED = (9, 15)  # lessons whose files are in the fixture
 SMALL = (
     "--device=cpu --dtype=float32 --threads=1 --n_layer=1 --n_head=2 --n_embd=8 --batch_size=4 --dropout=0.1 "
@@ -262,10 +268,18 @@ def judge(folder: Path, number: int, warm: worker.Worker) -> dict[str, str]:
     return {name: warm.check(job)["line"] for name, job in jobs.items()}
 
 
+def expected(number: int, lines: dict[str, str]) -> dict[str, str]:
+    """What the grader has to say of the answers of then: right, but for mistakes that no input showed."""
+    for name, said in FOUND_SINCE.items():
+        assert name not in lines or said in lines[name]
+    return {name: lines[name] if name in FOUND_SINCE else "right" for name in course.checks(number).exercises}
+
+
 @pytest.mark.slow
 def test_solved_lessons_are_right(before, warm):
     for number in SOLVED:
-        assert set(judge(before, number, warm).values()) == {"right"}
+        lines = judge(before, number, warm)
+        assert lines == expected(number, lines)
 
 
 def test_progress_is_read(before, monkeypatch):
@@ -322,7 +336,8 @@ def leaves(value) -> list[torch.Tensor]:
 @pytest.mark.slow
 def test_all_solved_lessons_are_right(old, warm):
     for number in OLD:
-        assert {number: set(judge(old, number, warm).values())} == {number: {"right"}}
+        lines = judge(old, number, warm)
+        assert lines == expected(number, lines)
 
 
 @pytest.mark.slow
