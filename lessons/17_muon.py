@@ -73,11 +73,12 @@ if __name__ == "__main__":
     assert orthogonal(example).diag().min() > 0.68 and orthogonal(example)[0, 1].abs() < 1e-5
     a, b, c = 3.4445, -4.7750, 2.0315
     claim(3.4445, a, tol=0), claim(4.7750, -b, tol=0), claim(2.0315, c, tol=0)
-    s, path = torch.linspace(0.01, 1, 1000).double(), []
+    lowest, path = 0.01, []
+    s = torch.linspace(lowest, 1, 1000).double()
     for _ in range(5):
         s = a * s + b * s**3 + c * s**5
         path.append(s[0].item())
-    claim(0.01, 0.01, tol=0)
+    claim(0.01, lowest, tol=0)
     claim(0.68, s.min().item(), tol=0.005), claim(1.13, s.max().item(), tol=0.005)
     claim(0.034, path[0], tol=0.0005), claim(0.118, path[1], tol=0.0005), claim(0.400, path[2], tol=0.0005)
     claim(1.093, path[3], tol=0.0005), claim(0.699, path[4], tol=0.0005)

@@ -171,10 +171,13 @@ def project_rates(kind, warmup=10, end=100):
     return [lr_at(step, lr_schedule=kind, **given) for step in range(110)]
 
 
+BEGIN, STEPS, SLOW = 10.0, 300, 0.01
+
+
 def spread(schedule):
-    """Deviation from the bottom after 300 steps with noise, of 1,000 weights that start at 10."""
-    g, w = torch.Generator().manual_seed(18), torch.full((1000,), 10.0)
-    for step in range(300):
+    """Deviation from the bottom after STEPS steps with noise, of 1,000 weights that start at BEGIN."""
+    g, w = torch.Generator().manual_seed(18), torch.full((1000,), BEGIN)
+    for step in range(STEPS):
         w -= schedule(step) * (w + torch.randn(1000, generator=g))
     return w.square().mean().sqrt().item()
 
@@ -185,8 +188,8 @@ if __name__ == "__main__":
     assert all(abs(a - b) < 1e-6 for a, b in zip(ours, rates["cosine"], strict=True)), (
         "yours is the project's"
     )
-    spreads = [spread(lambda step, lr=lr: lr) for lr in (0.1, 0.01)]
-    spreads.append(spread(lambda step: other("linear", step, 0.1, 0.0, 300, 1.0, 1, 1.0)))
+    spreads = [spread(lambda step, lr=lr: lr) for lr in (0.1, SLOW)]
+    spreads.append(spread(lambda step: other("linear", step, 0.1, 0.0, STEPS, 1.0, 1, 1.0)))
     print(
         "deviation at the end: constant 0.1: {:.3f}, constant 0.01: {:.3f}, falling: {:.3f}".format(*spreads)
     )
@@ -194,9 +197,9 @@ if __name__ == "__main__":
         claim(0.23, spreads[0]),
         claim(0.49, spreads[1], tol=0.02),
         claim(0.09, spreads[2]),
-        claim(0.01, 0.01, tol=0),
+        claim(0.01, SLOW, tol=0),
     )
-    claim(10, 10, tol=0), claim(300, 300, tol=0)
+    claim(10, BEGIN, tol=0), claim(300, STEPS, tol=0)
 
     def draw(axes):
         for kind, values in rates.items():

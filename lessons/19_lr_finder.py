@@ -103,7 +103,8 @@ if __name__ == "__main__":
 
     model, optimizer, update = fresh(1e-3)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    found = yours_or_ours(sweep, "19a")(model, optimizer, update, 1e-6, 3.0, 150, 0.9, 2.0)
+    smoothing, first, second = 0.9, 4, 2  # the example by hand has two losses
+    found = yours_or_ours(sweep, "19a")(model, optimizer, update, 1e-6, 3.0, 150, smoothing, 2.0)
     rates, losses, averages = found
     for rate, average in [*zip(rates, averages, strict=True)][::10]:
         print(f"rate {rate:8.1e}  loss {average:5.2f}  {'#' * round(10 * min(average, 6))}")
@@ -115,14 +116,17 @@ if __name__ == "__main__":
     claim(0.00001, 1e-5, tol=0)
     claim(0.0001, 1e-4, tol=0)
     claim(0.00505, (0.0001 + 0.01) / 2, tol=1e-9)
-    claim(0.9, 0.9, tol=0)
-    claim(4, (0.1 * 4) / 0.1, tol=1e-9)
-    claim(2, 2, tol=0)
-    claim(0.4, 0.1 * 4, tol=1e-9)
-    claim(0.56, 0.9 * 0.4 + 0.1 * 2, tol=1e-9)
-    claim(0.1, 1 - 0.9, tol=1e-9)
-    claim(0.19, 1 - 0.9**2, tol=1e-9)
-    claim(2.947, 0.56 / 0.19, tol=0.001)
+    share = 1 - smoothing
+    once = share * first
+    twice = smoothing * once + share * second
+    claim(0.9, smoothing, tol=0)
+    claim(4, once / share, tol=1e-9)
+    claim(2, second, tol=0)
+    claim(0.4, once, tol=1e-9)
+    claim(0.56, twice, tol=1e-9)
+    claim(0.1, share, tol=1e-9)
+    claim(0.19, 1 - smoothing**2, tol=1e-9)
+    claim(2.947, twice / (1 - smoothing**2), tol=0.001)
 
 # %% [markdown]
 # ## 19b. Choose

@@ -12,7 +12,7 @@
 import torch
 import torch.nn.functional as F
 
-from lessons.course import claim, encoded, save_plot, yours_or_ours
+from lessons.course import claim, encoded, save_plot, update, windows, yours_or_ours
 from model import GPT, GPTConfig
 
 predict_1 = None  # loss in nats of one batch of 4 windows of 32 letters, after 60 updates on it alone
@@ -42,12 +42,6 @@ def gpt(V, dropout):
     torch.manual_seed(20)
     model = GPT(GPTConfig(V, block_size=32, n_layer=2, n_head=2, n_embd=64, dropout=dropout))
     return model, torch.optim.AdamW(model.parameters(), lr=0.005, fused=True)
-
-
-def windows(ids, size, g):
-    """A random batch: x and y, (size, 32) each."""
-    rows = torch.stack([ids[at : at + 33] for at in torch.randint(len(ids) - 33, (size,), generator=g)])
-    return rows[:, :-1], rows[:, 1:]
 
 
 # %% [markdown]
@@ -82,14 +76,6 @@ def overfit(model, optimizer, batch, most):
 
 
 # %%
-def update(model, optimizer, x, y):
-    loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return loss.item()
-
-
 if __name__ == "__main__":
     vocabulary, ids, val_ids, is_shakespeare = encoded()
     V, g = len(vocabulary), torch.Generator().manual_seed(20)

@@ -171,6 +171,25 @@ def encoded() -> tuple:
     return vocabulary, ids[:cut], ids[cut:], real
 
 
+def windows(ids, size: int, g) -> tuple:
+    """A random batch of a text, (n,) int64, drawn with a generator: x and y, (size, 32) each."""
+    import torch
+
+    rows = torch.stack([ids[at : at + 33] for at in torch.randint(len(ids) - 33, (size,), generator=g)])
+    return rows[:, :-1], rows[:, 1:]
+
+
+def update(model, optimizer, x, y) -> float:
+    """Train on a batch, once, as in lesson 4; returns the loss before."""
+    from torch.nn import functional
+
+    loss = functional.cross_entropy(model(x).flatten(0, 1), y.flatten())
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
 def source_of(function) -> str:
     """File and line of a function of the project, as model.py:120; "" for others."""
     try:
