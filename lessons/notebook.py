@@ -22,7 +22,7 @@ ADDRESS = ""  # as `git clone` takes it; "" if the folder tinylm is here already
 
 def run(*words):
     print("$", *words, flush=True)
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
     for line in process.stdout:
         print(line, end="")
     assert process.wait() == 0, "this command failed"

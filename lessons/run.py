@@ -113,11 +113,11 @@ def start(args) -> int:
 def show(args) -> int:
     lesson, _ = parse(args.number)
     path = yours(lesson) if yours(lesson).exists() else course.lessons()[lesson]
-    print(f"{path} (about {course.header(course.lessons()[lesson])['seconds']} s)")
-    print(f"text: {course.name_of_text()}", flush=True)
+    print(f"{path} (about {course.header(course.lessons()[lesson])['seconds']} s)", flush=True)
     # Not `python path`, which would put its folder on the path, where a random.py may lie.
     run = (
-        "import pathlib, sys; from lessons import course; course.load(pathlib.Path(sys.argv[1]), '__main__')"
+        "import pathlib, sys; from lessons import course; print('text:', course.name_of_text()); "
+        "course.load(pathlib.Path(sys.argv[1]), '__main__')"
     )
     environment = {**os.environ, **ENVIRONMENT}
     done = subprocess.run([sys.executable, "-c", run, str(path)], cwd=course.ROOT, env=environment)

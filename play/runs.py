@@ -60,11 +60,11 @@ def about(folder: Path) -> dict:
     }
 
 
-def settings_of(folder: Path) -> list[dict]:
-    """[config.json, tokenizer.json] of a run."""
+def settings_of(folder: Path) -> tuple[dict, dict]:
+    """(config.json, tokenizer.json) of a run."""
     settings, tokenizer = (read_json(folder / f"{name}.json") for name in ("config", "tokenizer"))
     require(type(settings["max_iters"]) is int, f"max_iters={settings['max_iters']!r:.40}; expected a number")
-    return [settings, tokenizer]
+    return settings, tokenizer
 
 
 def checkpoints(folder: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """A conversation that fits the model's window: the oldest turns are dropped, the system prompt never."""
 
 import bisect
+import functools
 
 from text.segments import begin, conversation, ids_of
 from tokenizer import Tokenizer
@@ -37,6 +38,7 @@ class Conversation:
         system = messages[:1] if messages[0]["role"] == "system" else []
         users = [i for i, message in enumerate(messages) if message["role"] == "user"]
 
+        @functools.cache
         def without(forgotten: int) -> tuple[list, list[int]]:  # that many turns: (messages, ids)
             kept = [*system, *messages[users[forgotten] :]] if forgotten else messages
             segments = begin(conversation(kept, self.tokenizer), self.tokenizer)
