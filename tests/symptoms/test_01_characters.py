@@ -12,6 +12,7 @@ from tokenizer import load_any
 
 exercises = characters.exercises
 PROGRAM = """
+from lessons import course
 from lessons.checks.characters import exercises
 
 course.checks(1)  # its words are put to it
