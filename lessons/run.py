@@ -18,7 +18,6 @@ folder that the variable TINYLM_WORK names.
 """
 
 import argparse
-import inspect
 import os
 import re
 import subprocess
@@ -38,7 +37,7 @@ if __name__ == "__main__" and str(HERE.parents[1]) not in os.environ.get("PYTHON
             pass  # the child got Ctrl-C, too, and handles it
 
 from config import start_script  # noqa: E402
-from lessons import classroom, course, doctor, notebook  # noqa: E402
+from lessons import classroom, course, doctor, notebook, solutions  # noqa: E402
 from lessons.predict import asked_first, tell_predictions  # noqa: E402
 from lessons.progress import free_name, load_state, record, save_state, table  # noqa: E402
 from lessons.worker import ENVIRONMENT, Worker  # noqa: E402
@@ -224,9 +223,9 @@ def solution(args) -> int:
             continue
         mine["gave_up"] |= not mine["right"]
         exercise = course.checks(lesson).exercises[name]
-        for function in dict.fromkeys([exercise["reference"], exercise.get("slow"), exercise.get("project")]):
-            if function and course.source_of(function):
-                print(f"# {name}: {course.source_of(function)}\n{inspect.getsource(function)}")
+        ours = course.source_of(exercise.get("project"))
+        print(f"# {name}" + f"; ours: {ours}" * bool(ours))
+        print(solutions.solution(course.checks(lesson), name))
         for text in exercise["hints"]:
             print(f"# {text}")
     save_state(state)

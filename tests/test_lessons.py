@@ -26,7 +26,7 @@ import evaluate
 import model
 from conftest import ROOT
 from data import Windows
-from lessons import course, grader, notebook, predict
+from lessons import course, grader, notebook, predict, solutions
 from lessons.observe import SEEDS, apart, difference, observations
 from mutants import mutants
 from test_house import LAYERS
@@ -105,6 +105,15 @@ def test_an_exercise_has_its_parts(lesson, name):
     assert len({*hints}) == len(hints), "a hint of its own for each"
     assert all(len(mistake.split()) <= 5 for mistake in exercise["wrong"])
     assert all(len(hint) <= grader.WIDTH and "\n" not in hint for hint in [*hints, *exercise["hints"]])
+
+
+@each_exercise
+def test_a_solution_is_short_and_takes_nothing_from_us(lesson, name):
+    """That it is right, all lessons solved with them show (test_classroom.py)."""
+    exercise, text = exercise_of(lesson, name), solutions.solution(course.checks(lesson), name)
+    assert len(text.splitlines()) <= 20
+    assert grader.not_your_own(ast.parse(text), exercise) == ""
+    assert not re.search(r"\b(reference|twin)_", text), "the student's names"
 
 
 @each_lesson
