@@ -26,6 +26,10 @@ predict_1 = None  # start positions for windows of 64 in 1,003,854 ids, each wit
 # cut out, each with the T ids that follow; and it is settled at which places the windows of a training step
 # begin. None of this is difficult, and each step can be wrong in a way that no error message tells. Such a
 # mistake shows days later, as a loss that is too good or a little too high.
+#
+# In the cells of code you will meet two lines that you need not write. `claim(65, V)` compares a number of
+# this text with what the run found, and `assert` stops the lesson where something does not hold. They are
+# there so that what you read is true.
 
 # %%
 if __name__ == "__main__":

@@ -38,10 +38,17 @@ if __name__ == "__main__":
 # %% [markdown]
 # ## 3a. Cross-entropy from scratch
 #
-# A model puts out **logits**, any real numbers; the softmax makes probabilities of them. Softmax first,
-# logarithm after: that is the definition, and it breaks. For logits of 1000 the exponential is infinite,
-# and a probability of zero has no logarithm. Both are needless: logarithm and exponential cancel if you
-# let them.
+# A model puts out **logits**, any real numbers, and the **softmax** makes probabilities of them: each becomes
+# its exponential, divided by the sum of all exponentials.
+#
+#     p_i = exp(logit_i) / (exp(logit_1) + exp(logit_2) + ...)
+#
+# By hand: the logits 0 and 1.0986 (ln 3) have the exponentials 1 and 3, so the probabilities 0.25 and 0.75.
+# If the second letter came, the loss is -ln 0.75 = 0.288 nats.
+#
+# Softmax first, logarithm after: that is the definition, and it breaks. For logits of 1000 the exponential
+# is infinite, and a probability of zero has no logarithm. Both are needless: logarithm and exponential
+# cancel if you let them.
 #
 # The gradient of this loss is short: softmax minus one at the letter that came, divided by the number of
 # targets. The grader compares it, too. A loss with the right value and no gradient trains nothing.
@@ -69,6 +76,10 @@ if __name__ == "__main__":
     claim(3.20, loss_of(torch.softmax(perfect, 1), y).item(), tol=0.005)
     claim(1000, perfect.max().item(), tol=0)
     claim(65, len(y), tol=0)
+    two = torch.tensor([[0.0, math.log(3)]])
+    claim(1.0986, two[0, 1].item(), tol=1e-4), claim(3, two.exp()[0, 1].item(), tol=1e-5)
+    claim(0.25, two.softmax(1)[0, 0].item()), claim(0.75, two.softmax(1)[0, 1].item())
+    claim(0.288, loss_of(two, torch.tensor([1])).item(), tol=0.0005)
 
 # %% [markdown]
 # ## 3b. Perplexity

@@ -47,8 +47,15 @@ if __name__ == "__main__":
 # ## 5a. Count the neighbours
 #
 # Pairs are counted inside words only, so that no token will reach from one word into the next. What a word
-# is, a pattern says: letters with at most one blank before them, digits likewise, signs likewise
-# (`split`, above; Radford et al., 2019). A blank belongs to the word after it.
+# is, a pattern says (`split`, above; Radford et al., 2019). Of these it takes the first that fits:
+#
+#     's  't  're  've  'm  'll  'd       the end of it's, don't, we're
+#     at most one blank, then letters     " question"
+#     at most one blank, then digits
+#     at most one blank, then signs       "..."
+#     what is left: more blanks, line ends
+#
+# So a blank belongs to the word after it.
 #
 # Most words of a text are repeats. So each different word is kept once, as a tuple of its ids, with the
 # number of times it occurs. One visit to a word then counts for all of its places.
@@ -103,9 +110,18 @@ if __name__ == "__main__":
     for sample in ("aaaa", "aaa", "banana"):
         left, right = sample[-2:].encode()
         print(f"{sample!r}: {yours_or_ours(merge, '5b')(list(sample.encode()), (left, right), 256)}")
+    low = yours_or_ours(count_pairs, "5a")({tuple(b"low"): 2, tuple(b"lower"): 1})
+    assert low[tuple(b"ow")] == low[tuple(b"lo")] and low[tuple(b"er")] == 1
+    claim(3, low[tuple(b"lo")], tol=0)
 
 # %% [markdown]
 # ## 5c. Train
+#
+# By hand, for the words low, low and lower; the letters stand for their bytes:
+#
+#     l o w     l o w     l o w e r      (l, o) and (o, w) stand 3 times, the others once: merge (l, o)
+#     lo w      lo w      lo w e r       (lo, w) stands 3 times: merge it
+#     low       low       low e r        no pair stands twice: the end
 #
 # Count, choose, merge everywhere, repeat. Each round counts what is there *now*, merged ids included: that
 # is how tokens grow longer than two bytes.

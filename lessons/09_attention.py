@@ -31,8 +31,25 @@ predict_1 = None  # standard deviation of q·k at head size 64, if all entries h
 # - the **value** v: what do I hand over, if I am chosen?
 #
 # The score of token t for token s is the product q_t · k_s. It is high where the question fits the offer.
-# The scores of a token become shares by a softmax, and its output is the mean of the values by these
-# shares. That is all; the formula fits in a line (Vaswani et al., 2017).
+# The scores of a token become shares by a softmax (lesson 3), and its output is the mean of the values by
+# these shares. That is all; the formula fits in a line (Vaswani et al., 2017):
+#
+#     output = softmax(q k^T / root of d, without the future) v
+#
+# By hand: a token has the scores 0 and 1.0986 for itself and the one before. The exponentials are 1 and 3,
+# the shares 0.25 and 0.75. With the values 8 and 4 its output is 0.25 · 8 + 0.75 · 4 = 5.
+
+# %%
+if __name__ == "__main__":
+    shares = torch.tensor([0.0, 1.0986]).softmax(0)
+    claim(0.25, shares[0].item()), claim(0.75, shares[1].item()), claim(1.0986, math.log(3))
+    values = torch.tensor([8.0, 4.0])
+    (
+        claim(8, values[0].item()),
+        claim(4, values[1].item()),
+        claim(5, (shares @ values).item()),
+        claim(3, math.exp(1.0986), tol=1e-3),
+    )
 
 # %% [markdown]
 # ## 9a. Scores
@@ -98,6 +115,12 @@ if __name__ == "__main__":
 # `check` draws who sees whom. Row t, column s: an x stands where a change of token s moves the result at
 # t. Right is the lower triangle, diagonal included: a token may always look at itself, and the first one
 # has nobody else.
+#
+#     t     s ->
+#     |     x . . .     the first token sees itself
+#     v     x x . .
+#           x x x .     the third sees two before it, and itself
+#           x x x x
 
 
 # %%
@@ -133,6 +156,41 @@ def attend(x, wq, wk, wv):
     """
     raise NotImplementedError("lesson 9c")
 
+
+# %% [markdown]
+# ## 9d. A head by hand
+#
+# A head learns its three matrices. To see what they can say, build one that hands over **the token before**.
+# Large models have such heads, and use them to find what followed the last time (Olsson et al., 2022).
+#
+# Let x hold two things side by side: first the position, T numbers with a 1 at place t and zeros beside it;
+# then the token, V numbers. The product x @ wk then reads, of wk, the row of the position and the rows of the
+# token. So a key can say "I stand at t", and a query "who stands at t - 1?". Their product is large where the
+# two fit. How large must it be, if the softmax is to give nearly all to one?
+
+
+# %%
+def look_back(T, V):
+    """The matrices of a head whose output t is token t - 1, and whose output 0 is token 0.
+
+    T, V: int; the vectors x are (B, T, T + V) float32: the position, then the token
+    -> (wq, wk, wv), float32, for `attend`: (T + V, d), (T + V, d) with any d, and (T + V, V).
+    """
+    raise NotImplementedError("lesson 9d")
+
+
+# %%
+if __name__ == "__main__":
+    word = "attention"
+    T, letters = len(word), sorted({*word})
+    tokens = torch.eye(len(letters))[[letters.index(letter) for letter in word]]
+    x = torch.cat((torch.eye(T), tokens), dim=1)[None]
+    wq, wk, wv = yours_or_ours(look_back, "9d")(T, len(letters))
+    handed = yours_or_ours(attend, "9c")(x, wq, wk, wv)[0].argmax(1)
+    print(f"{word} -> {''.join(letters[i] for i in handed)}")
+    assert "".join(letters[i] for i in handed) == word[0] + word[:-1]
+    for row in yours_or_ours(causal, "9b")(yours_or_ours(scores, "9a")(x @ wq, x @ wk))[0]:
+        print("   " + " ".join(" .:-=+*#"[min(7, int(8 * share))] for share in row))  # dark: a large share
 
 # %% [markdown]
 # ## What it is good for

@@ -1,10 +1,13 @@
-"""One-place changes of a function: does a check notice each of them?"""
+"""Changes of a function in one place or two: does a check notice each of them?"""
 
 import ast
-import copy
+import functools
 import inspect
+import itertools
+import random
 import textwrap
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterator, Sequence
 
 SWAPS = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
@@ -67,47 +70,69 @@ def put(node: ast.AST, field: str, place, value) -> None:
         getattr(node, field)[place] = value
 
 
-def trees(tree: ast.AST) -> Iterator[ast.AST]:
-    """The tree again and again, with one place changed; it is put right after each."""
-    for parent in list(ast.walk(tree)):
-        for field, place, child in list(children(parent)):
-            if (
-                isinstance(child, ast.stmt)
-                and field in ("body", "orelse")
-                and not isinstance(child, ast.Return)
-            ):
-                replacements = [ast.Pass()] if not isinstance(child, (ast.FunctionDef, ast.Pass)) else []
-            elif isinstance(child, ast.expr):
-                strict = isinstance(parent, ast.keyword) and parent.arg == "strict"
-                replacements = [] if strict else list(changes(child))
-            else:
-                replacements = []
-            for replacement in replacements:
-                put(parent, field, place, replacement)
-                yield tree
-                put(parent, field, place, child)
+def edits(tree: ast.AST) -> list[tuple]:
+    """(parent, field, place, what stands there, what could) of each one-place change of a tree."""
+    found = []
+    for parent in ast.walk(tree):
+        for field, place, child in children(parent):
+            statement = isinstance(child, ast.stmt) and field in ("body", "orelse")
+            strict = isinstance(parent, ast.keyword) and parent.arg == "strict"
+            replacements = []
+            if statement and not isinstance(child, (ast.Return, ast.FunctionDef, ast.Pass)):
+                replacements = [ast.Pass()]
+            elif isinstance(child, ast.expr) and not strict:
+                replacements = changes(child)
+            found += [(parent, field, place, child, replacement) for replacement in replacements]
+    return found
 
 
-def mutants(function: Callable) -> Iterator[tuple[str, Callable]]:
-    """("line as it is => line as it is now", the changed function)."""
+def mutants(function: Callable, places: int = 1, most: int = 0) -> Iterator[tuple[str, Callable]]:
+    """("line as it is => line as it is now", the changed function) of each change.
+
+    places: how many are changed at once: 1, or 2, then the two changes stand in one description.
+    most: that many, drawn with a fixed seed; 0: all. What is the same source again is left out.
+    """
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     definition = tree.body[0]
     definition.decorator_list = []
     if ast.get_docstring(definition):
         definition.body = definition.body[1:]
-    before, seen = ast.unparse(tree).splitlines(), set()
-    for changed in trees(copy.deepcopy(tree)):
-        try:
-            source = ast.unparse(changed)
-            code = compile(source, "mutant", "exec")
-        except (SyntaxError, ValueError, TypeError, AttributeError):
-            continue  # no Python: an assignment to a number, say
-        if source in seen or source.splitlines() == before:
+    before = ast.unparse(tree).splitlines()
+    found, seen = edits(tree), {"\n".join(before)}
+    choices = [[edit] for edit in found]
+    if places == 2:
+        seen |= {source for source, _ in map(functools.partial(written, tree), choices)}
+        choices = [pair for pair in itertools.combinations(found, 2) if pair[0][:3] != pair[1][:3]]
+        random.Random(0).shuffle(choices)
+    made = 0
+    for choice in choices:
+        source, code = written(tree, choice)
+        if code is None or source in seen or made == most > 0:
             continue
         seen.add(source)
-        was, now = next(
-            (a, b) for a, b in zip([*before, ""], [*source.splitlines(), ""], strict=False) if a != b
-        )
+        made += 1
         namespace = dict(inspect.unwrap(function).__globals__)
         exec(code, namespace)
-        yield f"{was.strip()} => {now.strip()}", namespace[definition.name]
+        yield described(before, source.splitlines()), namespace[definition.name]
+
+
+def written(tree: ast.AST, choice: Sequence[tuple]) -> tuple[str, types.CodeType | None]:
+    """The source of a tree with these edits, and its code; None if it is no Python (a number assigned to)."""
+    for parent, field, place, _, replacement in choice:
+        put(parent, field, place, replacement)
+    try:
+        source = ast.unparse(tree)
+        return source, compile(source, "mutant", "exec")
+    except (SyntaxError, ValueError, TypeError, AttributeError):
+        return "", None
+    finally:
+        for parent, field, place, child, _ in reversed(choice):
+            put(parent, field, place, child)
+
+
+def described(before: list[str], after: list[str]) -> str:
+    """The lines that differ; where one has gone or come, the first of them alone."""
+    pairs = [(a, b) for a, b in zip([*before, ""], [*after, ""], strict=False) if a != b]
+    if len(before) != len(after):
+        pairs = pairs[:1]
+    return "; ".join(f"{was.strip()} => {now.strip()}" for was, now in pairs)

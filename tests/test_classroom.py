@@ -23,7 +23,9 @@ ANSWERS = {  # of lesson 9, as a student would write them
     "9a": "return q @ k.mT / math.sqrt(q.size(-1))",
     "9b": "return torch.softmax(scores + torch.full_like(scores, -math.inf).triu(1), -1)",
     "9c": "return causal(scores(x @ wq, x @ wk)) @ (x @ wv)",
-}
+    "9d": "wq, eye = torch.zeros(T + V, T), torch.eye(T + V)\n"
+          "wq[1:T, : T - 1] = 1e4 * torch.eye(T - 1)\nreturn wq, eye[:, :T], eye[:, T:]",
+}  # fmt: skip
 UNSTEADY = """
 import torch
 from lessons.checks.attention import exercises, predictions
@@ -282,7 +284,7 @@ def test_from_start_to_all_right(command, work):
     state = json.loads(course.read(work.folder / "progress.json"))
     assert state["exercises"]["9b"] == dict(attempts=2, hints=1, right=True, mistake="", gave_up=False)
     assert state["predictions"] == {"9.1": 64.0}
-    assert "3/3" in command("list").stdout
+    assert "4/4" in command("list").stdout
     table = command("progress").stdout
     assert "9b    right               2      1" in table
     assert "9.1   predicted 64, it is 8" in table
@@ -491,7 +493,7 @@ def test_a_class_is_graded(command, work, tmp_path):
         assert {row["student"]: row["9a"] + row["9b"] + row["9c"] for row in rows} == points
         tables.append([{key: row[key] for key in row if key != "seconds"} for row in rows])
         hers = next(row for row in rows if row["student"] == "clara")
-        assert [hers[key] for key in ("points", "hints", "mistakes")] == ["2", "2", "9b: mask after softmax"]
+        assert [hers[key] for key in ("points", "hints", "mistakes")] == ["3", "2", "9b: mask after softmax"]
     assert tables[0] == tables[1] == tables[2]
     assert "9b: 5 handed in, 2 right, 1 mask after softmax, 2 unrecognised" in done.stdout
     assert not (tmp_path / "out.py").exists()

@@ -240,10 +240,10 @@ def with_limit(seconds: float, function, *args):
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def survivors(exercise: dict, function) -> tuple[int, list[str]]:
-    """(how many one-place changes there are, those that are accepted as right)."""
+def survivors(exercise: dict, function, places: int = 1, most: int = 0) -> tuple[int, list[str]]:
+    """(how many changes there are, those that are accepted as right)."""
     ours, alive, count = observations(exercise, exercise["reference"]), [], 0
-    for what, changed in mutants(function):
+    for what, changed in mutants(function, places, most):
         count += 1
         seen = with_limit(5, observations, exercise, changed)
         if seen is not None and apart(seen, ours, grader.tolerance(exercise))[0] <= 1:
@@ -262,18 +262,32 @@ def test_a_change_of_the_reference_is_rejected(lesson, name):
     assert {*alive} == {*explained}, "each survivor needs its reason in the check file"
     assert count >= 8
     assert all(len(reason) > 5 for reason in explained.values())
-    killed_or_the_same[name] = count, len(alive)
+    rejected[1, name] = count, len(alive)
 
 
-killed_or_the_same: dict[str, tuple[int, int]] = {}
+@pytest.mark.slow
+@each_exercise
+@pytest.mark.filterwarnings("ignore")
+def test_two_changes_of_the_reference_are_rejected(lesson, name):
+    """Of 20 changes in two places, drawn once: two mistakes do not hide each other."""
+    exercise = exercise_of(lesson, name)
+    count, alive = survivors(exercise, exercise.get("slow", exercise["reference"]), places=2, most=20)
+    explained = {*exercise.get("survivors", {}), *exercise.get("survivors_of_two", {})}
+    alone = [what for what in alive if what not in explained and not explained.issuperset(what.split("; "))]
+    assert not alone, "each survivor of which a part is no survivor needs its reason in the check file"
+    rejected[2, name] = count, len(alive)
+
+
+rejected: dict[tuple[int, str], tuple[int, int]] = {}  # (places, exercise) -> changes, survivors
 
 
 @pytest.mark.slow
 def test_how_many_changes_are_rejected(figure):
-    if killed_or_the_same:
-        count, alive = (sum(column) for column in zip(*killed_or_the_same.values(), strict=True))
+    for places, what in (1, "one-place changes of references"), (2, "changes in two places"):
+        found = [counts for (p, _), counts in rejected.items() if p == places]
+        count, alive = (sum(column) for column in zip(*found, strict=True)) if found else (1, 0)
         assert alive <= 0.05 * count
-        figure(f"{count} one-place changes of references, {count - alive} rejected, {alive} equivalent")
+        figure(f"{count} {what}, {count - alive} rejected, {alive} equivalent")
 
 
 def test_a_check_with_blind_inputs_lets_a_change_through():

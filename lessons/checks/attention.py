@@ -5,7 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from lessons.common import generator, normal
+from lessons.common import generator, mistakes, normal
 from model import written_out_attention
 
 
@@ -30,11 +30,8 @@ def spread_near_one(scores, q, k):
     """With entries of variance 1, scores have a standard deviation of 1 whatever the head size."""
     g = generator(0)
     found = scores(*normal(g, (2, 50, 64), (2, 50, 64))).std()
-    return (
-        ""
-        if 0.8 < found < 1.25
-        else f"for d = 64 the standard deviation of your scores is {found:.2f}, not near 1"
-    )
+    said = f"for d = 64 the standard deviation of your scores is {found:.2f}, not near 1"
+    return "" if 0.8 < found < 1.25 else said
 
 
 # ---- 9b: the mask and the softmax. With q = scores * sqrt(T) and k = v = identity, attention is that.
@@ -61,6 +58,10 @@ def inputs_causal(seed):
 
 def upper(scores):
     return scores.masked_fill(torch.ones_like(scores).triu(1) > 0, -math.inf)
+
+
+def without(scores, hidden):
+    return scores.masked_fill(hidden > 0, -math.inf).softmax(-1)
 
 
 def shares(scores, largest):
@@ -129,13 +130,8 @@ def inputs_attend(seed):
     g = generator(seed)
     x, *w = normal(g, (3, 7, 24), (24, 6), (24, 6), (24, 6))
     w = [m / 24**0.5 for m in w]  # queries and keys of variance 1: no softmax is sure of itself
-    against = (
-        3 * torch.randn(2, 5, 24, generator=g),
-        w[0],
-        -w[0],
-        w[2],
-    )  # own scores are below -10
-    return [(x, *w), against]
+    large = 3 * torch.randn(2, 5, 24, generator=g)
+    return [(x, *w), (large, w[0], -w[0], w[2])]  # the second: own scores are below -10
 
 
 def attend(x, wq, wk, wv, scale=True, mask=upper, value=None):
@@ -152,9 +148,8 @@ def who_sees_whom(attend, x, wq, wk, wv):
     for s in range(T):
         moved = x.clone()
         moved[:, s] += 1
-        for t in (
-            ((attend(moved, wq, wk, wv) - before).abs().amax((0, 2)) > 1e-6).nonzero().flatten().tolist()
-        ):
+        apart = (attend(moved, wq, wk, wv) - before).abs().amax((0, 2))
+        for t in (apart > 1e-6).nonzero().flatten().tolist():
             rows[t][s] = "x"
     return ["NaN" if before[0, t].isnan().any() else "".join(row) for t, row in enumerate(rows)]
 
@@ -176,10 +171,49 @@ def weights_for_values(x, wq, wk, wv):
     return weights.mT @ (x @ wv)
 
 
+# ---- 9d: a head that hands over the token before
+LOUD = 1000.0  # so that nobody else counts
+
+
+def reference_look_back(T, V):
+    wq, wk, wv = torch.zeros(T + V, T), torch.zeros(T + V, T), torch.zeros(T + V, V)
+    wk[:T] = torch.eye(T)  # "I stand at t"
+    for t in range(1, T):
+        wq[t, t - 1] = LOUD  # "who stands at t - 1?"
+    wv[T:] = torch.eye(V)
+    return wq, wk, wv
+
+
+def inputs_look_back(seed):
+    return [(7, 4, seed), (5, 9, seed)]
+
+
+def copied(look_back, T, V, seed):
+    """What a head with these matrices puts out for random tokens."""
+    tokens = torch.randn(3, T, V, generator=generator(seed))
+    matrices = look_back(T, V)
+    x = torch.cat((torch.eye(T).expand(3, T, T), tokens), dim=2)
+    return {"shape of wv": str(tuple(matrices[2].shape)), "output": attend(x, *matrices)}
+
+
+ASKS, FROM = "wq[t, t - 1] = LOUD", "wv[T:] = torch.eye(V)"
+NOT_LOOK_BACK = mistakes(reference_look_back, {
+    "looks at itself": (ASKS, "wq[t, t] = LOUD"),
+    "asks for the next": (ASKS, "wq[t, min(t + 1, T - 1)] = LOUD"),
+    "two back": (ASKS, "wq[t, max(t - 2, 0)] = LOUD"),
+    "too soft": (ASKS, "wq[t, t - 1] = 1.0"),
+    "away from it": (ASKS, "wq[t, t - 1] = -LOUD"),
+    "always the first": (ASKS, "wq[t, 0] = LOUD"),
+    "tokens in the keys": (FROM, FROM + "; wk[T:, 0] = 1.0"),
+    "position handed over": (FROM, "wv[:T] = torch.eye(T, V)"),
+    "position and token": (FROM, FROM + "; wv[:T] = torch.eye(T, V)"),
+    "nothing handed over": (FROM, "pass"),
+})  # fmt: skip
+
+
 exercises = {
     "9a": dict(
-        name="scores",
-        reference=reference_scores,
+        name="scores", reference=reference_scores,
         twin="scores: the fused kernel never holds them, so ours is a loop",
         inputs=inputs_scores,
         numbers=lambda value, q, k: dict(spread(q, k), yours=value.std()),
@@ -196,10 +230,7 @@ exercises = {
         properties=[spread_near_one],
     ),
     "9b": dict(
-        name="causal",
-        reference=reference_causal,
-        project=written_out_attention,
-        slow=twin_causal,
+        name="causal", reference=reference_causal, project=written_out_attention, slow=twin_causal,
         inputs=inputs_causal,
         lint={"scores": "a T x T square by nature"},
         survivors={
@@ -208,41 +239,26 @@ exercises = {
         numbers=row_sums,
         wrong={
             "no mask": lambda s: torch.softmax(s, -1),
-            "upper triangle kept": lambda s: torch.softmax(
-                s.masked_fill(torch.ones_like(s).tril(-1) > 0, -math.inf), -1
-            ),
-            "diagonal cut": lambda s: torch.softmax(
-                s.masked_fill(torch.ones_like(s).triu(0) > 0, -math.inf), -1
-            ),
-            "one ahead": lambda s: torch.softmax(
-                s.masked_fill(torch.ones_like(s).triu(2) > 0, -math.inf), -1
-            ),
+            "upper triangle kept": lambda s: without(s, torch.ones_like(s).tril(-1)),
+            "diagonal cut": lambda s: without(s, torch.ones_like(s).triu(0)),
+            "one ahead": lambda s: without(s, torch.ones_like(s).triu(2)),
             "masked with 0": lambda s: torch.softmax(s.tril(), -1),
             "mask after softmax": masked_after,
-            "detached denominator": lambda s: (
-                masked_after(s) / masked_after(s).sum(-1, keepdim=True).detach()
-            ),
+            "detached denominator": lambda s: masked_after(s) / masked_after(s).sum(-1, True).detach(),
             "divided by the past's sum": lambda s: masked_after(s) / masked_after(s).sum(-1, keepdim=True),
             "masked with -10": lambda s: torch.softmax(with_minus_10(s), -1),
             "exp overflows": lambda s: shares(s, 0.0),
             "one maximum for all": lambda s: shares(s, upper(s).max()),
             "softmax over queries": lambda s: torch.softmax(upper(s), -2),
-            "log softmax": lambda s: torch.log_softmax(s, -1).masked_fill(
-                torch.ones_like(s).triu(1) > 0, 0.0
-            ),
+            "log softmax": lambda s: torch.log_softmax(s, -1).tril(),
             "no exponential": lambda s: s.tril() / s.tril().sum(-1, keepdim=True),
-            "changed in place": lambda s: torch.softmax(
-                s.masked_fill_(torch.ones_like(s).triu(1) > 0, -math.inf), -1
-            ),
+            "changed in place": lambda s: s.copy_(upper(s)).softmax(-1),
         },
         properties=[rows_sum_to_one, no_future, sees_itself],
         picture=seen_with,
     ),
     "9c": dict(
-        name="attend",
-        reference=reference_attend,
-        project=written_out_attention,
-        slow=twin_attend,
+        name="attend", reference=reference_attend, project=written_out_attention, slow=twin_attend,
         forbidden=("scaled_dot_product_attention",),
         inputs=inputs_attend,
         tol=1e-3,
@@ -269,7 +285,10 @@ exercises = {
         properties=[past_only, first_is_its_value],
         picture=who_sees_whom,
     ),
-}
+    "9d": dict(name="look_back", reference=reference_look_back, inputs=inputs_look_back, call=copied,
+        twin="the project's heads learn their matrices", gradients=False, wrong=NOT_LOOK_BACK,
+        survivors={"for t in range(1, T): => for t in range(0, T):": "token 0 sees itself alone"}),
+}  # fmt: skip
 
 predictions = {
     "9.1": dict(answer=8.0, tol=0.05),

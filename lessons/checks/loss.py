@@ -168,6 +168,9 @@ exercises = {
     ),
     "3b": dict(
         name="perplexity",
+        survivors_of_two={
+            "nats, targets = (nats + n, targets + t) => nats, targets = (nats - n, targets - t)": "-a / -b"
+        },
         reference=reference_perplexity,
         twin="evaluate.py has it in a line; a test holds both against each other",
         inputs=inputs_perplexity,

@@ -270,6 +270,10 @@ exercises = {
         also=also_muon,
     ),
     "17c": dict(
+        survivors_of_two={
+            "(muon if p.ndim == 2 and name.startswith('blocks.') else rest).append(name) => "
+            "(muon if p.ndim != 1 and name.startswith('blocks.') else rest).append(name)": "there are 1 and 2"
+        },
         name="split",
         reference=reference_split,
         project=parameter_groups,

@@ -80,6 +80,29 @@ exercises = {
                 "number is never larger?",
         },
     ),
+    "9d": dict(
+        hints=[
+            "Which number of x says where a token stands? What has a query to be, to fit the key of t - 1?",
+            "Keys: the position as it is. Queries: the position, moved by one. Values: the token alone.",
+            "wk[t, t] = 1; wq[t, t - 1] = a large number, token 0 asks for itself; wv has an identity below",
+        ],
+        wrong={
+            "looks at itself": "Output t is token t: each query asks for its own place. Who is before it?",
+            "asks for the next":
+                "The query of t asks for t + 1, which is masked. What does softmax share out then?",
+            "two back": "Output t is token t - 2. Row t of wq, which column?",
+            "too soft":
+                "The right token has the largest share, but not all of it. How sharp can a question be?",
+            "away from it": "The token before has the smallest share. Which sign makes a high score?",
+            "always the first": "All outputs are token 0: all queries are equal.",
+            "tokens in the keys": "The scores depend on the tokens, too. Which rows of wk should be zero?",
+            "position handed over":
+                "You hand over where a token stands, not which one it is. Which rows of x are the token?",
+            "position and token":
+                "Position and token are added up in the output. Which rows of wv should be zero?",
+            "nothing handed over": "The outputs are zero. Which rows of wv belong to the token?",
+        },
+    ),
 }  # fmt: skip
 
 predictions = {
