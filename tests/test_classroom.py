@@ -397,9 +397,10 @@ def test_a_notebook_is_valid_and_each_cell_compiles(lesson):
 
 @pytest.mark.slow
 @pytest.mark.needs("nbclient")
-@pytest.mark.parametrize("lesson", list(course.lessons()))
+@pytest.mark.parametrize("lesson", [1, 9, *range(36, len(course.lessons()) + 1)])
 def test_a_notebook_runs_in_its_own_folder(lesson, quick, work):
-    """In Jupyter's kernel, started in work/, as the student would."""
+    """In Jupyter's kernel, started in work/, as the student would; 36 to 39 start processes. The code of the
+    others runs in `show` (test_lessons.py)."""
     import nbclient
     import nbformat
 
@@ -497,7 +498,7 @@ def test_a_class_is_graded(command, work, tmp_path):
     assert tables[0] == tables[1] == tables[2]
     assert "9b: 5 handed in, 2 right, 1 mask after softmax, 2 unrecognised" in done.stdout
     assert not (tmp_path / "out.py").exists()
-    assert 'failures="3"' in (tmp_path / "out.xml").read_text(encoding="utf-8")
+    assert 'failures="4"' in (tmp_path / "out.xml").read_text(encoding="utf-8")
     (folder / "hugo.zip").unlink()
     for name in ("boris", "clara", "edith"):
         (folder / name).rename(tmp_path / name)
