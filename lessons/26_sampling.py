@@ -166,7 +166,7 @@ def with_knobs(logits, temperature, k, p):
 
 
 def write(logits_of, n, *knobs):
-    """n letters after letter 0 twice -> (n,) int64."""
+    """n letters after letter 0 twice -> their ids, a list."""
     g, ids = torch.Generator().manual_seed(26), [0, 0]
     for _ in range(n):
         probs = with_knobs(logits_of[ids[-2], ids[-1]][None], *knobs)[0]
