@@ -26,17 +26,17 @@ predict_2 = None  # tokens read without a cache, as a multiple of those with it,
 # one longer, and everything is read again: a text of 5 tokens that grows by 3 costs 5 + 6 + 7 = 18 tokens.
 #
 # What is computed anew each time is nearly always the same. A token looks at itself and at earlier ones
-# (lesson 9). So nothing that belongs to token 4 changes when token 8 comes: not its vector in any block, and
-# not its query, key or value.
+# (lesson 9). So nothing that belongs to a token changes when later ones come: not its vector in any block,
+# and not its query, key or value.
 #
 # And the new token, what does it need of the others? Of their vectors nothing. In each block its query meets
 # their keys, and it takes a share of their values. These two are kept: the **key/value cache**, KV cache for
 # short, one in each block. The queries of old tokens have done their work.
 #
 #     reads all again                  with a cache
-#     pass 1   0 1 2 3 4               0 1 2 3 4      the prompt
-#     pass 2   0 1 2 3 4 5             . . . . . 5    . is in the cache, and is not computed
-#     pass 3   0 1 2 3 4 5 6           . . . . . . 6
+#     1st pass  a b c d e              a b c d e      the prompt
+#     2nd pass  a b c d e f            . . . . . f    . is in the cache, and is not computed
+#     3rd pass  a b c d e f g          . . . . . . g
 #
 # With the cache the same text costs 5 + 1 + 1 = 7 tokens. The last new token is read by nobody.
 
@@ -163,6 +163,10 @@ if __name__ == "__main__":
     assert curves["reads all again"][-1] > 2 * curves["with a cache"][-1]
     claim(32.5, price(config, 1, 64, 4)["plain"] / 64, tol=0)
     claim(512.5, price(config, 1, 1024, 4)["plain"] / 1024, tol=0)
+    lengths_read = [ids.size(1) + i for i in range(3)]
+    claim(5, lengths_read[0], tol=0)
+    claim(6, lengths_read[1], tol=0)
+    claim(3, len(lengths_read), tol=0)
     claim(18, price(config, 5, 3, 4)["plain"], tol=0)
     claim(7, price(config, 5, 3, 4)["cached"], tol=0)
     claim(2, price(config, 1, 3, 4)["plain"] / price(config, 1, 3, 4)["cached"], tol=0)
