@@ -20,7 +20,7 @@ from text.corpora import open_corpus
 from text.verse import verse_entropy
 
 LITTLE, MUCH = 204_800, 819_200  # letters that a run read
-predict_1 = None  # operations to train a model of 1e6 weights on 2e7 letters
+predict_1 = None  # operations to train a model of 1e6 weights on 2e7 letters, in units of 1e12
 
 # %% [markdown]
 # ## Small runs tell of large ones

@@ -96,8 +96,8 @@ exercises = {
             "all runs count": "Your n counts runs with less text, which are not fitted.",
             "lowest loss of all runs":
                 "A run with less text limits your floors. Which runs are fitted?",
-            "n for n - 3": "How many numbers were fitted: E, A, a? What is left of n?",
-            "n - 2 for n - 3": "A line takes two numbers. The floor is a third.",
+            "nothing counted as fitted": "How many numbers were fitted: E, A, a? What is left of n?",
+            "two fitted, not three": "A line takes two numbers. The floor is a third.",
             "t not squared": "Errors are squares. And t?",
             "no interval": "Low, best and high are the same. Which floors fit nearly as well?",
             "middle of the interval": "The best floor has the least error; it need not be in the middle.",
@@ -109,11 +109,11 @@ exercises = {
 
 predictions = {
     "29.1": dict(
-        ask="operations to train a model of 1e6 weights on 2e7 letters",
+        ask="operations to train a model of 1e6 weights on 2e7 letters, in units of 1e12",
         wrong={
-            4e13: "That is the forward pass, 2 for each weight and letter; backward takes 4 more: 1.2e14.",
-            8e13: "That is the backward pass, 4 for each weight and letter; forward takes 2 more: 1.2e14.",
-            2e13: "That is N times D. Each weight is used six times for each letter: 1.2e14.",
+            40.0: "That is the forward pass, 2 for each weight and letter; backward takes 4 more: 120.",
+            80.0: "That is the backward pass, 4 for each weight and letter; forward takes 2 more: 120.",
+            20.0: "That is N times D. Each weight is used six times for each letter: 120.",
         },
     ),
 }
