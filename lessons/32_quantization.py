@@ -41,9 +41,8 @@ predict_2 = None  # how far a weight is from its code's value at most, in steps,
 #
 # An int8 goes from -128 to 127. The code -128 is left out, so there are 127 steps on either side, and code 0
 # is weight 0. Rounded to the nearest code, no weight is off by more than half a step. A conversion to int8
-# cuts instead: then it is up to a whole step, and always towards 0. And what is too large wraps around: 128
-# becomes
-# -128.
+# cuts instead: then it is up to a whole step, and always towards 0. And what is too large wraps around: of
+# 128 it makes -128.
 #
 # How many weights share a scale? The rows of a matrix are its outputs, and often of unequal size. If all rows
 # share a scale, the largest row sets it, and the small ones are lost. Below are 64 rows of 128 weights, with

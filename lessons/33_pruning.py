@@ -115,15 +115,15 @@ if __name__ == "__main__":
 #
 # Trained on, the weights that are left take over. But the others come back: a zero has a gradient like any
 # other weight. If half of the weights were pruned, 0 % of them are still zero after one update with AdamW:
-# all came back. Of 90 % some do not: a neuron whose weights are all zero gets no gradient.
+# all came back. Of 90 % some do not: a neuron that no weight reads any more gets no gradient.
 #
 # Masking the gradients looks like the remedy, and is not enough. An optimizer with a memory (lesson 16) still
 # moves a weight whose gradient is 0, as long as its running mean is not. What is sure is the simplest: after
 # each update put the zeros back, whatever the optimizer did.
 #
-# Two ways to lose the mask: it is made once, before training, and not anew from the zeros of now, since some
-# weights are zero by chance and may learn. Nor from the smallest of now: then other weights go each time,
-# and nothing that was learned is safe.
+# The mask is made once, before training. Do not make it anew from what is zero now: some weights are zero by
+# chance, and may learn. Nor from what is smallest now: then other weights go each time, and nothing that was
+# learned is safe.
 
 
 # %%
