@@ -1,6 +1,6 @@
 # Lesson 30 (unit F): Instruction tuning: loss masks
 # Before: models that go on with a text. Ask one a question, and it goes on as if the play did.
-# Seconds: 12
+# Seconds: 15
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:
