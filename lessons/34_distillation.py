@@ -130,6 +130,7 @@ if __name__ == "__main__":
         soft(logits, teacher(val_x[:1]), val_y[:1], T).backward()
         lengths[T] = logits.grad.norm().item()
         print(f"T = {T:g}: gradient {lengths[T]:.4f} long, without T^2 {lengths[T] / T**2:.4f}")
+    claim(4, T, tol=0)
     claim(18, lengths[1.0] / (lengths[4.0] / 4**2), tol=2, when=is_shakespeare)
 
 # %% [markdown]
@@ -217,12 +218,9 @@ if __name__ == "__main__":
 # %% [markdown]
 # ## Where it stands in the project
 #
-# `divergence` in techniques/distill.py is 34a without T^2 and mean, and `loss` there is 34b: sums, which the
-# loop of train.py divides by the count of all targets (lesson 24). `Teacher` in techniques/distill.py loads a
-# run by its folder and refuses one with another tokenizer, since its ids would mean other letters:
-#
-#     python train.py config/tiny.py --distill_teacher=out-big --distill_alpha=0.9 --distill_temperature=1
-#
-# With `--distill_top_k` only the likeliest tokens of the teacher are kept, and all others as one outcome;
-# they can lie on disk for other runs (techniques/teacher_cache.py). docs/techniques.md has what was gained,
-# over three seeds, and what it cost.
+# `divergence` in techniques/distill.py is 34a without T^2 and mean, and `loss` in techniques/distill.py is 34b:
+# sums, which the loop of train.py divides by the count of all targets (lesson 24). `Teacher` in
+# techniques/distill.py loads the run that `--distill_teacher` names, and refuses one with another tokenizer,
+# since its ids would mean other letters. With `--distill_top_k` only the likeliest tokens of the teacher are
+# kept, and all others as one outcome; they can lie on disk for other runs (techniques/teacher_cache.py).
+# docs/techniques.md has what was gained, over three seeds, and what it cost.
