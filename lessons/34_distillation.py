@@ -218,8 +218,8 @@ if __name__ == "__main__":
 # %% [markdown]
 # ## Where it stands in the project
 #
-# `divergence` in techniques/distill.py is 34a without T^2 and mean, and `loss` in techniques/distill.py is 34b:
-# sums, which the loop of train.py divides by the count of all targets (lesson 24). `Teacher` in
+# `divergence` in techniques/distill.py is 34a without T^2 and mean, and `loss` in techniques/distill.py is
+# 34b: sums, which the loop of train.py divides by the count of all targets (lesson 24). `Teacher` in
 # techniques/distill.py loads the run that `--distill_teacher` names, and refuses one with another tokenizer,
 # since its ids would mean other letters. With `--distill_top_k` only the likeliest tokens of the teacher are
 # kept, and all others as one outcome; they can lie on disk for other runs (techniques/teacher_cache.py).
