@@ -144,7 +144,7 @@ if __name__ == "__main__":
     def counted(dist):
         t = torch.arange(1000.0) * (1 + dist.get_rank())
         assert torch.equal(ring(t, dist), torch.arange(1000.0) * sum(range(1, 1 + dist.get_world_size())))
-        return sum(size for call, size in dist.log if call == "send") / 1000
+        return sum(size for call, size in dist.messages if call == "send") / 1000
 
     sent = {size: together(size, counted)[0] for size in (2, 4, 8)}
     print(f"in a ring of 2, 4, 8 each sends for each of N numbers {[*sent.values()]} bytes")

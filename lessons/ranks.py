@@ -43,12 +43,12 @@ class Group:
 
 
 class Rank:
-    """What a function gets in place of torch.distributed. `log`: (call, bytes) of all that it has told."""
+    """What a function gets in place of torch.distributed. `messages`: (call, bytes) of all that it told."""
 
     ReduceOp = ReduceOp
 
     def __init__(self, rank: int, group: Group):
-        self.rank, self.group, self.log = rank, group, []
+        self.rank, self.group, self.messages = rank, group, []
         self.get_rank, self.get_world_size = lambda: rank, lambda: group.size
 
     def barrier(self) -> None:
@@ -97,7 +97,7 @@ class Rank:
     def _told(self, call: str, tensor: Tensor) -> Tensor:
         if not tensor.is_contiguous():
             raise ValueError(f"{call}: the tensor has to be contiguous")
-        self.log.append((call.split()[0], tensor.nbytes))
+        self.messages.append((call.split()[0], tensor.nbytes))
         return tensor.detach().clone()
 
     @torch.no_grad()

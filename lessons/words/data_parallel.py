@@ -16,7 +16,7 @@ exercises = {
             "each broadcasts its own": "Each rank says that it is the source. Whose weights are right?",
             "broadcast from the last": "All agree, but on the last rank's weights. Rank 0's were asked for.",
             "losses averaged, not gradients":
-                "Each rank steps by its own gradient: losses averaged, or gradients too late. What do they share?",
+                "Each rank steps by its own gradient: only losses are shared, or gradients too late.",
             "unused parameter skipped":
                 "On one rank a parameter has no gradient, and the others wait. What does it hand in?",
             "weights averaged, not gradients":

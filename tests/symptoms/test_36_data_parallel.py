@@ -113,7 +113,7 @@ def test_the_prediction_is_what_a_ring_sends():
 
     def sent(dist):
         ring(torch.ones(40), dist)
-        return sum(size for _, size in dist.log) / 40
+        return sum(size for _, size in dist.messages) / 40
 
     assert together(4, sent) == [checks.predictions["36.1"]["answer"]] * 4
     assert together(2, sent) == [4.0] * 2
