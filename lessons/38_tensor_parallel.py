@@ -172,8 +172,8 @@ if __name__ == "__main__":
 # ## If the backward sum is missing
 #
 # The output is right, so is the loss, and something is learned. But each block hands back only a part of its
-# gradient, and the blocks before it get less and less of what they should. The plot shows the gradient's
-# size before each of 6 blocks on 4 ranks, beside the right one.
+# gradient, so the further back a block stands, the less of what it gets is right. The plot shows the
+# gradient's size before each of 6 blocks on 4 ranks, beside the right one.
 
 
 # %%
