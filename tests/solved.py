@@ -1,9 +1,9 @@
-"""A lesson as a student would hand it in: its gaps filled with the answers of lessons/solutions.py."""
+"""A lesson as a student would hand it in: its gaps filled with what lessons/solutions.py finds."""
 
 import ast
 import inspect
 
-from lessons import course, grader, solutions
+from lessons import answers, course, grader, solutions
 
 
 def solved(lesson: int) -> str:
@@ -20,10 +20,10 @@ def solved(lesson: int) -> str:
 
 
 def imports(checks) -> list[str]:
-    """What a check file and the solutions import, but for what students may not."""
+    """What a check file and answers.py import, but for what students may not."""
     theirs = ("from lessons.checks", "from lessons.common", "from lessons.observe", "from lessons import")
     found = {}
-    for module in (checks, solutions):
+    for module in (checks, answers):
         for node in ast.parse(inspect.getsource(module)).body:
             if isinstance(node, (ast.Import, ast.ImportFrom)) and not ast.unparse(node).startswith(theirs):
                 found[ast.unparse(node)] = None

@@ -229,7 +229,7 @@ exercises = {
     "25a": dict(name="recomputed", reference=reference_recomputed, inputs=inputs_recomputed,
         twin="torch's checkpoint imports its compiler first, which takes seconds; a test holds ours to it",
         call=seen_of_recomputed, gradients=False, properties=[same_as_plain],
-        survivors={f"{MARKED} => {MARKED.replace('(1,', f'({n},')}": "what marks may have any size" for n in (0, 2)},
+        survivors={f"{MARKED} => {MARKED.replace('(1,', f'({n},')}": "a mark has any size" for n in (0, 2)},
         forbidden=["checkpoint", "checkpoint_sequential", "saved_tensors_hooks"], wrong=NOT_RECOMPUTED,
         ),
     "25b": dict(name="in_segments", reference=reference_in_segments, inputs=inputs_in_segments,

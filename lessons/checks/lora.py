@@ -33,18 +33,6 @@ def twin_lora(layer, rank, alpha):
     return module
 
 
-class SolutionLoRA(nn.Module):
-    def __init__(self, layer, rank, alpha):
-        super().__init__()
-        self.layer, self.scale = layer.requires_grad_(False), alpha / rank
-        bound = layer.in_features**-0.5
-        self.A = nn.Parameter(torch.empty(rank, layer.in_features).uniform_(-bound, bound))
-        self.B = nn.Parameter(torch.zeros(layer.out_features, rank))
-
-    def forward(self, x):
-        return self.layer(x) + self.scale * (x @ self.A.T @ self.B.T)
-
-
 def inputs_lora(seed):
     return [
         (24, 10, 6, 8.0, True, seed),
@@ -151,18 +139,6 @@ def twin_switch(layer, A, B, alpha):
     return SimpleNamespace(on=on, off=off)
 
 
-class SolutionSwitch:
-    def __init__(self, layer, A, B, alpha):
-        self.layer, self.before = layer, layer.weight.detach().clone()
-        self.after = (self.before.float() + alpha / len(A) * (B @ A)).to(self.before.dtype)
-
-    def on(self):
-        self.layer.weight.data = self.after.clone()
-
-    def off(self):
-        self.layer.weight.data = self.before.clone()
-
-
 def inputs_switch(seed):
     kinds = torch.float32, torch.bfloat16, torch.float32
     return [
@@ -265,12 +241,12 @@ NOT_COUNTS = mistakes(twin_trained, {
 
 exercises = {
     "31a": dict(name="LoRA", reference=reference_lora, project=LoRALinear, slow=twin_lora,
-        solution=SolutionLoRA, inputs=inputs_lora, call=seen_of_layer, gradients=False,
+        inputs=inputs_lora, call=seen_of_layer, gradients=False,
         properties=[starts_as_the_layer],
         wrong=NOT_LAYERS,
         ),
     "31b": dict(name="Switch", reference=reference_switch, project=LoRALinear, slow=twin_switch,
-        solution=SolutionSwitch, inputs=inputs_switch, call=switched, gradients=False,
+        inputs=inputs_switch, call=switched, gradients=False,
         properties=[off_is_as_before], wrong=NOT_SWITCHES,
         survivors={"weight.copy_(before.float() + change) => weight.copy_(before + change)":
             "bfloat16 and float32 add up to float32"},

@@ -34,16 +34,6 @@ def twin_masks(weights, share):
     return masks
 
 
-def solution_masks(weights, share):
-    matrices = {name: w for name, w in weights.items() if w.dim() == 2}
-    sizes = torch.cat([w.abs().flatten() for w in matrices.values()])
-    order = sizes.argsort(stable=True)
-    gone = torch.zeros(len(sizes), dtype=torch.bool)
-    gone[order[: round(share * len(sizes))]] = True
-    parts = gone.split([w.numel() for w in matrices.values()])
-    return {name: part.view(w.shape) for part, (name, w) in zip(parts, matrices.items(), strict=True)}
-
-
 def inputs_masks(seed):
     g = generator(seed)
 
@@ -226,7 +216,7 @@ NOT_FINETUNES = mistakes(twin_finetune, {
 
 exercises = {
     "33a": dict(name="masks", reference=reference_masks, project=smallest, slow=twin_masks,
-        solution=solution_masks, inputs=inputs_masks, gradients=False, picture=mask_rows,
+        inputs=inputs_masks, gradients=False, picture=mask_rows,
         properties=[smaller_than_what_stays], wrong=NOT_MASKS,
         ),
     "33b": dict(name="finetune", reference=reference_finetune, project=put_back, slow=twin_finetune,

@@ -28,12 +28,6 @@ def twin_int8(w):
     return torch.stack(codes), torch.stack(scales)
 
 
-def solution_int8(w):
-    scales = (w.abs().amax(1) / 127).bfloat16().float()
-    codes = w / scales.clamp(min=1e-30)[:, None]  # a row of zeros: 0 / 1e-30
-    return codes.round().to(torch.int8), scales
-
-
 def inputs_int8(seed):
     g, found = generator(seed), []
     for sizes, n in (([20.0, 0.003, 1.0, 400.0, 0.7], 12), ([0.02, 0.0, 0.05, 0.002], 70)):
@@ -100,19 +94,6 @@ def twin_packed(codes):
 
     self.codes = read
     return self
-
-
-class SolutionPacked:
-    def __init__(self, codes):
-        self.n = codes.size(1)
-        levels = (codes + 8).to(torch.uint8)
-        if self.n % 2:
-            levels = torch.cat((levels, torch.zeros_like(levels[:, :1])), 1)
-        self.bytes = levels[:, ::2] << 4 | levels[:, 1::2]
-
-    def codes(self):
-        levels = torch.stack((self.bytes >> 4, self.bytes & 15), 2).flatten(1)
-        return levels[:, : self.n].to(torch.int8) - 8
 
 
 def inputs_packed(seed):
@@ -240,13 +221,13 @@ NOT_QUANTIZED = mistakes(twin_quantize, {
 
 exercises = {
     "32a": dict(name="to_int8", reference=reference_int8, project=encode, slow=twin_int8,
-        solution=solution_int8, inputs=inputs_int8, call=as_tuple, gradients=False,
+        inputs=inputs_int8, call=as_tuple, gradients=False,
         properties=[half_a_step], wrong=NOT_INT8,
         survivors={f"{CODES} => {CODES.replace(*change)}": "0 / 0 is nan, of which this processor makes 0"
             for change in ((".clamp(min=1e-30)", ""), ("min=1e-30", "min=-1.0"))},
         ),
     "32b": dict(name="Packed", reference=reference_packed, project=pack, slow=twin_packed,
-        solution=SolutionPacked, inputs=inputs_packed, call=there_and_back, gradients=False,
+        inputs=inputs_packed, call=there_and_back, gradients=False,
         picture=two_a_byte, wrong=NOT_PACKED,
         ),
     "32c": dict(name="quantize", reference=reference_quantize, project=packed, slow=twin_quantize,
