@@ -37,7 +37,7 @@ if __name__ == "__main__" and str(HERE.parents[1]) not in os.environ.get("PYTHON
             pass  # the child got Ctrl-C, too, and handles it
 
 from config import start_script  # noqa: E402
-from lessons import classroom, course, doctor, notebook, solutions  # noqa: E402
+from lessons import classroom, course, doctor, notebook  # noqa: E402
 from lessons.predict import asked_first, tell_predictions  # noqa: E402
 from lessons.progress import free_name, load_state, record, save_state, table  # noqa: E402
 from lessons.worker import ENVIRONMENT, Worker  # noqa: E402
@@ -213,6 +213,8 @@ def hint(args) -> int:
 
 
 def solution(args) -> int:
+    from lessons import solutions  # here: torch comes with it, and no other command waits for torch
+
     lesson, names = chosen(args.number)
     state, code = load_state(), 0
     for name in names:

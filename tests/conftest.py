@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -42,6 +43,15 @@ for devices in (torch.cuda, torch.xpu, torch.mtia):
 def needs(package: str):
     """Import a package of requirements-dev.txt, or skip the test; at the top of a file, all its tests."""
     return pytest.importorskip(package, reason=f"needs {package}: pip install -r requirements-dev.txt")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What wrong answers do to training is slow, but for lessons 1 to 13: the README's command has those."""
+    for item in items:
+        symptom = re.fullmatch(r"test_(\d\d)_\w+\.py", item.path.name)
+        if symptom and int(symptom[1]) > 13:
+            item.add_marker("slow")
 
 
 def pytest_runtest_setup(item):

@@ -327,6 +327,11 @@ def test_wrong_usage_is_one_line(command, work, words, text):
     assert text in done.stderr
 
 
+def test_a_command_that_judges_nothing_waits_for_no_torch(shell):
+    done = shell("-c", "import sys, lessons.run; sys.exit('torch' in sys.modules)")
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_list_whose_reader_has_gone_ends_quietly(work, tmp_path):
     """`list | head -1` once said: error: [Errno 32] Broken pipe."""
     reader, writer = os.pipe()
