@@ -237,11 +237,11 @@ if __name__ == "__main__":
 
 # %% [markdown]
 # With much text 0.538 to 0.552 would do for E. The entropy of that val text is 0.489: so E is not the
-# entropy. It is what is left for any size after so little text, in windows too short for a scene. With little
-# text the interval of E is ten times as wide. The entropy is in it, and that proves nothing.
+# entropy. It is what any size keeps if trained like these: on little text, in windows shorter than a scene.
+# With little text E's interval is ten times as wide. The entropy is in it, and that proves nothing.
 #
-# Let E run through its interval, and the forecasts of 29c grow wide enough to hold what was measured, both of
-# them. A forecast is as sure as the least sure number in it.
+# With E anywhere in its interval, the forecasts of 29c are wide enough to hold both measured losses. Without
+# the narrowest models one of them would have held as it was: which runs to fit is a choice, too.
 #
 # ## Where it stands in the project
 #

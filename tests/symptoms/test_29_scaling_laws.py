@@ -9,6 +9,7 @@ import torch
 
 from conftest import ROOT
 from lessons import course, scaling_runs
+from techniques.significance import t_quantile
 from text.verse import verse_entropy
 
 checks = course.checks(29)
@@ -93,6 +94,20 @@ def test_each_short_cut_makes_the_interval_narrower():
         assert low < middle < high
         widths[mistake] = high - low
     assert all(width < 0.97 * widths[""] for mistake, width in widths.items() if mistake)
+
+
+def test_which_runs_are_fitted_decides_whether_a_forecast_holds():
+    floors, held = torch.linspace(0, 0.75, 751, dtype=torch.float64), {}
+    for letters in (204_800, 819_200):
+        (N, D, L), (size, _, loss) = runs(letters), runs(letters, widest=True)
+        for least in (0, 10_000):  # all, or without width 16
+            n, d, losses = N[N > least], D[N > least], L[N > least]
+            t = t_quantile(0.95, len(n) - 2)
+            low, _, high = checks.reference_forecast(
+                n, losses, checks.twin_fit(n, d, losses, floors)[0], size.item(), t
+            )
+            held[letters, least] = low < loss.item() < high
+    assert not held[204_800, 0] and not held[819_200, 0] and held[819_200, 10_000]
 
 
 def test_unigram_entropy_is_no_floor_and_a_floor_is_below_the_losses():
