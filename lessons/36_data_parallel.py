@@ -1,6 +1,6 @@
 # Lesson 36 (unit G): Data parallelism: same weights, other data
 # Before: one process did all of the work, however large the batch was.
-# Seconds: 10
+# Seconds: 12
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:

@@ -1,6 +1,6 @@
 # Lesson 38 (unit G): Tensor parallelism: split a matrix
 # Before: each worker had all of a layer while it computed. A large enough layer fits into no worker.
-# Seconds: 6
+# Seconds: 7
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:
