@@ -57,7 +57,7 @@ exercises = {
         },
         also={
             "last segment kept":
-                "The last segment is needed at once, so it need not be forgotten: nearly as small, and faster.",
+                "The last segment is needed at once, so need not be forgotten: nearly as small, and faster.",
         },
     ),
 }  # fmt: skip
