@@ -58,9 +58,9 @@ predict_2 = None  # most that is held, in inputs: 64 blocks, each recomputed alo
 #
 #     y = Cube.apply(x)
 #
-# What `forward` does leaves no graph: only what it saves is held. `ctx` carries things to `backward`, and can
-# have attributes of any name. `backward` gets the gradient of the loss by what forward returned, and returns
-# one for each argument of forward, None for those without.
+# `@staticmethod` says that there is no `self`. What `forward` does leaves no graph: only what it saves is
+# held. `ctx` carries things to `backward`, and can have attributes of any name. `backward` gets the gradient
+# of the loss by what forward returned, and returns one for each argument of forward, None for those without.
 #
 # Yours is such a class inside a function, so that it can see `fn`. Its backward runs `fn` again and goes back
 # through that small graph with `y.backward(gradient)`, which fills the `.grad` of all weights on its way.
