@@ -235,12 +235,8 @@ exercises = {
     "25a": dict(name="recomputed", reference=reference_recomputed, inputs=inputs_recomputed,
         twin="torch's checkpoint imports its compiler first, which takes seconds; a test holds ours to it",
         call=seen_of_recomputed, gradients=False, properties=[same_as_plain],
-<<<<<<< HEAD
-        survivors={f"{MARKED} => {MARKED.replace('(1,', f'({n},')}": "a mark has any size" for n in (0, 2)},
-=======
         survivors={f"{MARKED} => {MARKED.replace('(1,', other)}": "what marks may have any size"
             for other in ("(0,", "(2,")},
->>>>>>> 787bd45f4db98ab74572aaa4e1f40fbfd7d63fc5
         forbidden=["checkpoint", "checkpoint_sequential", "saved_tensors_hooks"], wrong=NOT_RECOMPUTED,
         ),
     "25b": dict(name="in_segments", reference=reference_in_segments, inputs=inputs_in_segments,

@@ -57,11 +57,7 @@ exercises = {
         },
         also={
             "last segment kept":
-<<<<<<< HEAD
-                "The last segment is needed at once, so it may be kept: nearly as small, and faster.",
-=======
                 "The last segment is needed at once, so need not be forgotten: nearly as small, and faster.",
->>>>>>> 787bd45f4db98ab74572aaa4e1f40fbfd7d63fc5
         },
     ),
 }  # fmt: skip
