@@ -115,11 +115,10 @@ def reference_fair(plain, other, budget, t):
     return dict(gain=(low + high) / 2, errors=(low + high) / 2 / error, better=better)
 
 
-def at(run, budget):
-    return [loss for tokens, loss in run if tokens <= budget][-1]
-
-
 def twin_fair(plain, other, budget, t):
+    def at(run, budget):
+        return [loss for tokens, loss in run if tokens <= budget][-1]
+
     gains = [at(plain[seed], budget) - at(other[seed], budget) for seed in plain if seed in other]
     n = len(gains)
     gain = sum(gains) / n
