@@ -197,7 +197,8 @@ if __name__ == "__main__":
     for name, losses in curves.items():
         print(f"{name:22}", *(f"{loss:.2f}" for loss in losses))
     alone, both, taught = curves.values()
-    assert alone[-1] > min(alone) + 0.05 and both[-1] < min(alone) and taught[-1] < min(alone)
+    if is_shakespeare:
+        assert alone[-1] > min(alone) + 0.05 and max(both[-1], taught[-1]) < min(alone)
     claim(3.06, min(alone), tol=0.05, when=is_shakespeare)
     claim(3.17, alone[-1], tol=0.08, when=is_shakespeare)
     claim(2.58, both[-1], tol=0.05, when=is_shakespeare)

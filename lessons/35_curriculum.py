@@ -34,16 +34,16 @@ predict_2 = None  # windows read in three stages (a third, two thirds, all of n)
 # ## 35a. Score and pace
 #
 # The score: how many nats does a simple model pay for each target of a window? The simplest is the bigram of
-# lesson 2, counts + 1. Say V is 2, and after t came h 6 times and o 2 times. Then P(h | t) is 7 / 10 and
-# costs 0.357 nats, o costs 1.204. A window whose targets are h, h and o, each after t, costs 0.639: their
-# mean. The table is counted on the training text alone. If it knew val, val would decide what is read, and
-# then it could not judge what came of it.
+# lesson 2, counts + 1. Of three letters, behind t came h 6 times, o 2 times, and t never. Then P(h | t) is 7
+# / 11 and costs 0.452 nats, o costs 1.299. The score of a window is the mean over its targets. The table is
+# counted on the training text alone. If it knew val, val would decide what is read, and could not judge what
+# came of it.
 #
 # The pace: in stages. Sort the windows by their score. Stage 1 of S reads the easiest n / S of them, stage 2
 # the easiest 2 n / S, each rounded up, and so on; the last stage reads all. Within a stage the order is
 # random. With 7 windows and 3 stages:
 #
-#     windows, easy to hard    0 1 2 3 4 5 6
+#     windows, easy to hard    a b c d e f g
 #     stage 1                  x x x
 #     stage 2                  x x x x x
 #     stage 3                  x x x x x x x
@@ -57,9 +57,15 @@ def easy_first(ids, cut, T, V, stages, seed):
     """How hard each window of the training text is, and the order in which a curriculum reads them.
 
     ids: (n,) int64, 0 to V - 1; cut: int, the first cut ids are trained on, the rest is val; T: int, targets
+<<<<<<< HEAD
     of a window: window 0 has the targets 1 to T of the training text, and the last may have fewer; stages:
     int; seed: int; np.random.default_rng(seed) draws, stage by stage, a permutation of the stage's windows,
     given from easy to hard; no two windows are equally hard
+=======
+    of a window: window 0 has the targets 1 to T of the training text, and the last one may have fewer;
+    stages: int; seed: int; np.random.default_rng(seed) draws, stage by stage, a permutation of the stage's
+    windows, given from easy to hard; no two windows are equally hard
+>>>>>>> 6259ca900fa50665c2371a7cf9bc4aefbc1cbf2a
     -> (list of W floats: mean nats of each window, in the order of the text; list of ints: windows to read).
     """
     raise NotImplementedError("lesson 35a")
@@ -77,15 +83,19 @@ if __name__ == "__main__":
         print(f"{name}: {nats[i]:.2f} nats", repr("".join(vocabulary[j] for j in text[i * T : i * T + T])))
     claim(1.79, min(nats), tol=0.01, when=is_shakespeare)
     claim(3.21, max(nats), tol=0.01, when=is_shakespeare)
-    claim(0.357, math.log(10 / 7), tol=0.001)
-    claim(1.204, math.log(10 / 3), tol=0.001)
-    claim(0.639, (2 * math.log(10 / 7) + math.log(10 / 3)) / 3, tol=0.001)
+    tiny = "th" * 6 + "to" * 2
+    costs, _ = order_of(torch.tensor(["hot".index(letter) for letter in tiny]), len(tiny), 1, 3, 2, 1)
+    claim(0.452, costs[0], tol=0.001)  # h behind t
+    claim(1.299, costs[-1], tol=0.001)  # o behind t
+    claim(6, tiny.count("th"), tol=0)
+    claim(2, tiny.count("to"), tol=0)
+    claim(11, 7 / math.exp(-costs[0]), tol=0.001)
     small = torch.randint(5, (29,), generator=torch.Generator().manual_seed(1))
     scores, order = order_of(small, 29, 4, 5, 3, 1)
     claim(7, len(scores), tol=0)
     claim(3, sum(i in order[:3] for i in sorted(range(7), key=lambda i: scores[i])[:3]), tol=0)
     claim(5, len({*order[3:8]}), tol=0)
-    assert len(order) == 3 + 5 + 7
+    claim(15, len(order), tol=0)
 
 # %% [markdown]
 # ## 35b. A fair comparison

@@ -78,7 +78,7 @@ PROBABILITY, MEAN = "counts / counts.sum(1, keepdim=True)", "window.mean().item(
 RNG, STAGES = "rng, order = np.random.default_rng(seed), []", "for stage in range(1, stages + 1):"
 NOT_ORDERS = mistakes(twin_order, {
     "hardest first": (SORTED, SORTED.replace("nats[i])", "-nats[i])")),
-    "in the order of the text": (SORTED, "list(range(len(nats)))"),
+    "in the order of text": (SORTED, "list(range(len(nats)))"),
     "val counted, too": (TRAIN, "", "costs = -", "ids = ids[:cut]\n    costs = -"),
     "val alone counted": (TRAIN, "    ids, train = ids[cut:], ids[:cut]\n", "costs = -",
         "ids = train\n    costs = -"),
@@ -115,11 +115,10 @@ def reference_fair(plain, other, budget, t):
     return dict(gain=(low + high) / 2, errors=(low + high) / 2 / error, better=better)
 
 
-def at(run, budget):
-    return [loss for tokens, loss in run if tokens <= budget][-1]
-
-
 def twin_fair(plain, other, budget, t):
+    def at(run, budget):
+        return [loss for tokens, loss in run if tokens <= budget][-1]
+
     gains = [at(plain[seed], budget) - at(other[seed], budget) for seed in plain if seed in other]
     n = len(gains)
     gain = sum(gains) / n

@@ -9,7 +9,7 @@ exercises = {
         ],
         wrong={
             "hardest first": "Your order begins with the hardest windows.",
-            "in the order of the text": "Your first windows are the text's first. Which are the easiest?",
+            "in the order of text": "Your first windows are the text's first. Which are the easiest?",
             "val counted, too":
                 "The table has counted val. Then val decides what is read, and measures nothing.",
             "val alone counted": "The table has counted val, and only that. Which text may it know?",
@@ -71,7 +71,7 @@ predictions = {
     "35.1": dict(
         ask="easy first against plain, three seeds each: by how many standard errors do they differ",
         wrong={
-            6.0: "Below 4.3, so that three seeds do not decide it. The usual result is: no difference seen.",
+            7.0: "Below 4.3, so that three seeds do not decide it. The usual result is: no difference seen.",
             20.0: "That would be a sensation. Below 4.3: three seeds do not decide it.",
         },
     ),
