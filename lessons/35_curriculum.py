@@ -57,15 +57,9 @@ def easy_first(ids, cut, T, V, stages, seed):
     """How hard each window of the training text is, and the order in which a curriculum reads them.
 
     ids: (n,) int64, 0 to V - 1; cut: int, the first cut ids are trained on, the rest is val; T: int, targets
-<<<<<<< HEAD
-    of a window: window 0 has the targets 1 to T of the training text, and the last may have fewer; stages:
-    int; seed: int; np.random.default_rng(seed) draws, stage by stage, a permutation of the stage's windows,
-    given from easy to hard; no two windows are equally hard
-=======
     of a window: window 0 has the targets 1 to T of the training text, and the last one may have fewer;
     stages: int; seed: int; np.random.default_rng(seed) draws, stage by stage, a permutation of the stage's
     windows, given from easy to hard; no two windows are equally hard
->>>>>>> 6259ca900fa50665c2371a7cf9bc4aefbc1cbf2a
     -> (list of W floats: mean nats of each window, in the order of the text; list of ints: windows to read).
     """
     raise NotImplementedError("lesson 35a")

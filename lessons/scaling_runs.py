@@ -1,6 +1,6 @@
 """The runs of lesson 29: models of two blocks and several widths, trained on two amounts of text.
 
-    python -m lessons.scaling_runs        some 10 minutes on one core; writes lessons/scaling_runs.csv
+    python -m lessons.scaling_runs        half an hour on one core; writes lessons/scaling_runs.csv
 
 The text is a generated play (text/verse.py), whose entropy is known, and so long that no letter is read
 twice. The val text is another play by the same grammar. It is scored as in lesson 28a: each letter with half
