@@ -95,6 +95,54 @@ def test_the_map_has_a_row_for_each_lesson():
     assert "\n".join(rows) in course.read(course.LESSONS / "README.md"), "\n" + "\n".join(rows)
 
 
+def in_any_language(page: str) -> dict:
+    """What a translation of a page leaves as it is. Its first line links the other page."""
+    page = page.split("\n", 1)[1]
+    prose = re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
+    columns = re.search(r"^\| (.+) \|$", prose, re.MULTILINE)[1].split(" | ")
+    return dict(
+        blocks=re.findall(r"^```.*?^```$", page, re.MULTILINE | re.DOTALL),
+        links=sorted(re.findall(r"\[[^]]*\]\([^)]*\)", prose)),
+        headings=re.findall(r"^#+(?= )", prose, re.MULTILINE),
+        rows=re.findall(r"^\| (\[.+?) \| .+? \| (\d+) \| (\d+) \| (\d+ s) \|$", prose, re.MULTILINE),
+        code=sorted(span for span in re.findall(r"`([^`]+)`", prose) if span not in columns),
+        numbers=sorted(re.findall(r"\d+", prose)),
+    )
+
+
+def test_the_spanish_page_says_what_the_english_one_says():
+    english, spanish = (course.read(course.LESSONS / name) for name in ("README.md", "README.es.md"))
+    assert english.startswith("Español: [README.es.md](README.es.md)")
+    assert spanish.startswith("English: [README.md](README.md)")
+    kept = in_any_language(english)
+    assert len(kept["rows"]) == len(LESSONS)
+    for part, found in in_any_language(spanish).items():
+        assert found == kept[part], part
+
+
+@pytest.mark.parametrize(
+    ("part", "old", "new"),
+    [
+        ("blocks", "run.py start 1\n", "run.py start 2\n"),
+        ("blocks", "```\n# Lesson 9 (unit B): title", "```\n# Lección 9 (unit B): title"),
+        ("links", "(GLOSSARY.md)", "(GLOSARIO.md)"),
+        ("headings", "## Añadir una lección", "### Añadir una lección"),
+        ("headings", "## Para docentes\n", ""),
+        ("rows", "[9](09_attention.py)", "[9](09_atencion.py)"),
+        ("rows", "ponderada | 4 | 50 | 3 s", "ponderada | 3 | 50 | 3 s"),
+        ("rows", "ponderada | 4 | 50 | 3 s", "ponderada | 4 | 45 | 3 s"),
+        ("rows", "ponderada | 4 | 50 | 3 s", "ponderada | 4 | 50 | 4 s"),
+        ("code", "`--gradescope=results.json`", "`--gradescope=notas.json`"),
+        ("code", "| `forbidden` |", "| `prohibidos` |"),
+        ("numbers", "si no son 20 y 2", "si no son 20 y 4"),
+    ],
+)
+def test_a_page_that_says_something_else_is_found(part, old, new):
+    page = course.read(course.LESSONS / "README.es.md")
+    assert page.count(old) == 1
+    assert in_any_language(page.replace(old, new))[part] != in_any_language(page)[part]
+
+
 @each_exercise
 def test_an_exercise_has_its_parts(lesson, name):
     exercise = exercise_of(lesson, name)
