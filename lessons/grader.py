@@ -152,7 +152,7 @@ def family(exercise: dict, seeds=SEEDS) -> dict[str, list[dict]]:
 def judge(exercise: dict, function: Callable, seeds=SEEDS, known: dict | None = None) -> dict:
     """Judge a function. known: observations from family(), or some of them; others are made as needed."""
     known = known if known is not None else {}
-    tol, first = tolerance(exercise), (exercise["inputs"](seeds[0])[0])
+    tol = tolerance(exercise)
 
     def seen(name: str, answer: Callable) -> list[dict]:
         if name not in known:
@@ -166,6 +166,7 @@ def judge(exercise: dict, function: Callable, seeds=SEEDS, known: dict | None = 
         return verdict(MISSING, f"`{exercise['name']}` is not written yet")
     distance, other_kind, text = apart(mine, ours, tol)
     if distance <= 1:
+        first = exercise["inputs"](seeds[0])[0]
         return verdict(RIGHT, "right", picture=draw(exercise, [exercise["reference"]], first))
     for name, (answer, remark) in exercise.get("also", {}).items():
         if apart(mine, seen(name, answer), tol)[0] <= 1:
@@ -175,17 +176,46 @@ def judge(exercise: dict, function: Callable, seeds=SEEDS, known: dict | None = 
         where = f"line {failed['line']}: " if failed["line"] else ""
         text = where + in_words(failed["raises"], failed["message"])
     status = FAILED if failed else WRONG
-    pictures = draw(exercise, [function, exercise["reference"]], first)
+    place = next(i for i in range(len(mine)) if apart(mine[i : i + 1], ours[i : i + 1], tol)[0] > 1)
+    args = [args for seed in seeds for args in exercise["inputs"](seed)][place]  # the first that tells
+    pictures = draw(exercise, [function, exercise["reference"]], args)
     for name, (answer, hint) in exercise["wrong"].items():
         if apart(mine, seen(name, answer), tol)[0] <= 1:
-            hint = fill(exercise, hint, mine[0], first)
+            hint = fill(exercise, hint, mine[place], args)
             line = f"{text}. {hint}" if other_kind and len(text) + len(hint) < WIDTH - 2 else hint
             return verdict(status, line, name, pictures)
-    if not failed and not other_kind:
+    for name, (answer, hint) in exercise["wrong"].items():  # two mistakes at once
+        if second := beside(mine, seen(name, answer), ours, tol):
+            return verdict(
+                status, f"{fill(exercise, hint, mine[place], args)} And {second}", picture=pictures
+            )
+    if not failed and not other_kind and "not finite" not in text:  # of nan, properties say what is not so
         for holds in exercise.get("properties", ()):
-            if broken := guarded(holds, function, *first):
+            if broken := guarded(holds, function, *args):
                 return verdict(status, broken, picture=pictures)
     return verdict(status, text, picture=pictures)
+
+
+def beside(mine: list[dict], known: list[dict], ours: list[dict], tol: float) -> str:
+    """What is wrong beside a known mistake, in words; "" if it is not that mistake and one more.
+
+    The other one is an argument that was changed, a gradient that is lost, or all numbers times or plus one.
+    """
+    if any("raises" in one for one in (*mine, *known, *ours)):
+        return ""
+    for part in ("changed", "gradients"):
+        as_ours = [{**one, part: right[part]} for one, right in zip(mine, ours, strict=True)]
+        rest = [{**one, part: right[part]} for one, right in zip(known, ours, strict=True)]
+        alone = [{**right, part: one[part]} for one, right in zip(mine, ours, strict=True)]
+        distance, _, text = apart(alone, ours, tol)
+        if distance > 1 and re.match("the caller|no gradient", text) and apart(as_ours, rest, tol)[0] <= 1:
+            return text
+    found = {
+        apart([one], [other], tol)[2].partition(": yours is ")[2]
+        for one, other in zip(mine, known, strict=True)
+    }
+    (first, *others) = found
+    return f"your numbers are {first.replace('ours', 'that')}" if first and not others else ""
 
 
 def fill(exercise: dict, hint: str, seen: dict, args: tuple) -> str:

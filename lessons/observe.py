@@ -164,8 +164,9 @@ def difference(mine, ours, tol: float, where: str = "") -> tuple[float, bool, st
         if not isinstance(mine, type(ours)):
             return kind(f"{type(mine).__name__} found, {type(ours).__name__} expected")
         if len(mine) != len(ours) or (isinstance(ours, dict) and mine.keys() != ours.keys()):
-            return kind(f"{len(mine)} entries found, {len(ours)} expected" if len(mine) != len(ours) else
-                        f"keys {[*mine]} found, {[*ours]} expected")  # fmt: skip
+            entries = f"{len(mine)} {'entry' if len(mine) == 1 else 'entries'} found, {len(ours)} expected"
+            keys = f"keys {[*mine]} found, {[*ours]} expected"
+            return kind(entries if len(mine) != len(ours) else keys)
         parts = ours if isinstance(ours, dict) else range(len(ours))
         found = [difference(mine[k], ours[k], tol, f"{where}[{k!r}] ") for k in parts]
         return worst(found)
@@ -221,11 +222,8 @@ def numbers_apart(mine, ours, tol: float, where: str) -> tuple[float, bool, str]
     if bad.any():
         first = tuple(map(int, np.argwhere(bad)[0]))
         row = ", the whole row" if a.ndim > 1 and bad[first[:-1]].all() else ""
-        return (
-            math.inf,
-            True,
-            f"{where}{a[first]} at {index(first)}{row}; {bad.sum()} of {bad.size} numbers are not finite",
-        )
+        count = f"{bad.sum()} of {bad.size} numbers are not finite"
+        return math.inf, False, f"{where}{a[first]} at {index(first)}{row}; {count}"
     with np.errstate(all="ignore"):
         apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
     apart[np.isnan(apart)] = math.inf

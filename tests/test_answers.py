@@ -250,6 +250,40 @@ def test_verdicts(answer, status, text):
     assert len(found["line"]) <= grader.WIDTH
 
 
+def square_in_place(x, rate):
+    squares = x.clone() ** 2
+    x.data.add_(1)
+    return squares
+
+
+TWO = [
+    (square_in_place, "A square? And the caller's `x` was changed: work on a copy"),
+    (lambda x, rate: (x * x).detach(), "A square? And no gradient reaches `x`"),
+    (lambda x, rate: 3 * x * x, "A square? And your numbers are 3 times that everywhere"),
+    (lambda x, rate: x * x + 2, "A square? And your numbers are that plus 2 everywhere"),
+    (lambda x, rate: x * x * rate, "where"),  # another factor for each input is another mistake
+]
+
+
+@pytest.mark.parametrize(("answer", "text"), TWO)
+def test_two_mistakes_are_told_as_two(answer, text):
+    rates = [(torch.randn(3, 4, generator=torch.Generator().manual_seed(i)), 2.5 + i) for i in range(2)]
+    wrong = {"squared": (lambda x, rate: x * x, "A square?")}
+    exercise = {**TOY, "wrong": wrong, "inputs": lambda seed: rates, "properties": []}
+    found = grader.judge(exercise, answer)
+    assert found["status"] == grader.WRONG
+    assert text in found["line"]
+    assert ("A square?" in found["line"]) == text.startswith("A square?")
+
+
+def test_a_picture_is_of_the_first_input_that_tells():
+    inputs = [(torch.full((2, 3), value), 2.5) for value in (1.0, 4.0)]
+    shown = dict(picture=lambda function, x, rate: [f"{function(x, rate).max():.1f}"], wrong={})
+    exercise = {**TOY, **shown, "inputs": lambda seed: inputs}
+    found = grader.judge(exercise, lambda x, rate: (x * rate).clamp(max=5))
+    assert found["picture"].splitlines()[1].split() == ["5.0", "10.0"]
+
+
 @pytest.mark.parametrize(
     ("right", "wrong", "text"),
     [
