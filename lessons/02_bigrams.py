@@ -1,6 +1,6 @@
 # Lesson 2 (unit A): Bigrams by counting: table, probabilities, sampling
 # Before: a text became ids, and windows of them. Nothing guesses yet what comes next.
-# Seconds: 4
+# Seconds: 5
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:

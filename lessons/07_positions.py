@@ -1,6 +1,6 @@
 # Lesson 7 (unit B): Embeddings and position tables: one-hot product, learned, sinusoidal
 # Before: a tokenizer turns text into ids. An id is a name: it tells neither what is like it nor where it is.
-# Seconds: 3
+# Seconds: 4
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:

@@ -1,6 +1,6 @@
 # Lesson 8 (unit B): Rotary positions: rotate pairs, relative by construction
 # Before: a table is added to the tokens. It says where a token stands; what counts is how far apart two are.
-# Seconds: 3
+# Seconds: 4
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:

@@ -1,6 +1,6 @@
 # Lesson 10 (unit B): Several heads: split, attend, merge
 # Before: one head takes one mean over the past. A token that has two questions gets one mixed answer.
-# Seconds: 3
+# Seconds: 4
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:

@@ -1,6 +1,6 @@
 # Lesson 11 (unit B): Grouped-query attention: fewer key/value heads
 # Before: each head has keys and values of its own. To write a text, all of them have to be kept.
-# Seconds: 3
+# Seconds: 4
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:

@@ -1,6 +1,6 @@
 # Lesson 12 (unit B): Normalisation and residuals: LayerNorm, RMSNorm, pre-norm block
 # Before: heads look back, many or few. Put one such layer on another, and the tokens become all alike.
-# Seconds: 3
+# Seconds: 4
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:

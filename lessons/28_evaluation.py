@@ -1,6 +1,6 @@
 # Lesson 28 (unit E): Evaluation: one honest number
 # Before: models that write, fast. Of two of them, which is better, and how sure are you?
-# Seconds: 12
+# Seconds: 14
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:

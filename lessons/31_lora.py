@@ -1,6 +1,6 @@
 # Lesson 31 (unit F): LoRA and merging: low-rank update
 # Before: a trained model learned a new kind of text. All weights moved: each such model is a whole copy.
-# Seconds: 10
+# Seconds: 12
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:

@@ -1,6 +1,6 @@
 # Lesson 33 (unit F): Pruning: masks that stay
 # Before: each weight takes fewer bits, and all of them are kept. Many are so small that nothing needs them.
-# Seconds: 10
+# Seconds: 12
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:
