@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from lessons.course import claim, encoded, save_plot, yours_or_ours
 from model import GPT, GPTConfig
 
-predict_1 = None  # smallest that five Newton-Schulz rounds make of any singular value from 0.01 to 1
+predict_1 = None  # smallest that the five rounds of 17a make of any singular value from 0.01 to 1
 
 # %% [markdown]
 # ## What a matrix does
@@ -23,7 +23,7 @@ predict_1 = None  # smallest that five Newton-Schulz rounds make of any singular
 # A matrix turns vectors into vectors. Any matrix does it in three moves: it turns the vector (V^T), stretches
 # it along each axis by a number (the **singular values**, none below 0), and turns it again (U). Written
 # out, W = U S V^T, with the singular values on the diagonal of S. The columns of U and V are the matrix's
-# **directions**. If all singular values are 1, the matrix only turns: it is called orthogonal.
+# **directions**. If all singular values are 1, the matrix only turns or mirrors: it is called orthogonal.
 #
 # The gradient of a matrix is a matrix, too. A few of its singular values are large and most are small: most
 # of the step goes along a few directions that all texts share, and what only rare texts ask for is hardly
@@ -36,20 +36,21 @@ predict_1 = None  # smallest that five Newton-Schulz rounds make of any singular
 # %% [markdown]
 # ## 17a. Newton-Schulz
 #
-# An SVD finds U, S and V, but it is slow, and on a GPU very slow. There is a way with matrix products alone.
-# The product of x with its own transpose and with x again, x x^T x, is U S^3 V^T: the directions stay, each
-# singular value s becomes s^3. So a polynomial of odd powers works on the singular values alone:
+# A singular value decomposition (SVD) finds U, S and V, but it is slow, and on a GPU very slow. There is a
+# way with matrix products alone. The product of x with its own transpose and with x again, x x^T x, is
+# U S^3 V^T: the directions stay, each singular value s becomes s^3. So a polynomial of odd powers works on
+# the singular values alone. This is called Newton-Schulz:
 #
 #     A = x x^T           x becomes  a x + (b A + c A A) x        s becomes  a s + b s^3 + c s^5
 #
-# With a = 3.4445, b = -4.7750 and c = 2.0315, five rounds of this bring every s between 0.01 and 1 to
-# somewhere between 0.68 and 1.13. By hand, 0.01 goes to 0.034, 0.118, 0.400, 1.093 and 0.699. That is not 1,
-# and it need not be: the coefficients were chosen to lift small values fast.
+# A A is a matrix product, too. With a = 3.4445, b = -4.7750 and c = 2.0315, five rounds of this bring every
+# s between 0.01 and 1 to somewhere between 0.68 and 1.13. By hand, 0.01 goes to 0.034, 0.118, 0.400, 1.093
+# and 0.699. That is not 1, and it need not be: the coefficients were chosen to lift small values fast.
 #
-# Above 1 the polynomial explodes. So first divide x by its norm, the root of the sum of all squares (the
-# Frobenius norm): it is the root of the sum of all s squared, so no s is above it. A matrix of zeros has
-# the norm 0; let the divisor be 1e-7 at least. Last, speed: x x^T is rows x rows. For a tall matrix, with
-# more rows than columns, work on its transpose and turn the result back.
+# A value above 1.26 explodes: 1.27 is above 10^21 after five rounds. So first divide x by its norm, the
+# root of the sum of all squares (the Frobenius norm): it is the root of the sum of all s squared, so no s
+# is above it. A matrix of zeros has the norm 0; let the divisor be 1e-7 at least. Last, speed: x x^T is
+# rows x rows. For a tall matrix, with more rows than columns, work on its transpose and turn that back.
 
 
 # %%
@@ -81,6 +82,11 @@ if __name__ == "__main__":
     claim(0.01, lowest, tol=0)
     claim(0.68, s.min().item(), tol=0.005), claim(1.13, s.max().item(), tol=0.005)
     claim(0.034, path[0], tol=0.0005), claim(0.118, path[1], tol=0.0005), claim(0.400, path[2], tol=0.0005)
+    first, last = torch.arange(100, 140) / 100, torch.arange(100, 140).double() / 100
+    for _ in range(5):
+        last = a * last + b * last**3 + c * last**5
+    claim(1.26, first[last < 2].max().item(), tol=1e-6)
+    claim(1.27, first[last > 1e21].min().item(), tol=1e-6)
     claim(1.093, path[3], tol=0.0005), claim(0.699, path[4], tol=0.0005)
 
 # %% [markdown]
@@ -138,8 +144,8 @@ if __name__ == "__main__":
 # make that noise as large as the rest. So average first. (A sum as in lesson 16 does the same here: it is
 # larger by one factor, and 17a divides by the norm.)
 #
-# A matrix (rows, cols) makes vectors of `rows` numbers from vectors of `cols` numbers. With all singular
-# values at 1 it keeps the length of a vector, whatever its shape. A tall one spreads that length over more
+# A matrix (rows, cols) makes vectors of `rows` numbers from vectors of `cols` numbers. A square or tall one
+# with all singular values at 1 keeps the length of a vector. A tall one spreads that length over more
 # numbers: from 64 to 256 numbers, each output number is half as large. The root of rows / cols, here 2,
 # makes up for it. Wide matrices have the factor 1.
 

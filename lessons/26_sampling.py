@@ -14,7 +14,7 @@ import torch
 from lessons.course import claim, encoded, save_plot, yours_or_ours
 
 predict_1 = None  # letters kept from the chances 0.5, 0.3, 0.15, 0.05 by top-p with p = 0.6
-predict_2 = None  # chance of the likelier of two letters, 0.8 and 0.2 at temperature 1, at temperature 0.5
+predict_2 = None  # two letters have the chances 0.8 and 0.2: the larger one at temperature 0.5
 
 # %% [markdown]
 # ## Which letter comes next?
@@ -43,7 +43,7 @@ predict_2 = None  # chance of the likelier of two letters, 0.8 and 0.2 at temper
 # divided by their new sum.
 #
 # At T = 0 the division fails. Where does it go when T gets smaller and smaller? All chance goes to the
-# likeliest letter. So T = 0 stands for greedy, and is a case by itself.
+# likeliest letter; of equal ones, to one of them. So T = 0 stands for greedy, and is a case by itself.
 #
 # Some logits may be -inf: letters that must not come. Their chance is 0, and stays 0 at any temperature.
 
@@ -53,7 +53,7 @@ def tempered(logits, temperature):
     """Chances of each next letter at a temperature.
 
     logits: (B, V) float32, perhaps -inf at some letters, never at all of a row; perhaps in the thousands;
-    temperature: float, 0 or above; 0: the likeliest letter of each row has the chance 1
+    temperature: float, 0 or above; 0: the likeliest letter of each row has the chance 1, one of equal ones
     -> (B, V) float32, each row sums to 1; logits are left as they are.
     """
     raise NotImplementedError("lesson 26a")

@@ -8,8 +8,6 @@ from model import GPT, GPTConfig
 from muon import Muon, newton_schulz
 from optim import parameter_groups
 
-COEFFICIENTS = 3.4445, -4.7750, 2.0315
-
 
 # ---- 17a: all singular values near 1
 def reference_orthogonalize(matrix):
@@ -45,19 +43,22 @@ def with_values(seed, rows, cols, *values):
 
 
 def inputs_orthogonalize(seed):
-    """Wide and tall, huge and tiny, one of rank 2, and zeros."""
+    """Wide and tall, huge and tiny, one of rank 2, one without turns, and zeros."""
     wide = with_values(seed, 4, 7, 9.0, 3.0, 0.6, 0.1)
     tall = with_values(seed + 10, 6, 3, 2.0, 1.1, 0.02)
     flat = with_values(seed + 20, 3, 5, 1.7, 0.3)
-    return [(wide,), (tall,), (3e5 * wide,), (1e-5 * tall,), (flat,), (torch.zeros(2, 3),)]
+    straight = torch.tensor([[3.0, 0, 0], [0, 2, 0]])  # there A * A is A A
+    return [(x,) for x in (wide, tall, 3e5 * wide, 1e-6 * tall, flat, straight, torch.zeros(2, 3))]
 
 
-SCALE, STEP, BACK = (
-    "x.norm().clamp(min=1e-7)",
-    "(b * A + c * A @ A) @ x",
-    "return x.mT if matrix.size(0) > matrix.size(1) else x",
-)
-TALL = "x = matrix.mT if matrix.size(0) > matrix.size(1) else matrix"
+def tamed(orthogonalize, matrix):
+    """What explodes counts as 1,000 everywhere: whether into NaN depends on the order of sums."""
+    found = orthogonalize(matrix)
+    exploded = isinstance(found, torch.Tensor) and matrix.any() and not (found.abs() < 1000).all()
+    return torch.full_like(found, 1000.0) if exploded else found
+
+
+SCALE, BACK = "x.norm().clamp(min=1e-7)", "return x.mT if matrix.size(0) > matrix.size(1) else x"
 wrong_orthogonalize = mistakes(by_products, {
     "not normalised": ("x / " + SCALE, "x"),
     "nothing against zero": (".clamp(min=1e-7)", ""),
@@ -71,26 +72,24 @@ wrong_orthogonalize = mistakes(by_products, {
     "A squared by element": ("A @ A", "A * A"),
     "not turned back": (BACK, "return x"),
     "values of x squared": ("c * A @ A", "c * A"),
-    "norm inside the loop": ("    A = x", "    x = x / x.norm(); A = x"),
+    "norm inside the loop": (f"    x = x / {SCALE}\n", "",
+        "    A = x", f"    x = x / {SCALE}\n        A = x"),
 })  # fmt: skip
+also_orthogonalize = {"1e-7 added to the norm": changed(by_products, SCALE, "(x.norm() + 1e-7)")}
 
 
 def values_near_1(orthogonalize, matrix):
-    s = torch.linalg.svdvals(orthogonalize(matrix).nan_to_num())
-    low, high = s.min().item(), s.max().item()
-    return (
-        ""
-        if low > 0.6 and high < 1.2
-        else f"singular values go from {low:.2f} to {high:.2f}, not 0.68 to 1.13"
-    )
+    s = torch.linalg.svdvals(tamed(orthogonalize, matrix))
+    if s.max() >= 1000:
+        return "the numbers explode: is it the norm, a sign, or A A, which is a matrix product?"
+    text = f"singular values go from {s.min():.2f} to {s.max():.2f}, not 0.68 to 1.13"
+    return text * bool(s.min() < 0.6 or s.max() > 1.2)
 
 
 def bars(orthogonalize, matrix):
     """Singular values as bars, one a row."""
-    return [
-        f"{'#' * min(20, round(10 * s)):20} {s:.2f}"
-        for s in torch.linalg.svdvals(orthogonalize(matrix).nan_to_num()).tolist()
-    ]
+    values = torch.linalg.svdvals(tamed(orthogonalize, matrix)).tolist()
+    return [f"{'#' * min(20, round(10 * s)):20} {s:.2f}" for s in values] if max(values) < 1000 else []
 
 
 def extremes(value, matrix):
@@ -120,16 +119,16 @@ def twin_muon(w, g, state, lr, momentum, decay):
 
 def steps_of(step, w, grads, state, rates, *rest):
     """How each step moves the weights. The gradient always lies in one tensor, as in a loop."""
-    w, living, moves = w.clone(), grads[0].clone(), []
+    w, living, seen = w.clone(), grads[0].clone(), {"the gradient is": "left alone"}
     with torch.no_grad():
-        for new, lr in zip(grads, rates, strict=True):
+        for i, (new, lr) in enumerate(zip(grads, rates, strict=True), 1):
             living.copy_(new)
             before = w.clone()
             step(w, living, state, lr, *rest)
-            moves.append(w - before)
+            seen[f"how step {i} moves w:"] = w - before
             if not torch.equal(living, new):
-                moves.append("the gradient was changed")
-    return moves
+                seen["the gradient is"] = "overwritten"
+    return seen
 
 
 def inputs_muon(seed):
@@ -141,11 +140,8 @@ def inputs_muon(seed):
     return inputs
 
 
-M, LOOK, UPDATE = (
-    "(1 - momentum) * g\n    state",
-    "momentum * m + (1 - momentum) * g",
-    "twin_orthogonalize(look)",
-)
+M, LOOK = "(1 - momentum) * g\n    state", "momentum * m + (1 - momentum) * g"
+UPDATE = "twin_orthogonalize(look)"
 SHAPE = "max(1.0, w.size(0) / w.size(1)) ** 0.5"
 wrong_muon = mistakes(twin_muon, {
     "orthogonalised before momentum": (M, "(1 - momentum) * twin_orthogonalize(g)\n    state", LOOK,
@@ -155,6 +151,8 @@ wrong_muon = mistakes(twin_muon, {
     "factor upside down": ("w.size(0) / w.size(1)", "w.size(1) / w.size(0)"),
     "factor below 1": ("max(1.0, w.size(0) / w.size(1))", "(w.size(0) / w.size(1))"),
     "no Nesterov": (LOOK, "m"),
+    "look ahead kept": ('["m"] = m\n', '["m"] = momentum * m + (1 - momentum) * g\n'),
+    "first gradient whole": ("torch.zeros_like(w)", "g"),
     "no momentum": ('state["m"] = m', "pass"),
     "not orthogonalised": (UPDATE, "look"),
     "decay through the update": (UPDATE, "twin_orthogonalize(look + decay * w)", "w *= 1 - lr * decay",
@@ -202,21 +200,25 @@ def inputs_split(seed):
     return [(untied,), (GPT(GPTConfig(**shape, tie_weights=1)),), (frozen,)]
 
 
-def as_sets(split, model):
-    """Names in any order; one that comes twice is told. Parameters in place of names are taken for them."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    parts = [
-        [names.get(id(x), x) if isinstance(x, torch.Tensor) else x for x in part] for part in split(model)
-    ]
-    return {kind: sorted(part) for kind, part in zip(("Muon", "AdamW"), parts, strict=True)}
+def places(split, model):
+    """In which list each parameter is, by its name, and what else is in the lists."""
+    found = {name: "in no list" for name, _ in model.named_parameters()} | {"besides": ""}
+    for kind, part in zip(("Muon", "AdamW"), split(model), strict=True):
+        for x in part:
+            if isinstance(x, str) and x in found:
+                found[x] = kind if found[x] == "in no list" else f"{found[x]} and {kind}"
+            else:
+                found["besides"] = x if isinstance(x, str) else f"a {type(x).__name__} in place of a name"
+    return found
 
 
 def once_each(split, model):
     """Together both lists have each trained parameter once."""
-    found = [name for part in as_sets(split, model).values() for name in part]
-    wanted = sorted(name for name, p in model.named_parameters() if p.requires_grad)
-    twice = sorted({name for name in found if found.count(name) > 1})
-    missing = [name for name in wanted if name not in found]
+    found = places(split, model)
+    twice = [name for name, where in found.items() if " and " in where]
+    missing = [name for name, p in model.named_parameters() if p.requires_grad and "no" in found[name]]
+    if found["besides"]:
+        return f"in the lists is also: {found['besides']}"
     return f"{twice[0]} is there twice" if twice else f"{missing[0]} is in no list" if missing else ""
 
 
@@ -234,6 +236,7 @@ wrong_split = mistakes(twin_split, {
     "attention only": ('name.startswith("blocks.")', '"attn" in name'),
     "MLP only": ('name.startswith("blocks.")', '"mlp" in name'),
     "the other way round": ("return muon, rest", "return rest, muon"),
+    "parameters, not their names": (".append(name)", ".append(p)"),
     "vectors for Muon": ("p.ndim == 2", "p.ndim == 1"),
 })  # fmt: skip
 
@@ -245,12 +248,14 @@ exercises = {
         slow=twin_orthogonalize,
         forbidden=("svd", "polar", "qr"),
         inputs=inputs_orthogonalize,
+        call=tamed,
         gradients=False,
         tol=1e-3,  # five rounds in float32
         numbers=extremes,
         picture=bars,
         properties=[values_near_1],
         wrong=wrong_orthogonalize,
+        also=also_orthogonalize,
     ),
     "17b": dict(
         name="muon_step",
@@ -279,7 +284,7 @@ exercises = {
         project=parameter_groups,
         slow=twin_split,
         inputs=inputs_split,
-        call=as_sets,
+        call=places,
         gradients=False,
         properties=[once_each],
         wrong=wrong_split,

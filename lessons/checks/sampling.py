@@ -1,5 +1,7 @@
 """What the grader knows about lesson 26: probabilities to draw with, by temperature, top-k and top-p."""
 
+from functools import partial
+
 import torch
 
 from generate import token_probs
@@ -27,7 +29,31 @@ def inputs_tempered(seed):
     some = logits.clone()
     some[1:, 2:5] = -INF  # as top-k leaves them
     cases = ((2 * logits, 0.7), (2 * logits, 1.8), (logits, 0.0), (logits - 5, 0.0), (1000 * logits, 0.6))
-    return [*cases, (2 * some, 2.5), (some, 0.0), (30 * logits, 90.0)]
+    tied, wide = logits.clone(), 30 * logits
+    tied[0, [1, 4]] = 4.0
+    wide[0, :2] = torch.tensor([90.0, -90.0])  # a chance that is 0 in float32 and counts at T = 90
+    return [*cases, (2 * some, 2.5), (some, 0.0), (wide, 90.0), (tied, 0.0)]
+
+
+def any_likeliest(tempered, logits, temperature):
+    """What is returned. At temperature 0 it does not matter which of equal ones is sure, and NaN is a word:
+    what goes wrong at other temperatures is told first."""
+    rows, found = logits.clone(), tempered(logits, temperature)
+    if temperature > 0 or not isinstance(found, torch.Tensor) or found.shape != rows.shape:
+        return {"chances": found, "at temperature 0": "numbers"}
+    kind = "NaN" if found.isnan().any() else "numbers"
+    return {"chances": in_any_order(found.nan_to_num(), rows), "at temperature 0": kind}
+
+
+def has_equals(row, cut=-INF):
+    own = row[row != cut]
+    return len(own.unique()) < len(own)
+
+
+def in_any_order(found, rows, cut=-INF):
+    """What was found for each row, sorted where two of its numbers are equal."""
+    both = zip(found, rows, strict=True)
+    return torch.stack([x.sort().values if has_equals(row, cut) else x for x, row in both])
 
 
 def cold_is_sure(tempered, logits, temperature):
@@ -37,10 +63,6 @@ def cold_is_sure(tempered, logits, temperature):
     return f"{text}: which of them is nearer to the likeliest letter?" * (cold >= warm)
 
 
-def at_which(value, logits, temperature):
-    return dict(T=temperature)
-
-
 SCALED, ZERO = "scaled = logits / temperature", "    if temperature == 0:\n"
 LIKELIEST, SUM = "likeliest = logits.argmax(1, keepdim=True)", "return weights / weights.sum(1, keepdim=True)"
 NOT_TEMPERED = mistakes(twin_tempered, {
@@ -48,8 +70,6 @@ NOT_TEMPERED = mistakes(twin_tempered, {
     "after softmax": (SCALED, "scaled = logits", SUM, "weights = weights / weights.sum(1, keepdim=True) / "
         "temperature\n    " + SUM),
     "after softmax, sum not 1": (SCALED, "scaled = logits", SUM, SUM + " / temperature"),
-    "chances raised to T": (SCALED, "scaled = logits", SUM,
-        "weights = weights ** temperature\n    " + SUM),
     "softmax of chances": (SCALED, "scaled = torch.softmax(logits, -1) / temperature"),
     "divides by zero": (ZERO, "    if False:\n"),
     "zero ignored": (ZERO, "    if temperature == 0:\n        temperature = 1.0\n    if False:\n"),
@@ -64,6 +84,14 @@ NOT_TEMPERED = mistakes(twin_tempered, {
     "logarithms returned": (SUM, "return (weights / weights.sum(1, keepdim=True)).log()"),
     "scaled in place": (SCALED, "scaled = logits.div_(temperature)"),
     "only divided": (SUM, "return scaled"),
+    "equal ones all sure": ("torch.zeros_like(logits).scatter(1, likeliest, 1.0)",
+        "(logits == logits.gather(1, likeliest)).float()"),
+})  # fmt: skip
+ALSO_TEMPERED = mistakes(twin_tempered, {
+    "equal ones share": ("torch.zeros_like(logits).scatter(1, likeliest, 1.0)",
+        "torch.softmax(1e9 * (logits - logits.gather(1, likeliest)), -1)"),
+    "chances to a power": (SCALED, "scaled = logits", SUM,
+        "weights = (weights / weights.sum(1, keepdim=True)) ** (1 / temperature)\n    " + SUM),
 })  # fmt: skip
 
 
@@ -91,13 +119,17 @@ def inputs_keep_k(seed):
     return [*cases, (1000 * logits, 2), (logits, 1), (tied, 4)]
 
 
-def any_of_equals(keep_k, logits, k):
-    """What is kept; among equal logits it does not matter which, so rows that have some are sorted."""
-    kept = keep_k(logits, k)
-    same = [len(row.unique()) < len(row) for row in logits]
-    if not any(same) or getattr(kept, "shape", None) != logits.shape:
-        return kept
-    return torch.stack([row.sort().values if s else row for row, s in zip(kept, same, strict=True)])
+def any_of_equals(keep, given, limit, cut=-INF):
+    """Which letters each row keeps, and their numbers; of equal ones it does not matter which are kept."""
+    rows = given.clone()
+    found, seen = keep(given, limit), {f"row {i} keeps letters": "" for i in range(len(rows))}
+    if not isinstance(found, torch.Tensor) or found.shape != rows.shape:
+        return seen | {"what is returned:": found}
+    for name, row, x in zip(seen, rows, found, strict=True):
+        letters = (x != cut).nonzero().flatten().tolist()
+        text = f"{len(letters)} of them" if has_equals(row, cut) else str(letters)[1:-1] or "none"
+        seen[name] = "NaN" if x.isnan().any() else text
+    return seen | {"what is returned:": in_any_order(found.masked_fill(~found.isfinite(), 0), rows, cut)}
 
 
 def k_are_kept(keep_k, logits, k):
@@ -131,6 +163,10 @@ NOT_KEEP_K = mistakes(twin_keep_k, {
     "k of all rows": ("    return kept", "    if 0 < k < logits.size(-1):\n        return logits.masked_fill("
         "logits < logits.flatten().topk(k).values[-1], -INF)\n    return kept"),
     "probabilities returned": ("return kept", "return torch.softmax(kept, -1)"),
+    "topk fails above V": ("    kept =", "    if k > 0:\n        return logits.masked_fill(logits < "
+        "logits.topk(k).values[:, -1:], -INF)\n    kept ="),
+    "the numbers of topk": ("    kept =", "    if 0 < k < logits.size(-1):\n"
+        "        return logits.topk(k).values\n    kept ="),
     "only the k returned": ("return kept", "return logits.topk(min(k or 9, 9)).values"),
     "cut in place": ("return kept", "return logits.copy_(kept)"),
 })  # fmt: skip
@@ -138,7 +174,9 @@ NOT_KEEP_K = mistakes(twin_keep_k, {
 
 # ---- 26c: top-p
 def reference_keep_p(probs, p):
-    kept = token_probs(probs.log(), 1.0, 0, p)
+    kept = token_probs(
+        probs.log(), 1.0, 0, p - 1e-6 * (p < 1)
+    )  # logarithms are rounded, p may be an exact sum
     return kept / torch.where(kept > 0, probs, 0.0).sum(-1, keepdim=True)
 
 
@@ -159,11 +197,12 @@ def inputs_keep_p(seed):
     logits = torch.tensor([0.6, 1.4, 3.0])[:, None] * torch.randn(3, 8, generator=g)
     probs = torch.softmax(logits, -1)
     example = torch.tensor([[0.15, 0.5, 0.05, 0.3], [0.05, 0.15, 0.3, 0.5]])
-    sparse = torch.softmax(torch.where(logits < 0, -INF, logits), -1)
+    sparse = torch.softmax(torch.where(logits < logits.median(1, keepdim=True).values, -INF, logits), -1)
     tied = torch.tensor([[0.1, 0.22, 0.22, 0.24, 0.22], [0.2, 0.2, 0.2, 0.2, 0.2]])
     steep = torch.softmax(1000 * logits, -1)
-    cases = (probs, 0.71), (probs, 0.93), (probs, 0.02), (probs, 1.0), (example, 0.6), (sparse, 0.88)
-    return [*cases, (steep, 0.97), (tied, 0.55)]
+    halves = torch.tensor([[0.0625, 0.5, 0.03125, 0.28125, 0.125], [0.25, 0.0625, 0.5, 0.125, 0.0625]])
+    cases = (probs, 0.71), (probs, 0.93), (probs, 0.02), (example, 0.6), (sparse, 0.88), (halves, 0.5)
+    return [*cases, (halves, 1.0), (steep, 0.97), (tied, 0.55)]
 
 
 def the_fewest_that_reach_p(keep_p, probs, p):
@@ -171,6 +210,10 @@ def the_fewest_that_reach_p(keep_p, probs, p):
         right = int((row.sort(descending=True).values.cumsum(0) < p).sum()) + 1
         if (count := int((kept > 0).sum())) != right:
             return f"row {i} keeps {count} letters; the fewest with {p} together are {right}"
+
+
+def sums(value, probs, p):
+    return dict(row0=value["what is returned:"][0].sum().item())
 
 
 def kept_tokens(keep_p, probs, p):
@@ -193,6 +236,8 @@ DROPPED = "if total + row[i] <= p:"
 NOT_KEEP_P = mistakes(twin_keep_p, {
     "crossing token dropped": (BELOW, "if total == 0 or total + row[i] <= p:"),
     "nothing left": (BELOW, DROPPED),
+    "nothing left below p": (BELOW, DROPPED.replace("<=", "<")),
+    "one more than reaches p": (BELOW, "if total <= p:"),
     "nothing left, so all alike": (BELOW, DROPPED, RESCALED,
         "kept[kept.sum(-1) == 0] = 1.0\n    " + RESCALED),
     "nothing left, so all": (BELOW, DROPPED, RESCALED,
@@ -211,51 +256,37 @@ NOT_KEEP_P = mistakes(twin_keep_p, {
 })  # fmt: skip
 
 
-def sorted_probabilities(probs, p):
-    """The right numbers, each in the place of another letter."""
-    return reference_keep_p(probs, p).sort(descending=True).values
-
-
-def mask_by_order(probs, p):
-    """The mask belongs to sorted places, and is carried back the wrong way round."""
+def by_sums(probs, p):
+    """As most write it."""
     ordered, order = probs.sort(descending=True)
-    kept = probs * (ordered.cumsum(-1) - ordered < p).gather(-1, order)
-    return kept / kept.sum(-1, keepdim=True)
+    kept = torch.zeros_like(probs).scatter(1, order, ordered * (ordered.cumsum(1) - ordered < p))
+    return kept / kept.sum(1, keepdim=True)
 
 
-def one_more(probs, p):
-    ordered, order = probs.sort(descending=True)
-    likelier = (ordered.cumsum(-1) - ordered).roll(1, -1)
-    likelier[:, 0] = 0.0
-    kept = torch.zeros_like(probs).scatter(-1, order, ordered * (likelier < p))
-    return kept / kept.sum(-1, keepdim=True)
-
-
-def mask_not_carried(probs, p):
-    ordered = probs.sort(descending=True).values
-    kept = probs * (ordered.cumsum(-1) - ordered < p)
-    return kept / kept.sum(-1, keepdim=True)
-
-
-NOT_KEEP_P |= {
-    "one past the crossing token": one_more,
-    "sorted, not put back": sorted_probabilities,
-    "put back the wrong way": mask_by_order,
-    "mask not put back": mask_not_carried,
-}
+BEFORE = "ordered.cumsum(1) - ordered < p"
+PUT = f"torch.zeros_like(probs).scatter(1, order, ordered * ({BEFORE}))"
+NOT_KEEP_P |= mistakes(by_sums, {
+    "one past the crossing token":
+        (BEFORE, "(ordered.cumsum(1) - ordered).roll(1, 1).index_fill(1, torch.tensor(0), 0) < p"),
+    "sorted, not put back": (PUT, f"ordered * ({BEFORE})"),
+    "sorted once more": (PUT, f"(ordered * ({BEFORE})).gather(1, order)"),
+    "put back the wrong way": (PUT, f"probs * ({BEFORE}).gather(1, order)"),
+    "mask not put back": (PUT, f"probs * ({BEFORE})"),
+})  # fmt: skip
 
 exercises = {
     "26a": dict(name="tempered", reference=reference_tempered, project=token_probs, slow=twin_tempered,
-        inputs=inputs_tempered, properties=[cold_is_sure], numbers=at_which, wrong=NOT_TEMPERED,
+        inputs=inputs_tempered, call=any_likeliest, gradients=False, properties=[cold_is_sure],
+        numbers=lambda value, logits, T: dict(T=T), also=ALSO_TEMPERED, wrong=NOT_TEMPERED,
         ),
     "26b": dict(name="keep_k", reference=reference_keep_k, project=token_probs, slow=twin_keep_k,
         inputs=inputs_keep_k, call=any_of_equals, gradients=False, properties=[k_are_kept],
         also={"ties are all kept": keep_tied}, wrong=NOT_KEEP_K,
         ),
     "26c": dict(name="keep_p", reference=reference_keep_p, project=token_probs, slow=twin_keep_p,
-        inputs=inputs_keep_p, call=any_of_equals, gradients=False, properties=[the_fewest_that_reach_p],
-        picture=kept_tokens, also={"ties are all kept": keep_p_tied}, wrong=NOT_KEEP_P,
-        survivors={"if total < p: => if total <= p:": "no sum is exactly p, but for rounding"},
+        inputs=inputs_keep_p, call=partial(any_of_equals, cut=0.0), gradients=False, numbers=sums,
+        properties=[the_fewest_that_reach_p], picture=kept_tokens,
+        also={"ties are all kept": keep_p_tied}, wrong=NOT_KEEP_P,
         ),
 }  # fmt: skip
 

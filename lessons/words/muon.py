@@ -28,6 +28,11 @@ exercises = {
             "norm inside the loop":
                 "You divide by the norm in each round, so no value gets to 1. How often is it needed?",
         },
+        also={
+            "1e-7 added to the norm":
+                "You add 1e-7 to the norm: a tiny matrix shrinks a little. Here 1e-7 is only the "
+                "least divisor.",
+        },
     ),
     "17b": dict(
         hints=[
@@ -45,6 +50,11 @@ exercises = {
                 "Wide matrices get larger steps than tall ones. Which size is the number of rows?",
             "factor below 1": "Wide matrices get shorter steps. The factor is at least what?",
             "no Nesterov": "The average m itself is orthogonalised. What looks one step further ahead?",
+            "look ahead kept":
+                "Step 1 is right. What do you keep for step 2: the average, or the look ahead?",
+            "first gradient whole":
+                "m is 0 before the first step: that gradient, too, counts 1 - momentum. In yours it "
+                "counts whole.",
             "no momentum": "Each step knows only its own gradient. Where is m kept?",
             "not orthogonalised":
                 "The step is as long as the gradient is large. Through what should the look ahead go?",
@@ -86,6 +96,7 @@ exercises = {
             "attention only": "The MLP has matrices, too.",
             "MLP only": "Attention has matrices, too.",
             "the other way round": "Which list comes first?",
+            "parameters, not their names": "These are the parameters themselves. Their names are asked for.",
             "vectors for Muon": "Muon makes singular values equal. What has some?",
         },
     ),
@@ -93,7 +104,7 @@ exercises = {
 
 predictions = {
     "17.1": dict(
-        ask="smallest that five Newton-Schulz rounds make of any singular value from 0.01 to 1",
+        ask="smallest that the five rounds of 17a make of any singular value from 0.01 to 1",
         wrong={
             1.0: "Exactly 1 would take an SVD. Five rounds of this polynomial end between 0.68 and 1.13.",
             0.01: "0.01 is where it was. A round multiplies small values by 3.4: after five it is 0.7.",

@@ -13,8 +13,6 @@ exercises = {
             "after softmax":
                 "Chances divided by T and rescaled are as before. What has to be divided, and when?",
             "after softmax, sum not 1": "Your chances sum to 1/T. At which place does temperature belong?",
-            "chances raised to T":
-                "Chances to the power of T: the wrong way round. What is the power when logits are divided?",
             "softmax of chances":
                 "You take a softmax of chances, not of logits: nothing is ever far from anything else.",
             "divides by zero":
@@ -31,6 +29,14 @@ exercises = {
             "logarithms returned": "These are logarithms of chances.",
             "scaled in place": "The caller's logits are divided, too, and the next caller gets those.",
             "only divided": "The logits are divided, and no chances are made of them yet.",
+            "equal ones all sure":
+                "Of equal letters each gets the chance 1, and the row sums to more. How many are drawn?",
+        },
+        also={
+            "equal ones share":
+                "At temperature 0 yours shares the chance among equal letters; generate.py takes one.",
+            "chances to a power":
+                "Right, but a chance below e^-104 is 0 in float32 before the power: logits keep it.",
         },
     ),
     "26b": dict(
@@ -54,6 +60,9 @@ exercises = {
             "more than there are": "k may be larger than the vocabulary. What is kept then?",
             "k of all rows": "You look for the k likeliest of the whole batch. Some rows keep none.",
             "probabilities returned": "These are chances. Logits are expected: temperature comes later.",
+            "topk fails above V": "With k above V topk fails, and all letters are to be kept.",
+            "the numbers of topk":
+                "topk gives k numbers of each row. Asked for are V, with -inf for the others.",
             "only the k returned": "V logits a row are expected, those dropped among them, as -inf.",
             "cut in place": "The caller's logits are cut, too. They may be needed again.",
         },
@@ -72,7 +81,13 @@ exercises = {
             "crossing token dropped":
                 "You stop before p is reached: the letter that crosses p is needed to reach it.",
             "nothing left":
-                "If the likeliest alone is above p, you keep nobody, and divide by 0. Who has to stay?",
+                "The letter that crosses p is missing. If the likeliest alone is above p, none is left, and "
+                "0 / 0 is NaN.",
+            "nothing left below p":
+                "All that stays is below p in sum: the letter that reaches p is missing. In some rows none "
+                "is left.",
+            "one more than reaches p":
+                "At p = 0.5 a chance of 0.5 has reached p. Yours keeps one letter more: below p, or up to p?",
             "nothing left, so all alike":
                 "With a small p nothing is left, and then all letters are alike: noise. Who has to stay?",
             "nothing left, so all":
@@ -84,7 +99,7 @@ exercises = {
             "each above p": "You ask each letter for p by itself. What has to reach p?",
             "relative to the likeliest":
                 "That is another rule: each letter against the likeliest. Here sums are compared.",
-            "not rescaled": "What is kept no longer sums to 1.",
+            "not rescaled": "The right letters stay, and row 0 sums to {row0:.2f}. Which sum should it have?",
             "softmax again": "A softmax of chances gives those that were cut e^0. Which division is enough?",
             "one sum for all": "You divide by the sum of all rows. Each row is a choice by itself.",
             "only the likeliest": "You keep one letter, whatever p is.",
@@ -92,6 +107,8 @@ exercises = {
             "cut in place": "The caller's probabilities are cut, too.",
             "sorted, not put back":
                 "The right chances, and they stand at other letters: the likeliest at id 0.",
+            "sorted once more":
+                "gather with the ids sorts once more. Which call puts a number at its id?",
             "put back the wrong way":
                 "Place 0 of the sorted row is which id? You asked it the other way round.",
             "mask not put back": "Your mask is for sorted letters, and you lay it on unsorted ones.",
@@ -113,7 +130,7 @@ predictions = {
         },
     ),
     "26.2": dict(
-        ask="chance of the likelier of two letters, 0.8 and 0.2 at temperature 1, at temperature 0.5",
+        ask="two letters have the chances 0.8 and 0.2: the larger one at temperature 0.5",
         wrong={
             0.667: "That is temperature 2. Halving the temperature squares the chances: 0.64 / 0.68 = 0.941.",
             0.8: "That would be no effect. Chances are squared and rescaled: 0.64 / 0.68 = 0.941.",
