@@ -65,7 +65,7 @@ def pytest_collection_finish():
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="tests/chaos: 200 kills in place of 20, and so on")
+    parser.addoption("--long", action="store_true", help="200 kills in place of 20, ten seeds in place of 2")
 
 
 @pytest.fixture

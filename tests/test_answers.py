@@ -71,12 +71,12 @@ def test_wrong_answers_get_their_hints(lesson, name):
 
 @pytest.mark.slow
 @each_exercise
-def test_wrong_answers_get_their_hints_with_other_seeds(lesson, name, monkeypatch):
+def test_wrong_answers_get_their_hints_with_other_seeds(lesson, name, monkeypatch, pytestconfig):
     """What each answer does is observed once: that it does the same again, the test above shows."""
     exercise, names = exercise_of(lesson, name), {}
     for part in ("wrong", "also"):
         names |= {function: mistake for mistake, (function, _) in exercise.get(part, {}).items()}
-    for seeds in OTHER_SEEDS:
+    for seeds in OTHER_SEEDS if pytestconfig.getoption("--long") else OTHER_SEEDS[:1]:
         known = family(lesson, name, seeds)
         with monkeypatch.context() as patch:
             patch.setattr(grader, "observations", lambda exercise, f, seeds, known=known: known[names[f]])
