@@ -55,19 +55,6 @@ def train_step_4a(model, opt, x, y):
     return loss.item()
 
 
-def learn_4b(ids, V):
-    table = torch.zeros(V, V, requires_grad=True)
-    optimizer = torch.optim.Adam([table], lr=0.3)
-    for step in range(200):
-        for group in optimizer.param_groups:
-            group["lr"] = 0.3 * 0.98**step
-        loss = F.cross_entropy(table[ids[:-1]], ids[1:])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return table.detach()
-
-
 def train_5c(text, vocab_size):
     words = Counter(tuple(word.encode("utf-8")) for word in split(text))
     merges = []
