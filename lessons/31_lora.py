@@ -19,14 +19,14 @@ from lessons.course import claim, encoded, save_plot, update, windows, yours_or_
 from model import GPT, GPTConfig
 
 predict_1 = None  # numbers that LoRA trains beside a layer of 128 inputs and 256 outputs, rank 4
-predict_2 = None  # merged without its scale, rank 4, alpha 16: the change, as a multiple of the right one
+predict_2 = None  # rank 4, alpha 16, merged without the scale: how many times the right change is that
 
 # %% [markdown]
 # ## A small change of a large matrix
 #
 # Fine-tuning changes a trained model a little: each matrix W becomes W + D. D is as large as W, and so are
-# its gradient and the two running means of AdamW. But D needs not be any matrix. LoRA (Hu et al., 2021) makes
-# it a product of two thin ones:
+# its gradient and the two running means of AdamW. But D need not be just any matrix. LoRA (Hu et al., 2021)
+# makes it a product of two thin ones:
 #
 #     W (out, in)          B (out, r)   A (r, in)
 #     . . . . . . . .          x
@@ -84,9 +84,9 @@ class LoRA(nn.Module):
 # ## It learns to shout
 #
 # A model has learned Shakespeare. The new text is the same in capital letters: it has seen few of those.
-# Below each linear layer of the blocks gets an **adapter**, a pair A and B, and nothing else is trained.
-# `set_submodule` puts another module in the place of one, by its name. The val loss on capitals is 3.7
-# before. After 60 updates it is 2.6 with rank 1, and 2.5 with rank 4. All weights together reach 2.3, and
+# In the code below, each linear layer of the blocks gets an **adapter**, a pair A and B, and nothing else is
+# trained. `set_submodule` puts another module in the place of one, by its name. The val loss on capitals is
+# 3.7 before. After 60 updates it is 2.6 with rank 1, and 2.5 with rank 4. All weights together reach 2.3, and
 # need all of their 106,944 numbers for that; rank 4 trains 9,216.
 
 
@@ -148,13 +148,14 @@ if __name__ == "__main__":
 # %% [markdown]
 # ## 31b. In the weights, or out of them
 #
-# An adapter costs two more products in each layer. It needs not: W + alpha / r * B A is one matrix as large
+# An adapter costs two more products in each layer. It need not: W + alpha / r * B A is one matrix as large
 # as W. To **merge** is to put that in the place of W. The scale belongs to it. At r = 4 and alpha = 16 it is
 # 4, and an update merged without it is a quarter of the right one: 0.25.
 #
 # One base may serve many adapters, so it must be possible to go back. Two traps. Merging twice adds the
 # change twice. And subtracting what was added does not bring back W: in bfloat16 (lesson 23) the sum is
-# rounded. Here 0.01 is added to 1 and subtracted again, and 0.9961 is left. So keep a copy of W.
+# rounded. Here 0.01 is added to 1 and subtracted again, and 0.9961 is left. So keep a copy of W. No tensor
+# can take the place of a parameter, but `copy_`, under `torch.no_grad()`, puts new numbers into it.
 
 
 # %%
@@ -182,8 +183,7 @@ class Switch:
 # %%
 if __name__ == "__main__":
     one, little = torch.tensor(1.0).bfloat16(), 0.01
-    claim(0.9961, (one + little - little).item(), tol=0.0001)
-    claim(0.01, little, tol=0)
+    claim(0.9961, (one + little - little).item(), tol=0.0001), claim(0.01, little, tol=0)
     layer, A, B = nn.Linear(6, 5, bias=False), torch.rand(4, 6), torch.rand(5, 4)
     W, alpha = layer.weight.detach().clone(), 16
     yours_or_ours(Switch, "31b")(layer, A, B, alpha).on()
@@ -220,8 +220,8 @@ if __name__ == "__main__":
 def trained(model, targets, rank):
     """How many numbers LoRA trains in a model. No adapter has a bias.
 
-    model: a module; its nn.Linear layers are named with dots; targets: list of str, the last parts of the
-    names of those that get an adapter; rank: int -> int; the model is left as it is.
+    model: a module; names have dots; targets: list of str, the last parts of the names of the nn.Linear
+    layers that get an adapter (nothing else does); rank: int -> int; the model is left as it is.
     """
     raise NotImplementedError("lesson 31c")
 

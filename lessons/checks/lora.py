@@ -1,6 +1,7 @@
 """What the grader knows about lesson 31: two thin matrices beside a frozen one, merged, counted."""
 
 import copy
+import re
 from types import SimpleNamespace
 
 import torch
@@ -59,8 +60,9 @@ def seen_of_layer(build, n_in, n_out, rank, alpha, bias, seed):
     x, A, B, dy = normal(g, (2, 5, n_in), (rank, n_in), (n_out, rank), (2, 5, n_out))
     weight, right, own = layer.weight.detach().clone(), layer(x).detach(), dict(layer.named_parameters())
     lora = build(layer, rank, alpha)
-    names = {id(p): f"the layer's {name}" for name, p in own.items()}
-    trained = [(names.get(id(p), n), *p.shape) for n, p in lora.named_parameters() if p.requires_grad]
+    names = {id(p) for p in own.values()}
+    trained = [(n, *p.shape) for n, p in lora.named_parameters() if p.requires_grad and id(p) not in names]
+    thawed = [n for n, p in own.items() if p.requires_grad]
     first, x = lora(x).detach(), x.requires_grad_()
     start = "the layer's" if torch.allclose(first, right, rtol=0, atol=1e-6) else "another"
     sizes = about(lora.A.detach(), n_in**-0.5), about(lora.B.detach(), 1e-3)
@@ -72,16 +74,19 @@ def seen_of_layer(build, n_in, n_out, rank, alpha, bias, seed):
     grads = {n: torch.zeros(()) if t.grad is None else t.grad
              for n, t in (("x", x), ("A", lora.A), ("B", lora.B))}  # fmt: skip
     return {"trained": " ".join(f"{n} {size}" for n, *size in sorted(trained)), "output at first": start,
+            "trained of the layer": " and ".join(thawed) or "nothing",
             "A and B at first": sizes, "output": y, "gradients": grads,
             "the layer's weight moved": not torch.equal(weight, layer.weight)}  # fmt: skip
 
 
 def starts_as_the_layer(build, n_in, n_out, rank, alpha, bias, seed):
     layer, (x,) = fill(nn.Linear(n_in, n_out, bias=bias), generator(seed)), normal(generator(seed), (3, n_in))
-    apart = (layer(x) - build(layer, rank, alpha)(x)).abs().max().item()
-    return f"before any update the output is off by {apart:.3f}: which of A and B has to be 0?" * (
-        apart > 1e-6
-    )
+    lora = build(layer, rank, alpha)
+    apart = (layer(x) - lora(x)).abs().max().item()
+    why = "which of A and B has to be 0?"
+    if not (lora.B @ lora.A).any():
+        why = "and B A is 0. Is all there that the layer computes, its bias, too?"
+    return f"before any update the output is off by {apart:.3f}: {why}" * (apart > 1e-6)
 
 
 A_IS = "torch.randn(rank, layer.in_features) / layer.in_features**0.5"
@@ -101,6 +106,7 @@ NOT_LAYERS = mistakes(twin_lora, {
     "root of the rank": (SCALE, "alpha / rank**0.5"),
     "layer without gradients": (SUM, SUM.replace("layer(x)", "layer(x).detach()")),
     "layer left out": (SUM, SUM.replace("layer(x) + ", "")),
+    "bias left out": (SUM, SUM.replace("layer(x)", "F.linear(x, layer.weight)")),
     "bias added twice": (SUM, SUM.replace("module.B)", "module.B, layer.bias)")),
     "A of size 1": (A_IS, "torch.randn(rank, layer.in_features)"),
     "A never negative": (A_IS, "torch.rand(rank, layer.in_features) / layer.in_features**0.5"),
@@ -155,7 +161,11 @@ def switched(build, dtype, n, rank, alpha, seed):
     given, found = (A.clone(), B.clone()), {}
     switch = build(layer, A, B, alpha)
     for i, turn in enumerate(("off", "on", "on", "off", "off", "on", "off")):
-        getattr(switch, turn)()
+        try:
+            getattr(switch, turn)()
+        except TypeError as error:  # of whichever type the tensor is
+            said = re.sub(r"'torch\.\w+'", "a tensor", str(error))
+            raise TypeError(said).with_traceback(error.__traceback__) from None
         found[f"weights after turn {i}, {turn}:"] = layer.weight.detach().clone()
     found["A and B left alone"] = torch.equal(A, given[0]) and torch.equal(B, given[1])
     return found
@@ -187,6 +197,8 @@ NOT_SWITCHES = mistakes(twin_switch, {
     "change rounded first": ("before.float() + change", "before.float() + change.to(before.dtype)"),
     "float32 comes back": (ON, "        layer.weight.data = before.float() + change\n",
         OFF, "        layer.weight.data = before\n"),
+    "a tensor assigned": (OFF, "        layer.weight = before\n"),
+    "changed with a graph": (OFF, "        layer.weight.copy_(before)\n"),
     "off does nothing": (OFF, "        pass\n"),
     "the change alone": (ON, "        weight.copy_(change)\n"),
     "on only once": (ON, ON + "        change.zero_()\n"),
@@ -203,7 +215,7 @@ def reference_trained(model, targets, rank):
 def twin_trained(model, targets, rank):
     total = 0
     for name, layer in model.named_modules():
-        if name.split(".")[-1] in targets:
+        if isinstance(layer, nn.Linear) and name.split(".")[-1] in targets:
             total += rank * layer.in_features + layer.out_features * rank
     return total
 
@@ -211,6 +223,8 @@ def twin_trained(model, targets, rank):
 def inputs_trained(seed):
     sizes = dict(vocab_size=11 + seed, block_size=8)
     a = GPT(GPTConfig(**sizes, n_layer=3, n_embd=24, n_head=4, n_kv_head=2, n_ff=40))
+    a.blocks[0].attn.freq = nn.Linear(24, 14)  # ends in q, and is no target
+    a.blocks[1].mlp.q, a.blocks[2].mlp.k = nn.Embedding(9, 24), nn.LayerNorm(24)
     b = GPT(GPTConfig(**sizes, n_layer=2, n_embd=18, n_head=3, bias=True, arch="gpt2"))
     return [
         (a, ["q", "v", "down"], 5),
@@ -221,7 +235,8 @@ def inputs_trained(seed):
 
 
 TERMS = "rank * layer.in_features + layer.out_features * rank"
-TEST = 'name.split(".")[-1] in targets'
+LINEAR, LAST = "isinstance(layer, nn.Linear)", 'name.split(".")[-1] in targets'
+TEST = f"{LINEAR} and {LAST}"
 NOT_COUNTS = mistakes(twin_trained, {
     "A alone": (TERMS, "rank * layer.in_features"),
     "B alone": (TERMS, "rank * layer.out_features"),
@@ -231,10 +246,16 @@ NOT_COUNTS = mistakes(twin_trained, {
     "in times out": (TERMS, "rank * layer.in_features * layer.out_features"),
     "all layers square": (TERMS, "2 * rank * layer.in_features"),
     "a bias for each": (TERMS, TERMS + " + layer.out_features"),
+    "all that the layers have": (TERMS, "sum(p.numel() for p in layer.parameters())"),
+    "all that is so named": (TEST, LAST, TERMS, "sum(p.numel() for p in layer.parameters())"),
+    "outermost modules alone": ("named_modules", "named_children"),
+    "end of a name": (LAST, "any(name.endswith(target) for target in targets)"),
+    "no look at the kind": (TEST, LAST),
+    "weights of any kind": (TEST, LAST, TERMS, "rank * sum(layer.weight.shape)"),
     "one block": ("model.named_modules()", "model.blocks[0].named_modules()"),
-    "every linear layer": (TEST, "isinstance(layer, nn.Linear)"),
-    "every linear layer of blocks": (TEST, "isinstance(layer, nn.Linear) and name != 'head'"),
-    "part of a name": (TEST, "isinstance(layer, nn.Linear) and any(target in name for target in targets)"),
+    "every linear layer": (TEST, LINEAR),
+    "every linear layer of blocks": (TEST, f"{LINEAR} and name != 'head'"),
+    "part of a name": (LAST, "any(target in name for target in targets)"),
     "first target alone": ("in targets", "in targets[:1]"),
     "layers counted": (TERMS, "1"),
 })  # fmt: skip

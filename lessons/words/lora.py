@@ -27,6 +27,7 @@ exercises = {
             "layer without gradients":
                 "Frozen is not cut off: x gets no gradient through your layer, and nothing below it learns.",
             "layer left out": "The update alone comes out. Beside what does it stand?",
+            "bias left out": "The layer has a bias. Where is it in yours?",
             "bias added twice": "The layer has added its bias already.",
             "A of size 1": "A is random, but too large: how does nn.Linear choose the size of its weights?",
             "A never negative":
@@ -65,6 +66,10 @@ exercises = {
             "change rounded first":
                 "You round to bfloat16 twice: the change, and then the sum. Round only the sum.",
             "float32 comes back": "The layer was in bfloat16. In which type is its weight now?",
+            "a tensor assigned":
+                "A weight is an nn.Parameter, and you assign a tensor. What puts new numbers into it?",
+            "changed with a graph":
+                "Autograd watches a weight that is changed in place. Under what may you change it?",
             "off does nothing": "Once merged, the layer stays so.",
             "the change alone": "The weight that was there is gone: the change is added to it.",
             "on only once": "After the first time, on has nothing left to add.",
@@ -82,6 +87,15 @@ exercises = {
             "rank squared": "A is not rank x rank. How long is each of its rows?",
             "the layer's own weights": "You count what is frozen.",
             "A, B and the layer": "The layer's own weights are frozen: they are there, but not trained.",
+            "all that the layers have": "Weights and biases of the layers are frozen. What is added to them?",
+            "all that is so named":
+                "You count frozen numbers, and of modules of any kind. What do A and B of an nn.Linear have?",
+            "outermost modules alone": "named_children sees the outermost modules. Which call goes into all?",
+            "end of a name":
+                "'freq' ends in 'q', too, and is another layer. How are parts of a name divided?",
+            "no look at the kind":
+                "Not all that has such a name is an nn.Linear, and nothing else gets an adapter.",
+            "weights of any kind": "You count modules that are no nn.Linear, such as an embedding.",
             "in times out": "The sides of A and B are added, not multiplied: that is the saving.",
             "all layers square":
                 "With grouped queries k and v are narrower than their input, and MLPs are wider.",
@@ -107,7 +121,7 @@ predictions = {
         },
     ),
     "31.2": dict(
-        ask="merged without its scale, rank 4, alpha 16: the change, as a multiple of the right one",
+        ask="rank 4, alpha 16, merged without the scale: how many times the right change is that",
         wrong={
             4.0: "4 is the scale itself, alpha / rank. Left out, the change is a quarter: 0.25.",
             16.0: "The scale is alpha / rank = 4, not alpha; without it a quarter is left: 0.25.",

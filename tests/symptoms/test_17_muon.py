@@ -62,3 +62,18 @@ def test_the_groups_have_each_parameter_once():
     assert checks.once_each(answer("17c", ""), model) == ""
     assert "twice" in checks.once_each(answer("17c", "matrices twice"), model)
     assert "in no list" in checks.once_each(answer("17c", "rest forgotten"), model)
+
+
+def test_a_sum_with_1e7_shrinks_small_matrices_alone():
+    (function, _), tall = (
+        checks.exercises["17a"]["also"]["1e-7 added to the norm"],
+        checks.inputs_orthogonalize(1)[1][0],
+    )
+    for size, apart in ((1.0, False), (1e-6, True)):
+        found, right = function(size * tall), answer("17a", "")(size * tall)
+        assert ((found - right).abs().max() > 0.01) == apart
+
+
+def test_what_explodes_is_not_told_by_its_nan():
+    text = checks.values_near_1(answer("17a", "sign of b"), checks.inputs_orthogonalize(1)[0][0])
+    assert text.startswith("the numbers explode")

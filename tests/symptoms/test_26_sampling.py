@@ -95,3 +95,21 @@ def test_the_three_together_are_those_of_the_project():
     found = checks.reference_keep_p(chances, 0.7)
     right = token_probs(logits, 1.4, 5, 0.7)
     torch.testing.assert_close(found, right / right.sum(-1, keepdim=True))
+
+
+def test_a_chance_that_is_0_has_no_power():
+    (function, _), two = checks.exercises["26a"]["also"]["chances to a power"], torch.tensor([[90.0, -90.0]])
+    assert checks.reference_tempered(two, 90.0)[0, 1] == pytest.approx(0.119, abs=0.001)
+    assert function(two, 90.0)[0, 1] == 0
+
+
+@pytest.mark.parametrize(("mistake", "count"), [("", 1), ("one more than reaches p", 2)])
+def test_a_chance_of_p_reaches_p(mistake, count):
+    function = wrong("26c", mistake) if mistake else checks.reference_keep_p
+    assert (function(torch.tensor([[0.25, 0.125, 0.5, 0.125]]), 0.5) > 0).sum() == count
+
+
+def test_of_equal_letters_one_is_sure():
+    found = checks.reference_tempered(torch.tensor([[2.0, 1.0, 2.0]]), 0.0)
+    assert sorted(found[0].tolist()) == [0, 0, 1]
+    assert wrong("26a", "equal ones all sure")(torch.tensor([[2.0, 1.0, 2.0]]), 0.0).sum() == 2

@@ -48,10 +48,10 @@ def test_both_zero_never_learn():
 
 
 def test_a_layer_that_is_not_frozen_is_all_trained():
-    assert "the layer's weight (10, 24)" in layers("layer not frozen")["trained"].replace("[", "(").replace(
-        "]", ")"
-    )
-    assert "weight" not in layers("")["trained"]
+    assert layers("layer not frozen")["trained of the layer"] == "weight and bias"
+    assert layers("bias not frozen")["trained of the layer"] == "bias"
+    assert layers("")["trained of the layer"] == "nothing"
+    assert layers("")["trained"] == layers("layer not frozen")["trained"] == "A [6, 24] B [10, 6]"
 
 
 @pytest.mark.parametrize(("mistake", "factor"), [("alpha without rank", 6), ("no scale", 6 / 8)])
@@ -94,9 +94,13 @@ def test_what_is_added_and_subtracted_in_bfloat16_leaves_a_rest():
 def test_counts():
     model, targets, rank = checks.inputs_trained(1)[0]
     right = checks.reference_trained(model, targets, rank)
-    layers = [layer for name, layer in model.named_modules() if name.split(".")[-1] in targets]
+    named = [layer for name, layer in model.named_modules() if name.split(".")[-1] in targets]
+    layers = [layer for layer in named if isinstance(layer, nn.Linear)]
+    assert len(named) > len(layers), "one has such a name and is no linear layer"
     assert right == sum(
         LoRALinear(layer, rank, 1.0).A.numel() + rank * layer.out_features for layer in layers
     )
+    longer = sum(name.endswith("freq") for name, _ in model.named_modules())
+    assert longer and wrong("31c", "end of a name")(model, targets, rank) > right
     assert wrong("31c", "rank squared")(model, targets, rank) == rank**2 * len(layers)
     assert wrong("31c", "A alone")(model, targets, rank) == sum(rank * layer.in_features for layer in layers)
