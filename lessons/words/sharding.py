@@ -22,7 +22,7 @@ exercises = {
             "all from rank 0": "Rank 0 sends everything. Who has updated the second stretch?",
             "weights summed": "All ranks' weights are added up, but most were not changed by each.",
             "updates the next rank's shard":
-                "The weights stay as they were: you update a copy, or a stretch whose owner sends the old one.",
+                "The weights stay as they were: you update a copy, or a stretch whose owner sends old ones.",
             "state thrown away": "The running means begin anew in each update.",
             "updates not counted": "The bias correction is that of the first update, always.",
             "no bias correction": "The running means begin at 0. What corrects them in the first updates?",
