@@ -10,6 +10,7 @@
 
 # %%
 import math
+from bisect import bisect  # noqa: F401 (for your answers)
 
 import torch
 

@@ -10,6 +10,8 @@
 
 # %%
 import math
+import re  # noqa: F401 (for your answers)
+from itertools import pairwise  # noqa: F401 (for your answers)
 
 import torch
 

@@ -10,6 +10,7 @@
 
 # %%
 import copy
+import math  # noqa: F401 (for your answers)
 import subprocess
 import sys
 import tempfile
@@ -180,8 +181,7 @@ if __name__ == "__main__":
         marks = ["=" if same(*pair) else "x" for pair in zip(resumed, whole[5:], strict=True)]
         print(f"{kind.__name__:10}", *marks)
         assert kind is Forgetful or marks == ["="] * 6, "bit for bit"
-    claim(10, len(whole) - 1, tol=0)
-    claim(5, len(resumed) - 1, tol=0)
+    claim(10, len(whole) - 1, tol=0), claim(5, len(resumed) - 1, tol=0)
 
 # %% [markdown]
 # ## The same, asked of train.py

@@ -9,6 +9,8 @@
 #     python lessons/run.py show 16      the whole lesson from top to bottom, with its plot
 
 # %%
+import math  # noqa: F401 (for your answers)
+
 import torch
 import torch.nn.functional as F
 
@@ -110,13 +112,12 @@ if __name__ == "__main__":
     beta1, beta2, g = 0.9, 0.999, 2
     m, v = (1 - beta1) * g, (1 - beta2) * g**2
     claim(1000, 1 / (1 - beta2), tol=1e-6), claim(0.999, beta2, tol=0), claim(0.1, 1 - beta1, tol=1e-9)
-    claim(2, g, tol=0), claim(4, g**2, tol=0), claim(0.2, m, tol=1e-9)
-    claim(0.004, v, tol=1e-9), claim(3.162, m / v**0.5, tol=0.001)
+    claim(2, g, tol=0), claim(4, g**2, tol=0), claim(0.2, m, tol=1e-9), claim(0.004, v, tol=1e-9)
     print("step lengths in lr for one gradient again and again, without the correction; with it, all are 1")
     lengths = {t: (1 - beta1**t) / (1 - beta2**t) ** 0.5 for t in (1, 3, 10, 30, 100, 1000, 10_000)}
     for t, length in lengths.items():
         print(f"  step {t:6}  {'#' * round(8 * length)} {length:.2f}")
-    claim(6.53, lengths[10], tol=0.005)
+    claim(3.162, m / v**0.5, tol=0.001), claim(6.53, lengths[10], tol=0.005)
 
 # %% [markdown]
 # ## 16c. AdamW
@@ -227,8 +228,7 @@ if __name__ == "__main__":
     claim(2.35, ends["Adam"], tol=0.02, when=is_shakespeare)
     claim(0.03, max(0.03, abs(ends["AdamW"] - ends["Adam"])), tol=1e-6, when=is_shakespeare)
     assert not is_shakespeare or (order[-1][0] == "SGD" and best["SGD"] > 50 * best["Adam"])
-    beta2 = training_settings()["beta2"]
-    claim(0.95, beta2, tol=0), claim(20, 1 / (1 - beta2), tol=1e-6)
+    claim(0.95, training_settings()["beta2"], tol=0), claim(20, 1 / (1 - 0.95), tol=1e-6)
 
     def draw(axes):
         for name, lr in best.items():

@@ -9,6 +9,7 @@
 #     python lessons/run.py show 19      the whole lesson from top to bottom, with its plot
 
 # %%
+import copy  # noqa: F401 (for your answers)
 import math
 
 import torch

@@ -9,6 +9,9 @@
 #     python lessons/run.py show 21      the whole lesson from top to bottom, with its plot
 
 # %%
+import copy  # noqa: F401 (for your answers)
+import math  # noqa: F401 (for your answers)
+
 import torch
 import torch.nn.functional as F
 

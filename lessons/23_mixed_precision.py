@@ -9,6 +9,8 @@
 #     python lessons/run.py show 23      the whole lesson from top to bottom, with its plot
 
 # %%
+import math  # noqa: F401 (for your answers)
+
 import torch
 import torch.nn.functional as F
 

@@ -9,6 +9,8 @@
 #     python lessons/run.py show 26      the whole lesson from top to bottom, with its plot
 
 # %%
+import math  # noqa: F401 (for your answers)
+
 import torch
 
 from lessons.course import claim, encoded, save_plot, yours_or_ours

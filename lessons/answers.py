@@ -6,6 +6,7 @@ the names that they have in the lesson.
 
 # ruff: noqa: F821 (those names)
 
+import copy
 import math
 import re
 from collections import Counter
@@ -220,6 +221,23 @@ def orthogonalize_17a(matrix):
         A = x @ x.mT
         x = a * x + (b * A + c * A @ A) @ x
     return x.mT if tall else x
+
+
+# ---- unit D
+class EarlyStopper_21b:
+    def __init__(self, patience, min_delta):
+        self.patience, self.min_delta = patience, min_delta
+        self.to_beat = self.lowest = math.inf
+        self.bad, self.best = 0, None
+
+    def see(self, loss, model):
+        if loss < self.lowest:
+            self.lowest, self.best = loss, copy.deepcopy(model.state_dict())
+        if loss < self.to_beat - self.min_delta:
+            self.to_beat, self.bad = loss, 0
+        else:
+            self.bad += 1
+        return 0 < self.patience <= self.bad
 
 
 # ---- unit E

@@ -1,13 +1,12 @@
 """A lesson as a student would hand it in: its gaps filled with what lessons/solutions.py finds."""
 
 import ast
-import inspect
 
-from lessons import answers, course, grader, solutions
+from lessons import course, grader, solutions
 
 
 def solved(lesson: int) -> str:
-    """The text of a lesson with each exercise and prediction filled in, and no import of its check file."""
+    """The text of a lesson with each exercise and prediction filled in, and nothing else."""
     checks, source = course.checks(lesson), course.read(course.lessons()[lesson])
     lines = source.splitlines()
     for number, exercise in reversed(checks.exercises.items()):  # from below: lines above stay where they are
@@ -16,15 +15,4 @@ def solved(lesson: int) -> str:
     for number, question in enumerate(checks.predictions.values(), 1):
         was = f"predict_{number} = None"
         lines = [line.replace(was, f"predict_{number} = {question['answer']!r}", 1) for line in lines]
-    return "\n".join([*imports(checks), *lines, ""])
-
-
-def imports(checks) -> list[str]:
-    """What a check file and answers.py import, but for what students may not."""
-    theirs = ("from lessons.checks", "from lessons.common", "from lessons.observe", "from lessons import")
-    found = {}
-    for module in (checks, answers):
-        for node in ast.parse(inspect.getsource(module)).body:
-            if isinstance(node, (ast.Import, ast.ImportFrom)) and not ast.unparse(node).startswith(theirs):
-                found[ast.unparse(node)] = None
-    return [*found]
+    return "\n".join([*lines, ""])

@@ -5,12 +5,14 @@ is in test_answers.py; the student's side, processes and files, in test_classroo
 """
 
 import ast
+import builtins
 import inspect
 import itertools
 import math
 import os
 import re
 import struct
+import symtable
 import time
 import types
 import zlib
@@ -142,6 +144,39 @@ def test_a_solution_is_short_and_takes_nothing_from_us(lesson, name):
     assert len(text.splitlines()) <= 30
     assert grader.not_your_own(ast.parse(text), exercise) == ""
     assert not re.search(r"\b(reference|twin)_", text), "the student's names"
+
+
+def names_at_the_top(source: str) -> set[str]:
+    """What a file imports or defines at its top level."""
+    found = set()
+    for node in ast.parse(source).body:
+        aliases = node.names if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+        found |= {(alias.asname or alias.name).split(".")[0] for alias in aliases} | solutions.defined(node)
+    return found
+
+
+def names_from_outside(text: str) -> set[str]:
+    """What a piece of source uses and does not define."""
+    tables, found = [symtable.symtable(text, "answer", "exec")], set()
+    for table in tables:
+        tables += table.get_children()
+        found |= {s.get_name() for s in table.get_symbols() if s.is_referenced() and s.is_global()}
+    return found - names_at_the_top(text) - {*dir(builtins)}
+
+
+@each_exercise
+def test_a_solution_uses_what_the_lesson_has(lesson, name):
+    """Pasted into the student's file it runs. The exercises' names are among those that the file defines."""
+    text = solutions.solution(course.checks(lesson), name)
+    assert names_from_outside(text) - names_at_the_top(source_of(lesson)) == set()
+
+
+def test_a_name_from_outside_is_found():
+    text = "k = 2\ndef f(x: T, n=a):\n    def g(y):\n        return F.gelu(y) + k\n    return g(len(x), n)"
+    assert names_from_outside(text) == {"T", "a", "F"}
+    assert names_at_the_top("import a.b as F\nimport c.d\nif x:\n    y = 1\nfrom e import T\nk = 2") == {
+        "F", "c", "T", "k"
+    }  # fmt: skip
 
 
 @each_lesson
