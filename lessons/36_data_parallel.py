@@ -17,7 +17,7 @@ from lessons.gloo import processes
 from lessons.ranks import Deadlock, together
 from machine import distributed
 
-predict_1 = None  # bytes that each of 4 workers sends to average N float32 gradients in a ring, divided by N
+predict_1 = None  # 4 workers average N float32 gradients in a ring: bytes that each sends, as a multiple of N
 
 # %% [markdown]
 # ## Several workers
@@ -66,6 +66,7 @@ if __name__ == "__main__":
 # afterwards, and no weight is ever sent again. Three things go wrong:
 #
 # - Ranks begin with weights of their own. So rank 0 sends its weights to all, once, before anything else.
+#   Send `p.data`, the numbers alone: collectives know nothing of graphs, and torch warns if one is sent.
 # - The sum is not divided. With SGD this is a learning rate that is too large by the number of ranks; Adam
 #   divides the factor away, and nobody notices.
 # - A parameter has no gradient on one rank: no row there has used it, and `.grad` is None. On the other ranks
@@ -120,8 +121,7 @@ if __name__ == "__main__":
 # each part travels round the ring, and each rank adds its own numbers to it. When a part has been everywhere,
 # its sum is complete, at one rank. Then the sums travel round once more, and are copied.
 #
-# `send` waits for the receiver: if all send at once, all wait. Count before you run: how many parts, how many
-# hops, how many bytes in each?
+# `send` waits for the receiver: if all send at once, all wait. Count before you run: parts, hops, bytes.
 
 
 # %%
@@ -151,6 +151,9 @@ if __name__ == "__main__":
     print(f"in a ring of 2, 4, 8 each sends for each of N numbers {[*sent.values()]} bytes")
 
 # %% [markdown]
+# A part takes size - 1 hops to become a sum, and as many to be copied. With 4 ranks these are 6 hops of N / 4
+# numbers of 4 bytes, so 6N bytes; with any number of ranks it stays below 8N.
+#
 # ## 36b. Who reads what
 #
 # Shuffled windows (lesson 1) come in epochs, and each epoch has an order of its own. Put all epochs one after
@@ -165,9 +168,8 @@ if __name__ == "__main__":
 # Now a step sees the same windows however the work is divided: a run on 1 rank, on 2, or on 2 with
 # 4 micro-steps is one and the same. Nobody has to talk about it, because a rank computes what it reads.
 #
-# Number i belongs to epoch i // n, place i % n, if an epoch has n windows. A batch may reach from one epoch
-# into the next. And the order has to depend on the epoch: code that forgets it sees the same order in every
-# epoch (DALLE-pytorch#230), and no error tells.
+# Number i belongs to epoch i // n, place i % n, if an epoch has n windows. A batch may reach into the next
+# epoch. And each epoch has to have its own order: who forgets that (DALLE-pytorch#230) is told by no error.
 
 
 # %%
@@ -196,8 +198,7 @@ if __name__ == "__main__":
         seen[world_size, micro_steps] = sum(parts, [])
         print(f"{world_size} ranks, {micro_steps} micro-steps: step 2 reads {' '.join(map(str, parts))}")
     assert len({tuple(sorted(windows)) for windows in seen.values()}) == 1
-    claim(2, max(seen)[0], tol=0)
-    claim(4, max(seen)[1], tol=0)
+    claim(2, max(seen)[0], tol=0), claim(4, max(seen)[1], tol=0), claim(6, sent[4], tol=0)
     claim(12, len(read(order, 20, 0, 12, 0, 1, 0, 1)), tol=0)
     letters = [read(lambda epoch: "abcdefghijkl", 12, 0, 3, i, 2, r, 2) for i in range(2) for r in range(2)]
     assert ["".join(part) for part in letters] == ["abc", "def", "ghi", "jkl"], "the table above"
@@ -209,8 +210,7 @@ if __name__ == "__main__":
 # CPUs. (Between NVIDIA's GPUs it is NCCL.) The losses are those of the threads.
 #
 # torch has this ready: DistributedDataParallel (Li et al., 2020). It does not wait for the end of backward:
-# as soon as some gradients are there they are sent, while others are still being computed. So most of the
-# exchange costs no time.
+# as soon as some gradients are there they are sent, so most of the exchange costs no time.
 
 # %%
 if __name__ == "__main__":

@@ -82,8 +82,19 @@ def seen_of_train(train, size, n, seed):
                 "losses": floats(losses)}  # fmt: skip
 
     ranks = together(size, one_rank)
-    rows = [(whole == row).all(1).nonzero()[0].item() for x in read for row in x]
-    return {"rows of all ranks": sorted(rows), "rows at once": max(map(len, read)), "ranks": ranks}
+    rows = [place for x in read for row in x for place in (whole == row).all(1).nonzero().flatten().tolist()]
+    return {
+        "how often each row is read": [rows.count(i) for i in range(len(whole))],
+        "rows at once": max(map(len, read)),
+        "ranks": ranks,
+    }
+
+
+def each_row_is_read_once(train, size, n, seed):
+    counts = seen_of_train(train, size, n, seed)["how often each row is read"]
+    if max(counts) > 1:
+        return f"the {size} ranks together read one row {max(counts)} times: which rows belong to a rank?"
+    return f"{counts.count(0)} of {len(counts)} rows are read by no rank" * (min(counts) == 0)
 
 
 def ranks_agree(train, size, n, seed):
@@ -204,6 +215,9 @@ NOT_WINDOWS = mistakes(twin_windows, {
     "batch divided by the ranks": (RANGE, "part * batch_size + max(1, batch_size // world_size)"),
     "a region for each rank": (PART, "step * n_micro_steps + micro_step", PLACE,
         "epoch, place = 0, (rank * (n_windows // world_size) + number) % n_windows"),
+    "ends with the epoch": ("    return found", "    there = n_windows - part * batch_size % n_windows\n"
+        "    return found[:there]"),
+    "numbers, not windows": (FOUND, "found.append(number)"),
     "not shuffled": (FOUND, "found.append(place)"),
 })  # fmt: skip
 ALSO_WINDOWS = mistakes(twin_windows, {
@@ -214,7 +228,7 @@ ALSO_WINDOWS = mistakes(twin_windows, {
 exercises = {
     "36a": dict(name="train", reference=reference_train, inputs=inputs_train, call=seen_of_train,
         twin="machine/distributed.py leaves it to DistributedDataParallel; the lesson's end compares with it",
-        gradients=False, properties=[ranks_agree, as_one_worker], wrong=NOT_TRAIN,
+        gradients=False, properties=[each_row_is_read_once, ranks_agree, as_one_worker], wrong=NOT_TRAIN,
         forbidden=("DistributedDataParallel",),
         survivors={
             "total = loss.detach().clone() => total = loss.detach()": "nobody needs the loss any more",

@@ -54,6 +54,9 @@ exercises = {
                 "Your lists are shorter than batch_size, which counts per rank already.",
             "a region for each rank":
                 "Each rank has a region of its own: with other numbers of ranks a step sees other windows.",
+            "ends with the epoch":
+                "Where an epoch ends, your list is too short. Who reads the first windows of the next?",
+            "numbers, not windows": "These are places in the series. Which windows stand there?",
             "not shuffled": "The windows come in the order of the text. Where is the epoch's order?",
         },
         also={
@@ -65,7 +68,7 @@ exercises = {
 
 predictions = {
     "36.1": dict(
-        ask="bytes that each of 4 workers sends to average N float32 gradients in a ring, divided by N",
+        ask="4 workers average N float32 gradients in a ring: bytes that each sends, as a multiple of N",
         wrong={
             3.0: "The sums are collected, 3 / 4 of 4N; then they have to be handed round, as much again: 6N.",
             8.0: "Twice 4N, but nobody sends the part that ends at itself: 2 * 3 / 4 of 4N, 6N.",
