@@ -68,6 +68,7 @@ def bubble(stages, micro_batches):
 # - The loss is a mean: the last rank divides each micro-batch's by m, and nobody else divides.
 # - Some weights are **tied**: embedding and head are one matrix (lesson 13). Now the first rank has one copy,
 #   the last another. If one finds the gradient 2 and the other 5, both need 7, or the copies drift apart.
+#   `all_reduce` would need all ranks, and those between have no copy: `send` and `recv` it between the two.
 #
 # `send` waits for its `recv`. If two ranks both send first, they wait for ever.
 
@@ -80,7 +81,7 @@ def run_stage(stage, batches, width, dist):
     returns logits (B, T, V), the others (B, T, width); stage.tied: on the first and the last rank, the
     weight that both have a copy of; batches: list of m (x, y), each (B, T) int64, all of one shape, the same
     list on all ranks; dist: the group, of 2 ranks or more
-    -> the mean loss, a Python float, on the last rank, 0.0 on the others; the gradients are added to .grad.
+    -> the mean loss, a Python float, on the last rank, 0.0 on the others; gradients in .grad, None at first.
     """
     raise NotImplementedError("lesson 39b")
 
@@ -166,8 +167,8 @@ if __name__ == "__main__":
 def order_of(rank, stages, micro_batches):
     """What a rank does, in order, so that it holds as few micro-batches as possible and nobody waits for it.
 
-    rank: int from 0; stages, micro_batches: int -> list of 2 * micro_batches str: "F0" for the forward pass
-    of micro-batch 0, "B0" for its backward pass, ...
+    rank: int from 0; stages, micro_batches: int, and there may be fewer micro-batches than stages
+    -> list of 2 * micro_batches str: "F0" for the forward pass of micro-batch 0, "B0" for its backward pass.
     """
     raise NotImplementedError("lesson 39c")
 

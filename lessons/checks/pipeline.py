@@ -133,10 +133,10 @@ def as_one_device(run, stages, m, seed):
         x = part(x)
     F.cross_entropy(x.flatten(0, 1), y.flatten()).backward()
     for rank, (one, part) in enumerate(zip(seen_of_stage(run, stages, m, seed), parts, strict=True)):
-        for name, p in part.named_parameters():
-            apart = (one["gradients"][name] - p.grad).norm() / p.grad.norm()
-            if apart > 1e-4:
-                return f"rank {rank}: the gradient of {name} is {apart:.0%} off that of one device"
+        apart = {name: (one["gradients"][name] - p.grad).norm() / p.grad.norm()
+                 for name, p in part.named_parameters()}  # fmt: skip
+        if off := [f"{name} {share:.0%}" for name, share in apart.items() if share > 1e-4]:
+            return f"rank {rank}: off the gradient of one device are {', '.join(off)}"
     return ""
 
 
@@ -153,6 +153,12 @@ NOT_STAGES = mistakes(reference_stage, {
     "tied gradients not summed": ("if rank == 0:", "if last < 0:", "elif rank == last:", "elif last < 0:"),
     "tied sum on one stage": (BACK, "", LAST_BACK, ""),
     "tied gradients averaged": ("stage.tied.grad += other", "stage.tied.grad += other; stage.tied.grad /= 2"),
+    "all_reduce by two ranks": ("    if rank == 0:\n",
+        "    if rank in (0, last):\n        dist.all_reduce(stage.tied.grad)\n    if last < 0:\n",
+        "elif rank == last:", "elif last < 0:"),
+    "both send first": ("        dist.recv(other, 0)\n", LAST_BACK + "        dist.recv(other, 0)\n"),
+    "both receive first": ("        dist.send(stage.tied.grad, last)\n", BACK),
+    "rank 0 receives": ("if rank > 0:\n            x =", "if True:\n            x ="),
     "ones for a gradient": ("dist.recv(gradient, rank + 1)", "dist.recv(torch.ones_like(out), rank + 1)"),
     "last micro-batch alone": (KEPT, "for x, out in kept[-1:]:"),
     "what came has no gradient": ("            x.requires_grad_()\n", ""),
@@ -182,33 +188,45 @@ def inputs_order(seed):
 
 def live(order):
     """The most micro-batches whose activations are held at once."""
-    held = most = 0
-    for what in order:
-        held += 1 if what[0] == "F" else -1
-        most = max(most, held)
-    return most
+    return torch.tensor([1 if what[0] == "F" else -1 for what in order]).cumsum(0).max().item()
 
 
-def few_are_held(order, rank, stages, micro_batches):
-    found = live(order(rank, stages, micro_batches))
-    right = min(stages - rank, micro_batches)
-    return f"rank {rank} of {stages} holds {found} micro-batches at once, {right} are enough" * (
-        found > right
-    )
-
-
-def each_once(order, rank, stages, micro_batches):
+def in_one_text(order, rank, stages, micro_batches):
     found = order(rank, stages, micro_batches)
-    for what in (f"{kind}{i}" for i in range(micro_batches) for kind in "FB"):
-        if found.count(what) != 1:
-            return f"{what} comes {found.count(what)} times, for rank {rank} of {stages}"
+    if found is not None and not (isinstance(found, (list, tuple)) and {type(x) for x in found} == {str}):
+        raise TypeError('asked for is a list of str, as "F0" and "B0"')
+    return found and " ".join(found)
+
+
+def few_are_held(order, *_):
+    for rank, p, m in RANKS:
+        if (held := live(order(rank, p, m))) > min(p - rank, m):
+            return f"rank {rank} of {p} holds {held} of {m} micro-batches, {min(p - rank, m)} are enough"
+    return ""
+
+
+def each_once(order, *_):
+    for rank, p, m in RANKS:
+        found, right = order(rank, p, m), [f"{kind}{i}" for i in range(m) for kind in "FB"]
+        for what in sorted({*found, *right}):
+            if (n := found.count(what)) != (what in right):
+                return f"rank {rank} of {p}, {m} micro-batches: {what} comes {n} times, not {what in right:d}"
+    return ""
+
+
+def no_longer_than_it_has_to_be(order, *_):
+    for p, m in CASES:
+        row, right = timetable(order, 0, p, m)[0], 2 * (p + m - 1)
+        said = "all wait for each other" if "stuck" in row else f"{len(row)} steps, {right} are enough"
+        if len(row) > right or "stuck" in row:
+            return f"{p} stages, {m} micro-batches: {said}"
     return ""
 
 
 def timetable(order, rank, stages, micro_batches):
     """A row for each rank, a column for each step: forward as a digit, backward as a letter, a dot: idle."""
     left, done, rows = [[*order(r, stages, micro_batches)] for r in range(stages)], set(), [""] * stages
-    while any(left) and len(rows[0]) < 60:
+    while any(left) and len(rows[0]) < 64:  # one after the other, of 4 stages and 8
         now = []
         for r in range(stages):
             what = left[r][0] if left[r] else ""
@@ -225,6 +243,14 @@ def timetable(order, rank, stages, micro_batches):
     return rows
 
 
+def timetables(order, rank, *case):
+    """Of the first input, and of one with fewer micro-batches than stages."""
+    tables = [(f"{p} stages, {m} micro-batches", *timetable(order, 0, p, m)) for p, m in (case, CASES[-1])]
+    return [row for table in tables for row in table]
+
+
+CASES = [(4, 8), (3, 5), (5, 2)]  # stages, micro-batches
+RANKS = [(rank, p, m) for p, m in CASES for rank in range(p)]
 AHEAD, LATER = "min(stages - rank, micro_batches)", "        if ahead + i < micro_batches:\n"
 GPIPE = ("ahead = " + AHEAD, "ahead = micro_batches")
 NOT_ORDERS = mistakes(reference_order, {
@@ -236,6 +262,9 @@ NOT_ORDERS = mistakes(reference_order, {
     "one too many ahead": (AHEAD, "min(stages - rank + 1, micro_batches)"),
     "last rank the furthest ahead": (AHEAD, "min(rank + 1, micro_batches)"),
     "more than there are": ("ahead = " + AHEAD, "ahead = stages - rank"),
+    "too far ahead, rest left": ("ahead = " + AHEAD, "ahead = stages - rank",
+        "    for i in range(micro_batches):", "    for i in range(max(0, micro_batches - ahead)):",
+        "return order", 'return order + [f"B{i}" for i in range(micro_batches - ahead, micro_batches)]'),
     "last backwards forgotten": ("for i in range(micro_batches):", "for i in range(micro_batches - ahead):"),
     "counted from 1": ('f"F{i}"', 'f"F{i + 1}"', 'f"B{i}"', 'f"B{i + 1}"', 'f"F{ahead + i}"',
         'f"F{ahead + i + 1}"'),
@@ -257,8 +286,8 @@ exercises = {
         },
         ),
     "39c": dict(name="order_of", reference=reference_order, inputs=inputs_order, gradients=False,
-        twin="the project has no pipeline", properties=[each_once, few_are_held], picture=timetable,
-        wrong=NOT_ORDERS,
+        twin="the project has no pipeline", call=in_one_text, wrong=NOT_ORDERS, picture=timetables,
+        properties=[each_once, few_are_held, no_longer_than_it_has_to_be],
         survivors={
             "ahead = min(stages - rank, micro_batches) => ahead = min(micro_batches, stages - rank)":
                 "the smaller of two",

@@ -44,6 +44,11 @@ exercises = {
             "last micro-batch alone": "One micro-batch goes back. Where are the others?",
             "what came has no gradient":
                 "What came is a leaf without a gradient to send. Who has to ask for one?",
+            "all_reduce by two ranks":
+                "A collective needs all ranks, those in the middle, too. How do two alone exchange?",
+            "both send first": "Both wait for a receiver. One of the two has to receive first.",
+            "both receive first": "Both wait for a message. One of the two has to send first.",
+            "rank 0 receives": "Rank 0 waits for a stage that is not there. What does it read?",
             "last stage waits": "The last stage waits for a gradient that nobody sends. Where does it begin?",
             "one large batch": "Gradients right, but all stages wait for one batch. What are parts for?",
             "one micro-batch at a time":
@@ -66,7 +71,9 @@ exercises = {
             "one too few ahead": "One forward too few: the last rank goes back before forth.",
             "one too many ahead": "One forward more than needed: one more micro-batch is held.",
             "last rank the furthest ahead": "Whose gradient comes back later, the first's or the last's?",
-            "more than there are": "With few micro-batches you run ones that do not exist.",
+            "more than there are": "Fewer micro-batches than stages: how far ahead can a rank run?",
+            "too far ahead, rest left":
+                "Fewer micro-batches than stages: you begin some that do not exist, and few come back.",
             "last backwards forgotten": "The last micro-batches never go back. Who empties the pipe?",
             "counted from 1": "Micro-batches are counted from 0.",
             "forwards at the end": "Some forwards come after all backwards. What do those wait for?",

@@ -54,6 +54,14 @@ def test_the_same_rows_on_all_are_one_worker_on_a_part():
         torch.testing.assert_close(a, b)
 
 
+def test_rows_read_twice_or_by_nobody_are_told():
+    told, args = checks.each_row_is_read_once, checks.inputs_train(1)[1]
+    assert told(checks.reference_train, *args) == ""
+    assert "the 3 ranks together read one row 3 times" in told(wrong("36a", "all rows on all"), *args)
+    few = checks.mistakes(checks.reference_train, {"few": ("rank * n + n)", "rank * n + 1)")})["few"]
+    assert told(few, *args) == "12 of 24 rows are read by no rank"
+
+
 @pytest.mark.parametrize("mistake", ["no broadcast", "losses averaged, not gradients", "only rank 0 steps"])
 def test_ranks_drift_apart(mistake):
     args = checks.inputs_train(1)[0]

@@ -1,5 +1,7 @@
 """Lesson 39: what its wrong answers look like, in numbers."""
 
+import re
+
 import pytest
 import torch
 
@@ -45,7 +47,9 @@ def test_a_gradient_that_is_not_divided_is_m_times_too_long(mistake, factor):
 def test_one_device_is_the_measure():
     for args in checks.inputs_stage(3):
         assert checks.as_one_device(checks.reference_stage, *args) == ""
-        assert "off that of one device" in checks.as_one_device(wrong("39b", "not divided"), *args)
+        assert "off the gradient of one device are" in checks.as_one_device(
+            wrong("39b", "not divided"), *args
+        )
 
 
 def test_another_order_shows_only_if_micro_batches_differ(monkeypatch):
@@ -93,3 +97,50 @@ def test_a_timetable_that_cannot_go_on_says_so(mistake):
     rows = checks.timetable(wrong("39c", mistake), 0, 4, 8)
     right = checks.timetable(checks.reference_order, 0, 4, 8)
     assert rows[0].endswith("stuck") or len(rows[0]) > len(right[0])
+
+
+@pytest.mark.parametrize("mistake", ["more than there are", "too far ahead, rest left"])
+def test_the_picture_shows_fewer_micro_batches_than_stages(mistake):
+    mine, right = (checks.timetables(f, 2, 4, 8) for f in (wrong("39c", mistake), checks.reference_order))
+    assert mine[:6] == right[:6]
+    assert right[5:7] == ["5 stages, 2 micro-batches", "01.......a.b"]
+    assert mine[6].startswith("01234")
+    assert "comes 1 times, not 0" in checks.each_once(wrong("39c", mistake))
+
+
+def test_an_order_that_stands_still_or_takes_longer_is_told():
+    def backward_first(rank, stages, micro_batches):
+        return [f"{kind}{i}" for i in range(micro_batches) for kind in "BF"]
+
+    slow, told = wrong("39c", "one at a time"), checks.no_longer_than_it_has_to_be
+    assert told(backward_first) == "4 stages, 8 micro-batches: all wait for each other"
+    assert told(slow) == "4 stages, 8 micro-batches: 64 steps, 22 are enough"
+    assert [told(checks.reference_order), checks.each_once(checks.reference_order)] == ["", ""]
+
+
+def test_two_mistakes_are_told_at_once():
+    both = checks.mistakes(
+        checks.reference_stage,
+        {
+            "both": (
+                " / len(batches)\n",
+                "\n",
+                "if rank == 0:",
+                "if last < 0:",
+                "elif rank == last:",
+                "elif last < 0:",
+            )
+        },
+    )["both"]
+    found = checks.as_one_device(both, *checks.inputs_stage(1)[0])
+    assert re.search(r"rank 0: .*tied \d+%, layer.weight 300%, layer.bias 300%$", found)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "waits"),
+    [("all_reduce by two ranks", r"all_reduce of \(11, 6\)"), ("both send first", "send to 2"),
+     ("both receive first", "recv from 2"), ("rank 0 receives", "recv from -1")],
+)  # fmt: skip
+def test_who_waits_for_ever_is_named(mistake, waits):
+    with pytest.raises(Deadlock, match=f"^rank 0 waits in {waits}, rank 1 "):
+        seen(mistake)
