@@ -84,7 +84,7 @@ def column(x, weight, bias, parts, dist):
 #   is right, but each rank's bias gets only a part of its gradient (torchtitan#4332).
 # - An activation of the sum has to wait for the sum.
 # - `dist.all_reduce` works in place and returns None. And it knows nothing of gradients: what it writes has
-#   no graph.
+#   no graph. Hand it a copy without one, `terms.detach().clone()`; torch warns of others.
 #
 # What is the gradient of a rank's terms? The output is their sum with others', so theirs is that of the
 # output, unchanged, and each rank has it. A number with the value of one thing and the gradient of another

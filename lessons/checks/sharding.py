@@ -30,7 +30,7 @@ def reference_step(weights, gradient, state, lr, dist):
 
 
 def inputs_step(seed):
-    return [(2, 7, seed + 10), (3, 11, seed + 20), (4, 10, seed + 30), (3, 12, seed + 40)]
+    return [(2, 7, seed + 10), (3, 11, seed + 20), (4, 10, seed + 30), (3, 12, seed + 40), (4, 9, seed + 50)]
 
 
 def data_of(size, P, seed, steps=3):
@@ -87,6 +87,10 @@ NOT_STEPS = mistakes(reference_step, {
     "shards overlap": (MINE, "slice(rank * (P // size), rank * (P // size) + shard)"),
     "own gradient": ("    dist.all_reduce(mean)\n" + MEAN, ""),
     "summed, not averaged": (MEAN, ""),
+    "own stretch sent each time": ("weights[src * shard : src * shard + shard], src)", "weights[mine], src)"),
+    "stretches gathered": (SHARE, "    parts = [torch.empty_like(w) for _ in range(size)]\n"
+        "    dist.all_gather(parts, weights[mine])\n    weights[:] = torch.cat(parts)\n"),
+    "usual beta for v": ('0.95 * state["v"] + 0.05', '0.999 * state["v"] + 0.001', "0.95 **", "0.999 **"),
     "all from rank 0": ("+ shard], src)", "+ shard], 0)"),
     "weights summed": (SHARE, "    dist.all_reduce(weights)\n"),
     "updates the next rank's shard": (MINE,
@@ -151,6 +155,7 @@ NOT_CLIPS = mistakes(reference_clip, {
     "copies left out": (NORM, "squares.sqrt().item()"),
     "norms summed": (SQUARES, "sum(g.square().sum() for g in shards).sqrt()",
         NORM, "(squares + sum(g.square().sum() for g in copies).sqrt()).item()"),
+    "a number is sent": (SQUARES, "sum(g.square().sum().item() for g in shards)"),
     "squares averaged": (REDUCE, REDUCE + "    squares /= dist.get_world_size()\n"),
     "largest rank's norm": ("dist.all_reduce(squares)", "dist.all_reduce(squares, op=dist.ReduceOp.MAX)"),
     "squared norm": (".sqrt().item()", ".item()"),

@@ -81,6 +81,7 @@ NOT_COLUMNS = mistakes(reference_column, {
     "rows dealt in turn": (MINE, "weight.unflatten(0, (parts, -1, size))[:, :, rank].flatten(0, 1)",
         BIAS, "bias.unflatten(0, (parts, -1, size))[:, :, rank].flatten()"),
     "bias cut otherwise": (BIAS, "bias.chunk(size)[rank]"),
+    "whole bias": (BIAS, "bias"),
     "no bias": (" + " + BIAS, ""),
     "gradient not summed": (HOOK, ""),
     "all gradients of x summed": (VIEW, "x"),

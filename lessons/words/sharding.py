@@ -14,9 +14,15 @@ exercises = {
             "shards overlap": "Two ranks update the same weights; some are sent by one that did not.",
             "own gradient": "Each rank steps by the gradient of its own rows.",
             "summed, not averaged": "Adam hides a factor, but not where gradients are near eps. Sum or mean?",
+            "own stretch sent each time":
+                "Each rank hands in its own stretch. When src sends, everybody needs the place of src's.",
+            "stretches gathered":
+                "all_gather wants equal lengths, and the last stretch may be shorter. What takes any length?",
+            "usual beta for v": "Your v forgets more slowly: asked for is 0.95, not the usual 0.999.",
             "all from rank 0": "Rank 0 sends everything. Who has updated the second stretch?",
             "weights summed": "All ranks' weights are added up, but most were not changed by each.",
-            "updates the next rank's shard": "You update a neighbour's stretch; its owner sends an old one.",
+            "updates the next rank's shard":
+                "The weights stay as they were: you update a copy, or a stretch whose owner sends old ones.",
             "state thrown away": "The running means begin anew in each update.",
             "updates not counted": "The bias correction is that of the first update, always.",
             "no bias correction": "The running means begin at 0. What corrects them in the first updates?",
@@ -35,6 +41,7 @@ exercises = {
             "copies counted on each rank": "What all ranks have alike is counted once for each.",
             "copies left out": "The copies belong to the gradient, too.",
             "norms summed": "Lengths of pieces do not add up; their squares do.",
+            "a number is sent": "A collective changes a tensor in place; a Python number it cannot.",
             "squares averaged": "The pieces are parts of one vector: their squares are summed.",
             "largest rank's norm": "The longest piece is not the whole.",
             "squared norm": "That is the square of the norm.",

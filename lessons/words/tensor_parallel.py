@@ -17,6 +17,7 @@ exercises = {
             "rows dealt in turn":
                 "Rows are dealt out in turn: that tears heads of attention apart. Take a stretch.",
             "bias cut otherwise": "Your bias belongs to other outputs than your rows. How is it cut?",
+            "whole bias": "The bias belongs to the outputs, as the rows do. Which of its numbers are yours?",
             "no bias": "Where is the bias?",
             "gradient not summed":
                 "Output right. The gradient of x is that of your outputs alone. Who adds the others'?",

@@ -90,3 +90,14 @@ def test_a_gradient_of_zero_stays_zero():
     assert found[0]["shards"][0].isnan().all()
     right = checks.seen_of_clip(checks.reference_clip, 2, 5.0, 0.0, 3)
     assert right[0]["norm"] == 0 and not right[0]["shards"][0].any()
+
+
+def test_a_copy_that_is_updated_is_no_update():
+    """The same symptom as that of a neighbour's stretch: the weights are as they were."""
+    swaps = ("    mean = gradient.clone()\n", "    mean, weights = gradient.clone(), weights.clone()\n")
+    of_a_copy = checks.mistakes(checks.reference_step, {"copy": swaps})["copy"]
+    neighbours = checks.exercises["37a"]["wrong"]["updates the next rank's shard"][0]
+    for args in checks.inputs_step(3):
+        for step in (of_a_copy, neighbours):
+            for one in checks.seen_of_step(step, *args):
+                assert all(torch.equal(w, one["weights"][0]) for w in one["weights"])
