@@ -10,7 +10,7 @@ a window before it, or more.
 import torch
 import torch.nn.functional as F
 
-from config import ROOT
+from config import ROOT, start_script
 from lab.measure import Run, settings_of
 from lab.scaling import weights_of
 from text.corpora import open_corpus
@@ -63,12 +63,13 @@ def texts(seed: int) -> tuple[torch.Tensor, torch.Tensor, int]:
 
 
 def main() -> None:
-    with FILE.open("w", encoding="utf-8") as file:
-        print(f"# {COMMAND}", "width,seed,weights,letters,loss", sep="\n", file=file)
-        for width, updates, seed in RUNS:
-            row = one_run(width, updates, seed, *texts(seed))
-            print(*row, sep=",", file=file, flush=True)
+    rows = [f"# {COMMAND}", "width,seed,weights,letters,loss"]
+    for width, updates, seed in RUNS:
+        rows.append(",".join(map(str, one_run(width, updates, seed, *texts(seed)))))
+        print(rows[-1], flush=True)
+    FILE.write_text("\n".join([*rows, ""]), encoding="utf-8")  # at the end: the old ones stay until then
 
 
 if __name__ == "__main__":
+    start_script(__doc__)
     main()
