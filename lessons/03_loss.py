@@ -1,6 +1,6 @@
 # Lesson 3 (unit A): Cross-entropy, perplexity, bits per byte, and the exact floor
 # Before: a table of pairs was fitted by counting. Which number says how good it is, and how good can it get?
-# Seconds: 5
+# Seconds: 6
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:

@@ -1,6 +1,6 @@
 # Lesson 4 (unit A): A loop that learns: the bigram again, by gradient descent
 # Before: a table of pairs was counted, and its loss measured. Counting works for tables and for nothing else.
-# Seconds: 6
+# Seconds: 8
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:

@@ -1,6 +1,6 @@
 # Lesson 5 (unit A): Byte-pair encoding, training: merges from counts
 # Before: the models know single letters. Each one costs a step, and a letter that is new has no id.
-# Seconds: 5
+# Seconds: 6
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:

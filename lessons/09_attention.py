@@ -1,6 +1,6 @@
 # Lesson 9 (unit B): Causal attention, one head: scores, mask, weighted sum
 # Before: embeddings and positions say what a token is and where it stands. No token knows another one yet.
-# Seconds: 5
+# Seconds: 6
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:

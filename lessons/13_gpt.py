@@ -1,6 +1,6 @@
 # Lesson 13 (unit B): A GPT, assembled: MLP, tied head, loss
 # Before: a block, and stacks of it. Nothing yet goes in as text and comes out as a guess.
-# Seconds: 9
+# Seconds: 10
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:

@@ -1,6 +1,6 @@
 # Lesson 15 (unit B): The training loop, grown up: evaluation, clipping, checkpoint, resume
 # Before: a loop trains a model that starts well; one bad batch can ruin it, and a power cut loses it.
-# Seconds: 20
+# Seconds: 22
 #
 # A cell begins with "# %%". Editors that know this (VS Code, Spyder, PyCharm) run it cell by cell; in VS Code
 # set "jupyter.notebookFileRoot" to "${workspaceFolder}". Or:

@@ -193,7 +193,11 @@ def write_all(args, rows: list[dict], names: list[str]) -> None:
         table = []
         for student, mine in by_student.items():
             points = {row["exercise"]: int(row["verdict"] == "right") for row in mine}
-            mistakes = [f"{row['exercise']}: {row['mistake']}" for row in mine if row["mistake"]]
+            mistakes = [
+                f"{row['exercise']}: {row['mistake']}"
+                for row in mine
+                if row["mistake"] and row["verdict"] != "right"
+            ]
             table.append(
                 {"student": student, "points": sum(points.values()), **points,
                  "hints": sum(row["hints"] for row in mine), "mistakes": "; ".join(mistakes),

@@ -3,6 +3,7 @@
 import itertools
 import re
 import signal
+import types
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from lessons import course, grader
 from lessons.observe import SEEDS, apart, difference, observations
 from mutants import mutants
 
-OTHER_SEEDS = [(seed, seed + 1) for seed in range(100, 110, 2)]  # as `grade` draws them
+OTHER_SEEDS = [(seed, seed + 1) for seed in (2**31 - 2, *range(100, 108, 2))]  # `grade` draws such large ones
 
 
 # ---- 3. what is right is accepted, what is not written is not
@@ -182,6 +183,14 @@ def test_how_many_changes_are_rejected(figure):
         count, alive = (sum(column) for column in zip(*found, strict=True)) if found else (1, 0)
         assert alive <= 0.05 * count
         figure(f"{count} {what}, {count - alive} rejected, {alive} equivalent")
+
+
+def test_an_entry_without_words_is_named():
+    module = types.SimpleNamespace(exercises={"9a": dict(wrong={"squared": sum})}, predictions={})
+    words = types.ModuleType("lessons.words.attention")
+    words.exercises, words.predictions = {"9a": dict(hints=["x"], wrong={})}, {}
+    with pytest.raises(ValueError, match="lessons.words.attention has no words for 'squared' of 9a"):
+        course.worded(module, words)
 
 
 def test_a_check_with_blind_inputs_lets_a_change_through():

@@ -509,7 +509,7 @@ def test_a_class_is_graded(command, work, tmp_path):
         (folder / name).rename(tmp_path / name)
     (folder / "dora.zip").unlink()
     done = command("grade", "class", "--lessons=9", "--gradescope=results.json")
-    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["score"] == 3
+    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["score"] == 4
 
 
 @pytest.mark.slow
