@@ -107,9 +107,9 @@ def test_the_spanish_page_says_what_the_english_one_says():
         ("headings", "## Añadir una lección", "### Añadir una lección"),
         ("headings", "## Para docentes\n", ""),
         ("rows", "[9](09_attention.py)", "[9](09_atencion.py)"),
-        ("rows", "ponderada | 4 | 50 | 3 s", "ponderada | 3 | 50 | 3 s"),
-        ("rows", "ponderada | 4 | 50 | 3 s", "ponderada | 4 | 45 | 3 s"),
-        ("rows", "ponderada | 4 | 50 | 3 s", "ponderada | 4 | 50 | 4 s"),
+        ("rows", "ponderada | 4 | 50 | 6 s", "ponderada | 3 | 50 | 6 s"),
+        ("rows", "ponderada | 4 | 50 | 6 s", "ponderada | 4 | 45 | 6 s"),
+        ("rows", "ponderada | 4 | 50 | 6 s", "ponderada | 4 | 50 | 7 s"),
         ("code", "`--gradescope=results.json`", "`--gradescope=notas.json`"),
         ("code", "| `forbidden` |", "| `prohibidos` |"),
         ("numbers", "si no son 20 y 2", "si no son 20 y 4"),
@@ -274,7 +274,7 @@ def shades(path) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(  # lesson 15 starts train.py, whose threads wait for each other where they are disturbed
+@pytest.mark.parametrize(  # lesson 15 starts train.py, whose threads wait for each other if disturbed
     "lesson", [pytest.param(n, marks=pytest.mark.alone) if n == 15 else n for n in LESSONS]
 )
 def test_a_lesson_runs_in_its_time(lesson, shell, tmp_path, monkeypatch):
