@@ -11,8 +11,8 @@ from lessons.observe import SEEDS
 LESSONS = list(course.lessons())
 EXERCISES = [(n, name) for n in LESSONS for name in course.checks(n).exercises]
 each_lesson = pytest.mark.parametrize("lesson", LESSONS)
-# The README's command judges answers to lessons 1 to 13, but for 4, where they train; .ci/run all of them.
-QUICK = {*range(1, 14)} - {4}
+# The README's command judges answers to these lessons; .ci/run to all.
+QUICK = {1, 2, 3, 5, 7, 9, 12}
 each_exercise = pytest.mark.parametrize(("lesson", "name"), EXERCISES, ids=[name for _, name in EXERCISES])
 each_judged = pytest.mark.parametrize(
     ("lesson", "name"),

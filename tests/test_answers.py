@@ -30,7 +30,7 @@ def test_the_reference_and_other_valid_answers_are_right(lesson, name):
         assert (found["status"], found["mistake"], found["remark"]) == (grader.RIGHT, other, remark)
 
 
-@each_exercise
+@each_judged
 @pytest.mark.parametrize("change", ["none", "commented out", "a comment in place of the body", "gone"])
 def test_what_is_not_written_is_told_so(lesson, name, change, tmp_path):
     exercises = course.checks(lesson).exercises

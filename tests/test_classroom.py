@@ -529,13 +529,12 @@ def test_an_exam_has_shapes_of_its_own(command, work, tmp_path):
         assert f"9a: 2 handed in, {right} right" in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "text", "error"),
     [
         ("other.py", "", "holds no check file"),
-        pytest.param(
-            *("attention.py", UNSTEADY, "the inputs of 9a differ between two calls"), marks=pytest.mark.slow
-        ),
+        ("attention.py", UNSTEADY, "the inputs of 9a differ between two calls"),
     ],
 )
 def test_an_exam_that_would_be_unfair_is_refused(command, work, tmp_path, name, text, error):
