@@ -78,12 +78,13 @@ def worded(module, words):
         exercise.setdefault("hints", said["hints"])
         for part in ("wrong", "also"):
             for name, function in exercise.get(part, {}).items():
-                if callable(function) and name not in said.get(part, {}):
+                if not callable(function):
+                    continue
+                if name not in said.get(part, {}):
                     raise ValueError(
                         f"{words.__name__} has no words for {name!r} of {number}: write its hint there"
                     )
-                if callable(function):
-                    exercise[part][name] = function, said[part][name]
+                exercise[part][name] = function, said[part][name]
     for number, said in words.predictions.items():
         question = module.predictions.get(number, {})
         question.update({key: text for key, text in said.items() if key not in question})

@@ -21,9 +21,8 @@ WIDTH = 160  # characters of a verdict, which is one line
 RIGHT, MISSING, FAILED, WRONG = "right", "not written", "failed", "wrong"
 # A NotImplementedError that says this, or nothing, is a stub's or the student's own; torch's say more.
 STUB = re.compile(r"(lesson \d+\w)?")
-THE_CHECKS = (
-    "answers|checks|common|grader|observe|solutions|worker"  # modules that a student's file may not import
-)
+# Modules that a student's file may not import.
+THE_CHECKS = "answers|checks|common|grader|observe|solutions|worker"
 OTHERS = {  # what an exception means, where Python's own message does not say it
     "RecursionError": "calls itself without an end",
     "EOFError": "asked for keyboard input, there is none",

@@ -3,7 +3,6 @@
 import itertools
 import re
 import signal
-import types
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import torch
 
 import model
 from exercises import EXERCISES, LESSONS, each_exercise, each_judged, exercise_of, family, source_of, stub_of
-from lessons import course, grader
+from lessons import course, grader, solutions
 from lessons.observe import SEEDS, apart, difference, observations
 from mutants import mutants
 
@@ -53,7 +52,7 @@ def test_what_is_not_written_is_told_so(lesson, name, change, tmp_path):
 
 
 # ---- 4. and 5. every wrong answer gets its own hint
-def check_hints(lesson: int, name: str, seeds) -> int:
+def check_hints(lesson: int, name: str, seeds) -> None:
     exercise, known = exercise_of(lesson, name), family(lesson, name, seeds)
     for mistake, (function, hint) in exercise["wrong"].items():
         found = grader.judge(exercise, function, seeds, known)
@@ -62,7 +61,6 @@ def check_hints(lesson: int, name: str, seeds) -> int:
         assert "{" not in found["line"], "numbers are filled in"
         assert re.match(".*" + re.sub(r"\\\{.*?\\\}", ".+", re.escape(hint)), found["line"])
         assert len(found["line"]) <= grader.WIDTH
-    return len(exercise["wrong"])
 
 
 @each_judged
@@ -152,7 +150,7 @@ def survivors(exercise: dict, function, places: int = 1, most: int = 0) -> tuple
 def test_a_change_of_the_reference_is_rejected(lesson, name):
     """What differs from the right answer in one place is noticed, on the list of wrong answers or not."""
     exercise = exercise_of(lesson, name)
-    count, alive = survivors(exercise, exercise.get("slow", exercise["reference"]))
+    count, alive = survivors(exercise, solutions.answer_of(exercise))
     explained = exercise.get("survivors", {})
     assert {*alive} == {*explained}, "each survivor needs its reason in the check file"
     assert count >= 8
@@ -166,7 +164,7 @@ def test_a_change_of_the_reference_is_rejected(lesson, name):
 def test_two_changes_of_the_reference_are_rejected(lesson, name):
     """Of 20 changes in two places, drawn once: two mistakes do not hide each other."""
     exercise = exercise_of(lesson, name)
-    count, alive = survivors(exercise, exercise.get("slow", exercise["reference"]), places=2, most=20)
+    count, alive = survivors(exercise, solutions.answer_of(exercise), places=2, most=20)
     explained = {*exercise.get("survivors", {}), *exercise.get("survivors_of_two", {})}
     alone = [what for what in alive if what not in explained and not explained.issuperset(what.split("; "))]
     assert not alone, "each survivor of which a part is no survivor needs its reason in the check file"
@@ -179,18 +177,10 @@ rejected: dict[tuple[int, str], tuple[int, int]] = {}  # (places, exercise) -> c
 @pytest.mark.slow
 def test_how_many_changes_are_rejected(figure):
     for places, what in (1, "one-place changes of references"), (2, "changes in two places"):
-        found = [counts for (p, _), counts in rejected.items() if p == places]
-        count, alive = (sum(column) for column in zip(*found, strict=True)) if found else (1, 0)
-        assert alive <= 0.05 * count
-        figure(f"{count} {what}, {count - alive} rejected, {alive} equivalent")
-
-
-def test_an_entry_without_words_is_named():
-    module = types.SimpleNamespace(exercises={"9a": dict(wrong={"squared": sum})}, predictions={})
-    words = types.ModuleType("lessons.words.attention")
-    words.exercises, words.predictions = {"9a": dict(hints=["x"], wrong={})}, {}
-    with pytest.raises(ValueError, match="lessons.words.attention has no words for 'squared' of 9a"):
-        course.worded(module, words)
+        if found := [counts for (p, _), counts in rejected.items() if p == places]:
+            count, alive = (sum(column) for column in zip(*found, strict=True))
+            assert alive <= 0.05 * count
+            figure(f"{count} {what}, {count - alive} rejected, {alive} equivalent")
 
 
 def test_a_check_with_blind_inputs_lets_a_change_through():

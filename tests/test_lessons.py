@@ -378,6 +378,14 @@ def test_an_error_of_torch_is_not_taken_for_a_stub(monkeypatch):
         course.yours_or_ours(scores, "9a")(torch.ones(3), torch.ones(3))
 
 
+def test_an_entry_without_words_is_named():
+    module = types.SimpleNamespace(exercises={"9a": dict(wrong={"squared": sum})}, predictions={})
+    words = types.ModuleType("lessons.words.attention")
+    words.exercises, words.predictions = {"9a": dict(hints=["x"], wrong={})}, {}
+    with pytest.raises(ValueError, match="lessons.words.attention has no words for 'squared' of 9a"):
+        course.worded(module, words)
+
+
 def test_an_exam_keeps_its_own_words():
     mine = dict(wrong={"no scale": (sum, "mine"), "squared": sum}, hints=["a", "b", "c"])
     module = types.SimpleNamespace(exercises={"9a": mine}, predictions={"9.1": dict(ask="mine", wrong={})})
