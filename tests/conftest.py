@@ -116,7 +116,7 @@ def run_script(request, datasets, tmp_path, monkeypatch):
     evaluation reads 16 windows of 32 tokens in place of 128: those took a third of the run. Not where a test
     starts processes, too, which read all: their losses are compared.
     """
-    if not {"shell", "forks"} & set(request.fixturenames):
+    if not {"shell", "forks", "nodes"} & set(request.fixturenames):
         monkeypatch.setattr("evaluate.EVAL_TOKENS", 512)
     if not request.node.get_closest_marker("draws"):
         monkeypatch.setattr(report, "plot_loss", lambda rows, floor, expected, path, *more: path.touch())
