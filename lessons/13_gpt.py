@@ -26,9 +26,13 @@ predict_1 = None  # numbers in the matrices of 4 blocks at C = 128, if the MLP i
 # A GPT has five parts:
 #
 # - `wte`, the table of tokens, and `wpe`, the table of positions (lesson 7);
-# - `blocks`, each with two norms and attention (lesson 9 to lesson 12), and an **MLP**, which is new;
+# - `blocks`, a list; each has two norms and attention (lesson 9 to lesson 12), and an **MLP**, which is new;
 # - `norm`, one more norm, because the stream leaves the last block as large as it has grown;
 # - `head`, a matrix that makes a score for each letter of the vocabulary out of a token's vector.
+#
+#     ids --> wte + wpe --+---------------------> + --+---------------> + --> ... --> norm --> head --> logits
+#     (B, T)  (B, T, C)   '--> norm, attention ---'   '--> norm, MLP ---'                      (B, T, V)
+#                         '---------- one of the blocks ----------------'
 #
 # Parts with weights are written as classes. A class that inherits from `nn.Module` makes its layers in
 # `__init__` (after `super().__init__()`) and uses them in `forward`; calling the object calls `forward`.
@@ -119,17 +123,12 @@ def build(V, T, C, n_layer):
     return gpt
 
 
-def split(window):
-    """(B, T + 1) ids -> idx and targets (B, T), which are one later."""
-    return window[:, :-1].contiguous(), window[:, 1:].contiguous()
-
-
 def train(gpt, batches, steps, lr):
     """Losses of so many steps; the learning rate rises for 60 steps, then falls to 0 in a straight line."""
     optimizer, losses = torch.optim.AdamW(gpt.parameters(), lr=lr), []
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = lr * min((step + 1) / 60, 1 - step / steps)
-        _, loss = yours_or_ours(forward, "13b")(gpt, *split(batches(step)))
+        _, loss = yours_or_ours(forward, "13b")(gpt, *batches(step))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -139,7 +138,8 @@ def train(gpt, batches, steps, lr):
 
 if __name__ == "__main__":
     abc = build(3, 8, 16, 1)
-    losses = train(abc, lambda step: (torch.arange(9)[None] + step) % 3, 100, 0.01)
+    abcs = torch.arange(12)[None] % 3
+    losses = train(abc, lambda step: (abcs[:, step % 3 :][:, :8], abcs[:, step % 3 + 1 :][:, :8]), 100, 0.01)
     ids = torch.tensor([[0, 1, 2, 0]])
     with torch.no_grad():
         logits, _ = yours_or_ours(forward, "13b")(abc, ids, ids)
@@ -153,7 +153,8 @@ if __name__ == "__main__":
 # The same model, a little larger, on letters. You have three lines to compare with: ln V for a model that
 # knows nothing, the frequencies of single letters, and the table of pairs of lesson 2, each on text that it
 # has not seen. On Tiny Shakespeare these are 4.174, 3.347 and 2.482 nats. After 200 steps this GPT is below
-# the table: 2.36. The table looks back by one letter, the model by up to 16.
+# the table: 2.36. The table looks back by one letter, the model by up to 16. Then it writes 200 letters:
+# each is drawn with the chances that the logits give it, and goes in before the next (lesson 26).
 
 # %%
 if __name__ == "__main__":
@@ -169,15 +170,21 @@ if __name__ == "__main__":
     T, g = 16, torch.Generator().manual_seed(13)
 
     def windows(ids, B):
-        starts = torch.randint(len(ids) - T, (B, 1), generator=g)
-        return ids[starts + torch.arange(T + 1)]  # (B, T + 1)
+        at = torch.randint(len(ids) - T, (B, 1), generator=g) + torch.arange(T)
+        return ids[at], ids[at + 1]  # (B, T) each
 
     gpt = build(V, T, 64, 2)
     losses = train(gpt, lambda step: windows(seen, 32), 200, 0.006)
     with torch.no_grad():
-        _, found = yours_or_ours(forward, "13b")(gpt, *split(windows(unseen, 256)))
+        _, found = yours_or_ours(forward, "13b")(gpt, *windows(unseen, 256))
     print(f"{'Tiny Shakespeare' if is_shakespeare else 'the generated play'}, nats on unseen text:")
     print(", ".join(f"{name} {level:.3f}" for name, level in [*levels.items(), ("GPT", found.item())]))
+    ids = torch.zeros(1, 1, dtype=torch.int64)  # a line's end, the first of the letters
+    for _ in losses:
+        with torch.no_grad():
+            logits, _ = yours_or_ours(forward, "13b")(gpt, ids[:, -T:], ids[:, -T:])
+        ids = torch.cat((ids, torch.multinomial(logits[:, -1].softmax(-1), 1, generator=g)), 1)
+    print("It writes:" + "".join(vocabulary[i] for i in ids[0]))
     assert found < levels["pairs"] < levels["letters"] < levels["knows nothing"]
     claim(4.174, levels["knows nothing"], tol=0.001, when=is_shakespeare)
     claim(3.347, levels["letters"], tol=0.001, when=is_shakespeare)

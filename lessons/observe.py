@@ -163,10 +163,10 @@ def difference(mine, ours, tol: float, where: str = "") -> tuple[float, bool, st
     if isinstance(ours, (dict, list, tuple)):
         if not isinstance(mine, type(ours)):
             return kind(f"{type(mine).__name__} found, {type(ours).__name__} expected")
-        if len(mine) != len(ours) or (isinstance(ours, dict) and mine.keys() != ours.keys()):
-            entries = f"{len(mine)} {'entry' if len(mine) == 1 else 'entries'} found, {len(ours)} expected"
-            keys = f"keys {[*mine]} found, {[*ours]} expected"
-            return kind(entries if len(mine) != len(ours) else keys)
+        if len(mine) != len(ours):
+            return kind(f"{len(mine)} {'entry' if len(mine) == 1 else 'entries'} found, {len(ours)} expected")
+        if isinstance(ours, dict) and mine.keys() != ours.keys():
+            return kind(f"keys {[*mine]} found, {[*ours]} expected")
         parts = ours if isinstance(ours, dict) else range(len(ours))
         found = [difference(mine[k], ours[k], tol, f"{where}[{k!r}] ") for k in parts]
         return worst(found)

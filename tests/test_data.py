@@ -1048,16 +1048,15 @@ def memory(key):
 
 
 def big_file(path, megabytes):
-    """Lines of random words, different ones throughout."""
+    """Lines of random words, no two the same: in each round all of them in another order, and its number."""
     rng = np.random.default_rng(0)
     words = ["".join(rng.choice(list("etaoinshrdlu"), 2 + i % 9)) for i in range(20_000)]
+    lines = [" ".join(words[i] for i in rng.integers(0, len(words), 3 + n % 17)) for n in range(20_000)]
     with open(path, "w", encoding="utf-8", newline="") as file:
-        size = 0
+        size = rounds = 0
         while size < megabytes * 1e6:
-            text = " ".join(
-                [words[i] + "\n" * int(i % 11 == 0) for i in rng.integers(0, len(words), 100_000)]
-            )
-            size += file.write(text)
+            size += file.write("".join([f"{lines[i]} {rounds}\n" for i in rng.permutation(len(lines))]))
+            rounds += 1
     return str(path)
 
 
@@ -1104,14 +1103,14 @@ print(json.dumps([time.time() - start, memory("VmHWM") - idle]))
 @pytest.mark.parametrize(
     ("megabytes", "limit", "settings"),
     [
-        (300, 400, {}),
-        (60, 100, {"tokenizer": "bpe"}),
-        (60, 100, {"format": "lines", "dedup": True, "clean": True}),
+        (150, 50, {}),
+        (40, 40, {"tokenizer": "bpe"}),
+        (30, 30, {"format": "lines", "dedup": True, "clean": True}),
     ],
     ids=["char", "bpe", "lines"],
 )
 def test_prepare_in_flat_memory(tmp_path, megabytes, limit, settings):
-    """300 MB of text: the peak is below 400 MB above a process that has imported torch and waits."""
+    """The peak, above a process that has imported torch and waits, is below the size of the text."""
     path = big_file(tmp_path / "big.txt", megabytes)
     command = [sys.executable, "-c", PREPARE, tmp_path / "datasets", path, json.dumps(settings)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")

@@ -382,7 +382,7 @@ print(report.memory_mb(measure.CPU) - before)
 @pytest.mark.parametrize(
     "shape, vocab_size",
     [
-        (dict(n_layer=6, n_head=4, n_embd=256, block_size=1024, dtype="bfloat16"), 65),
+        (dict(n_layer=4, n_head=4, n_embd=128, block_size=1024, dtype="float32"), 65),
         (dict(n_layer=2, n_head=4, n_embd=128, block_size=512, dtype="float32"), 50304),
     ],
     ids=["long", "many words"],
