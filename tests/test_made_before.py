@@ -134,8 +134,10 @@ def warm():
 
 
 @pytest.fixture(scope="module")
-def old(tmp_path_factory) -> Path:
+def old(tmp_path_factory, pytestconfig) -> Path:
     """A checkout of the old commit in which everything was made just now, with all lessons solved."""
+    if not pytestconfig.getoption("--long"):
+        pytest.skip("takes two minutes: --long")
     folder = tmp_path_factory.mktemp("old")
     archive = folder / "old.zip"
     command = ["git", "archive", "--format=zip", f"--output={archive}", COMMIT]

@@ -218,7 +218,7 @@ def argument_lists(draw) -> tuple[str, list[str | bytes]]:
 
 
 def test_arguments_and_config_files(fuzz):
-    fuzz(10_000, "argument lists", check_arguments, argument_lists())
+    fuzz(5_000, "argument lists", check_arguments, argument_lists())
 
 
 # ---- tokenizers
