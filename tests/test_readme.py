@@ -40,6 +40,8 @@ SMALL = (
     "--dropout=0 --compile=False"
 ).split()
 
+# .ci/run does the first two; the page serves until it is ended (test_play_page.py); the others: test_plan.py
+ELSEWHERE = "pip install|-m pytest|-m play|-m lab.plan|--only=sharding|-m techniques.allreduce".split("|")
 OUTSIDE = ("tests", "work", "venv", "build", "datasets")  # of code, or a reader's, that are not packaged
 SMALL_BENCH = "--quick --rounds=1 --blocks=1 --seeds=1 --ablation_seconds=0.1".split()
 
@@ -112,8 +114,8 @@ def copy(tmp_path_factory, forks):
 def test_every_command_runs_in_the_order_of_the_page(copy):
     ran = 0
     for command in commands():
-        if command.startswith(("pip install", "python -m pytest", "python -m play")):
-            continue  # .ci/run does the first two; the page serves until it is ended (test_play_page.py)
+        if any(words in command for words in ELSEWHERE):
+            continue
         done = copy(command)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         ran += 1
