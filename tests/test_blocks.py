@@ -197,7 +197,9 @@ def greedy(model: GPT, prompt: list[int], n: int) -> list[int]:
     return row
 
 
-@pytest.mark.parametrize("shape", [{}, dict(arch="llama")], ids=["modern", "llama"])
+@pytest.mark.parametrize(
+    "shape", [{}, pytest.param(dict(arch="llama"), marks=pytest.mark.slow)], ids=["modern", "llama"]
+)
 @pytest.mark.parametrize(
     ("name", "options"),
     [

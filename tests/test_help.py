@@ -50,8 +50,8 @@ def test_help_is_the_docstring(name, flag, monkeypatch, capsys, tmp_path):
 
 @pytest.mark.slow
 def test_help_in_processes_of_their_own(shell, tmp_path):
-    """As people start them: lessons/run.py by its path, the others as modules."""
-    commands = {name: ["-m", name.removesuffix(".py").replace("/", ".")] for name in STARTED}
+    """As people start them: lessons/run.py by its path, the others as modules; every fifth is tried."""
+    commands = {name: ["-m", name.removesuffix(".py").replace("/", ".")] for name in [*STARTED][::5]}
     commands["lessons/run.py"] = [str(ROOT / "lessons/run.py")]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with ThreadPoolExecutor(2) as pool:

@@ -284,7 +284,7 @@ def attention_twin(attn: Attention, x: torch.Tensor) -> torch.Tensor:
     return torch.stack(out).view(rows, length, width)
 
 
-@pytest.mark.parametrize("n_kv_head", [4, 2, 1])
+@pytest.mark.parametrize("n_kv_head", [pytest.param(4, marks=pytest.mark.slow), 2, 1])
 @pytest.mark.parametrize(
     "position, qk_norm, norm",
     [("learned", 0, ""), ("rope", 0, ""), ("rope", 1, "rmsnorm"), ("rope", 1, "layernorm")],
@@ -297,7 +297,7 @@ def test_attention_equals_the_written_out_form(position, qk_norm, norm, n_kv_hea
 @pytest.mark.parametrize(
     "switch", [*FOREIGN, dict(window=1), dict(window=T), dict(window=3, qk_norm=2)], ids=str
 )
-@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+@pytest.mark.parametrize("arch", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_attention_of_other_peoples_shapes_equals_the_written_out_form(arch, switch):
     check_attention(tiny(arch, n_kv_head=2, position="rope", **switch).blocks[0].attn)
 

@@ -146,7 +146,7 @@ def test_activations_are_what_autograd_saves(arch, dtype):
 
 
 @pytest.mark.parametrize("arch", ["gpt2", "llama"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 @pytest.mark.parametrize("targets", ["q,v", "mlp.down,o", "*"])
 def test_frozen_layers_keep_less(arch, dtype, targets):
     """A frozen layer keeps no input. With A beside it, it does; A's output (8 numbers) is not counted."""

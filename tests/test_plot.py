@@ -103,8 +103,9 @@ ODD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ODD)
-@pytest.mark.parametrize("known", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("known", [True, False])
 def test_an_odd_run_is_drawn(drawn, what, known):
     axes, _, _ = drawn(ODD[what], *((0.5, {0: (3.0, 4.0)}, 4.2, 1.0) if known else (0.0, {}, 0.0, 0.0)))
     assert all(map(math.isfinite, axes.get_ylim()))

@@ -223,7 +223,7 @@ def test_fsdp_with_every_switch_is_near_ddp(folder):
 @pytest.mark.parametrize(
     ("strategy", "optimizer"),
     [
-        ("fsdp", "muon"),
+        slow("fsdp", "muon"),
         slow("zero1", "adamw"),
         slow("fsdp", "adamw"),
         slow("zero1", "muon"),

@@ -201,6 +201,7 @@ def test_a_resumed_run_keeps_the_number(train, capsys, monkeypatch):
     assert out.count("an update)") == 1 and out.count("dtype float32, 1 thread,") == 2
 
 
+@pytest.mark.slow
 def test_choosing_changes_no_result(train, tmp_path, capsys, monkeypatch):
     """A run that chooses one thread, again after each update, has the weights of one with --threads=1."""
     ends = []

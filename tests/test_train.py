@@ -369,7 +369,8 @@ def test_a_float16_overflow_skips_one_step_and_halves_the_scale(train, monkeypat
     assert "1 skipped" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_mixed_precision_ends_within_two_percent_of_float32(train, tmp_path, dtype):
     ends = []
     for name in ("float32", dtype):

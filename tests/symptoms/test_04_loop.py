@@ -86,6 +86,7 @@ def by_hand(ids, V):
     return table
 
 
+@pytest.mark.slow
 def test_updates_by_hand_are_learning_and_counting_is_not():
     exercise = checks.exercises["4b"]
     found = [
