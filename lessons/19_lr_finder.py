@@ -180,7 +180,7 @@ if __name__ == "__main__":
         claim(4.17, curve[0], tol=0.05, when=is_shakespeare)
         ends[name] = sum(curve[-20:]) / 20
         print(f"{name:15} rate {rate:.1e}: loss {curve[0]:.2f} at first, {ends[name]:.2f} at the end")
-    assert min(ends, key=ends.get) == "chosen"
+    assert min(ends, key=ends.get) == "chosen" or not is_shakespeare
     claim(100, len(curve), tol=0)
     claim(2.43, ends["chosen"], tol=0.03, when=is_shakespeare)
     claim(2.90, ends["chosen / 30"], tol=0.03, when=is_shakespeare)

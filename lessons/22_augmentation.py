@@ -216,7 +216,6 @@ if __name__ == "__main__":
         for end, of in (("end", lambda losses: losses[-1]), ("lowest", min)):
             gains[end, b] = gain = choose([*map(of, was)], [*map(of, now)], 4.303)
             print(f"{end:6} {a} -> {b}: {gain['gain']:.3f}, {gain['better']}")
-    assert all(losses[-1] > min(losses) + 0.02 for losses in curves["random cuts"]), "learned by heart"
     claim(0.085, gains["end", "with noise"]["gain"], tol=0.015, when=is_shakespeare)
     claim(0.04, gains["end", "with noise"]["low"], tol=0.015, when=is_shakespeare)
     claim(0.13, gains["end", "with noise"]["high"], tol=0.02, when=is_shakespeare)
@@ -224,6 +223,7 @@ if __name__ == "__main__":
     claim(0.022, gains["lowest", "with noise"]["gain"], tol=0.008, when=is_shakespeare)
     claim(0.013, gains["lowest", "random cuts"]["gain"], tol=0.006, when=is_shakespeare)
     if is_shakespeare:
+        assert all(losses[-1] > min(losses) + 0.02 for losses in curves["random cuts"]), "learned by heart"
         assert gains["end", "random cuts"]["better"] == "undecided"
         assert all(a[-1] > b[-1] for a, b in zip(curves["fixed cuts"], curves["random cuts"], strict=True))
     claim(6000, len(small), tol=0)

@@ -134,14 +134,21 @@ def claim(stated: float, found: float, tol: float = 0.01, when: bool = True) -> 
 
 
 @functools.cache
+def play() -> str:
+    """300,000 characters of the generated play, made in a tenth of a second: no lesson needs a network."""
+    from text import corpora  # here: tests and run.py read the list of lessons without it
+
+    return "".join(part for part, _ in corpora.open_corpus("builtin:verse", size=300_000).chunks())
+
+
 def text() -> tuple[str, bool]:
     """A text to learn from, and whether it is the real Tiny Shakespeare.
 
     The real text is used if `python data.py --input=... --name=shakespeare_char` has prepared it. If not,
-    300,000 characters of the generated play are made in a tenth of a second: no lesson needs a network.
+    the generated play is.
     """
     import tokenizer
-    from text import corpora  # here: tests and run.py read the list of lessons without them
+    from text import corpora
 
     folder = ROOT / "datasets" / "shakespeare_char"
     if (folder / "meta.json").is_file():
@@ -152,7 +159,7 @@ def text() -> tuple[str, bool]:
             real = letters.decode(ids)
             if hashlib.sha256(real.encode("utf-8")).hexdigest() == corpora.SHA256:
                 return real, True
-    return "".join(part for part, _ in corpora.open_corpus("builtin:verse", size=300_000).chunks()), False
+    return play(), False
 
 
 def name_of_text() -> str:
