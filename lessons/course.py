@@ -133,7 +133,6 @@ def claim(stated: float, found: float, tol: float = 0.01, when: bool = True) -> 
         raise AssertionError(f"the lesson says {stated}, this run found {found:.6g} (tolerance {tol})")
 
 
-@functools.cache
 def play() -> str:
     """300,000 characters of the generated play, made in a tenth of a second: no lesson needs a network."""
     from text import corpora  # here: tests and run.py read the list of lessons without it
@@ -141,6 +140,7 @@ def play() -> str:
     return "".join(part for part, _ in corpora.open_corpus("builtin:verse", size=300_000).chunks())
 
 
+@functools.cache
 def text() -> tuple[str, bool]:
     """A text to learn from, and whether it is the real Tiny Shakespeare.
 
