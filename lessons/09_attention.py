@@ -44,12 +44,10 @@ if __name__ == "__main__":
     shares = torch.tensor([0.0, 1.0986]).softmax(0)
     claim(0.25, shares[0].item()), claim(0.75, shares[1].item()), claim(1.0986, math.log(3))
     values = torch.tensor([8.0, 4.0])
-    (
-        claim(8, values[0].item()),
-        claim(4, values[1].item()),
-        claim(5, (shares @ values).item()),
-        claim(3, math.exp(1.0986), tol=1e-3),
-    )
+    claim(8, values[0].item())
+    claim(4, values[1].item())
+    claim(5, (shares @ values).item())
+    claim(3, math.exp(1.0986), tol=1e-3)
 
 # %% [markdown]
 # ## 9a. Scores

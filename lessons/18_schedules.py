@@ -195,12 +195,10 @@ if __name__ == "__main__":
     print(
         "deviation at the end: constant 0.1: {:.3f}, constant 0.01: {:.3f}, falling: {:.3f}".format(*spreads)
     )
-    (
-        claim(0.23, spreads[0]),
-        claim(0.49, spreads[1], tol=0.02),
-        claim(0.09, spreads[2]),
-        claim(0.01, SLOW, tol=0),
-    )
+    claim(0.23, spreads[0])
+    claim(0.49, spreads[1], tol=0.02)
+    claim(0.09, spreads[2])
+    claim(0.01, SLOW, tol=0)
     claim(10, BEGIN, tol=0), claim(300, STEPS, tol=0)
 
     def draw(axes):

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 from lessons import course
-from lessons.worker import Worker
+from lessons.worker import OURS, Worker
 
 MOST = 50 * 2**20  # bytes of a zip, unpacked
 
@@ -89,7 +89,8 @@ def find(folder: Path, name: str) -> Path:
 
 
 def one_student(worker: Worker, name: str, folder: Path, wanted: list, terms: dict) -> list[dict]:
-    """Grade one student: a row per exercise. terms: the seeds and the limit, the same for all students."""
+    """Grade one student: a row per exercise. terms: the seeds and the limit, the same for all students.
+    ValueError if a check file has no inputs for these seeds."""
     try:
         state = json.loads(course.read(find(folder, "progress.json")))["exercises"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -98,6 +99,9 @@ def one_student(worker: Worker, name: str, folder: Path, wanted: list, terms: di
     for number, exercise in wanted:
         file = find(folder, course.lessons()[number].name)
         found = worker.check(dict(lesson=number, exercise=exercise, file=str(file), **terms))
+        if found["mistake"] == OURS:
+            raise ValueError(f"{exercise}: {found['line']}; mend the check file, or choose another --seed")
+        right = found["status"] == "right"
         mine = state.get(exercise, {}) if isinstance(state, dict) else {}
         mine = mine if isinstance(mine, dict) else {}
         rows.append(
@@ -105,11 +109,11 @@ def one_student(worker: Worker, name: str, folder: Path, wanted: list, terms: di
                 student=name,
                 exercise=exercise,
                 verdict=found["status"],
-                mistake=found["mistake"],
+                mistake="" if right else found["mistake"],
                 attempts=mine.get("attempts", 0),
                 hints=mine.get("hints", 0),
                 seconds=found["seconds"],
-                line=found["line"] if found["status"] != "right" else "",
+                line=found["remark"] if right else found["line"],
             )
         )
     return rows
@@ -170,7 +174,7 @@ def report(rows: list[dict]) -> str:
     for exercise in dict.fromkeys(row["exercise"] for row in rows):
         mine = [row for row in rows if row["exercise"] == exercise and row["verdict"] != "not written"]
         right = sum(row["verdict"] == "right" for row in mine)
-        mistakes = Counter(row["mistake"] for row in mine if row["verdict"] != "right" and row["mistake"])
+        mistakes = Counter(row["mistake"] for row in mine if row["mistake"])
         nameless = [row for row in mine if row["verdict"] != "right" and not row["mistake"]]
         parts = [
             f"{len(mine)} handed in",
@@ -193,11 +197,7 @@ def write_all(args, rows: list[dict], names: list[str]) -> None:
         table = []
         for student, mine in by_student.items():
             points = {row["exercise"]: int(row["verdict"] == "right") for row in mine}
-            mistakes = [
-                f"{row['exercise']}: {row['mistake']}"
-                for row in mine
-                if row["mistake"] and row["verdict"] != "right"
-            ]
+            mistakes = [f"{row['exercise']}: {row['mistake']}" for row in mine if row["mistake"]]
             table.append(
                 {"student": student, "points": sum(points.values()), **points,
                  "hints": sum(row["hints"] for row in mine), "mistakes": "; ".join(mistakes),

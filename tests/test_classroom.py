@@ -32,6 +32,11 @@ import torch
 from lessons.checks.attention import exercises, predictions
 exercises["9a"]["inputs"] = lambda seed: [(torch.randn(2, 5, 10), torch.randn(2, 5, 10))]
 """
+ONLY_SMALL_SEEDS = """
+import torch
+from lessons.checks.attention import exercises, predictions
+exercises["9a"]["inputs"] = lambda seed: [(torch.eye(9)[[seed]], torch.eye(9)[:2])]
+"""
 MASK_AFTER = "return torch.softmax(scores, -1).tril()"
 
 
@@ -539,12 +544,14 @@ def test_an_exam_has_shapes_of_its_own(command, work, tmp_path):
     [
         ("other.py", "", "holds no check file"),
         ("attention.py", UNSTEADY, "the inputs of 9a differ between two calls"),
+        ("attention.py", ONLY_SMALL_SEEDS, "9a: no inputs for the seeds (2147483646, 2147483647): index 2"),
     ],
 )
 def test_an_exam_that_would_be_unfair_is_refused(command, work, tmp_path, name, text, error):
-    """Without any check file ours were used, and inputs that forget the seed refused what was right."""
+    """Without any check file ours were used. Inputs that forget the seed, or fail with it, refused what was
+    right."""
     (tmp_path / "exam").mkdir()
     (tmp_path / "exam" / name).write_text(text, encoding="utf-8")
     (tmp_path / "class/anna").mkdir(parents=True)
-    done = command("grade", "class", "--lessons=9a", "--checks=exam")
+    done = command("grade", "class", "--lessons=9a", "--checks=exam", f"--seed={2**31 - 2}")
     assert (done.returncode, error in done.stderr) == (2, True), done.stderr
