@@ -68,9 +68,9 @@ def work(tmp_path, monkeypatch):
 def command(shell, tmp_path):
     """command("check", "9") in another folder than the project's; returns the CompletedProcess."""
 
-    def run(*words, answers="", **environment):
+    def run(*words, answers="", timeout=120, **environment):
         env = {**os.environ, **environment}
-        return shell(RUN, *words, cwd=tmp_path, env=env, input=answers)
+        return shell(RUN, *words, cwd=tmp_path, env=env, input=answers, timeout=timeout)
 
     return run
 
@@ -185,9 +185,8 @@ def test_whatever_a_file_does_in_three_lessons(command, work, tmp_path):
             path = folder / course.lessons()[lesson].name
             path.write_text(planted(lesson, f"{lesson}a", top, body), encoding="utf-8")
     before = everything_in(tmp_path / "class")
-    done = command(
-        "grade", "class", "--details=rows.csv", "--limit=6", f"--lessons={','.join(map(str, lessons))}"
-    )
+    wanted = f"--lessons={','.join(map(str, lessons))}"
+    done = command("grade", "class", "--details=rows.csv", "--limit=6", wanted, timeout=500)
     assert (done.returncode, done.stderr) == (0, "")
     assert everything_in(tmp_path / "class") == before
     with open(tmp_path / "rows.csv", encoding="utf-8", newline="") as file:
