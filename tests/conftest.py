@@ -65,7 +65,7 @@ def pytest_collection_finish():
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="200 kills in place of 20, ten seeds in place of 2")
+    parser.addoption("--long", action="store_true", help="what takes hours: 200 kills, all seeds, old code")
 
 
 @pytest.fixture

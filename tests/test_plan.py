@@ -256,7 +256,8 @@ ADAPTED = [
 ]
 
 
-@pytest.mark.parametrize("W", [pytest.param(W, marks=pytest.mark.slow) for W in (1, 4)])
+@pytest.mark.slow
+@pytest.mark.parametrize("W", [1, 4])
 def test_processes_hold_and_send_what_the_formulas_say(W):
     for case, ranks in zip(CASES, plan_check.start(CASES, W), strict=True):
         settings = settings_of(**{**plan_check.SMALL, **case})

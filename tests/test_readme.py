@@ -41,7 +41,7 @@ SMALL = (
 ).split()
 
 # .ci/run does the first two; the page serves until it is ended (test_play_page.py); the others: test_plan.py
-ELSEWHERE = "pip install|-m pytest|-m play|-m lab.plan|--only=sharding|-m techniques.allreduce".split("|")
+ELSEWHERE = "pip install|-m pytest|-m play|--only=sharding|-m techniques.allreduce".split("|")
 OUTSIDE = ("tests", "work", "venv", "build", "datasets")  # of code, or a reader's, that are not packaged
 SMALL_BENCH = "--quick --rounds=1 --blocks=1 --seeds=1 --ablation_seconds=0.1".split()
 

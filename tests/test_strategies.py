@@ -1,6 +1,5 @@
 """ddp, zero1 and fsdp on 1 to 4 processes: the numbers of one process, and checkpoints that all can read."""
 
-import functools
 import itertools
 import json
 import os
@@ -123,11 +122,9 @@ def folder(tmp_path_factory) -> Path:
 
 
 # ---- the same numbers
-# (micro-steps, optimizer, dataset)
-# any two values of these meet
+# (micro-steps, optimizer, dataset): any two of their values meet
 HALF = ((4, "adamw", "plain"), (1, "muon", "plain"), (1, "adamw", "masked"), (4, "muon", "masked"))
 SOME = HALF[-1:]  # what is hardest to keep equal
-slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -220,17 +217,9 @@ def test_fsdp_with_every_switch_is_near_ddp(folder):
         assert not list(out.glob("tmp*")), "the files of offload=disk have no names"
 
 
-@pytest.mark.parametrize(
-    ("strategy", "optimizer"),
-    [
-        slow("fsdp", "muon"),
-        slow("zero1", "adamw"),
-        slow("fsdp", "adamw"),
-        slow("zero1", "muon"),
-        slow("ddp", "adamw"),
-        slow("ddp", "muon"),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_averages_on_disk_give_equal_bits(train, tmp_path, strategy, optimizer):
     flags = f"--strategy={strategy} --optimizer={optimizer}"
     train(*flags.split())
@@ -327,16 +316,15 @@ def test_resumed_on_as_many_processes_is_bit_equal(halves):
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_any_strategy_and_number_of_processes_resumes_any_other(halves, world_size):
     """Dropout is drawn by rank, so it is off from update 4 on; the twin is ddp from an ordinary file."""
-    folder = halves
     halfs = [f"half-{strategy}-{kind}" for strategy in STRATEGIES for kind in FORMATS]
     after = STRATEGIES if world_size > 1 else ("ddp",)
     pairs = [(half, strategy) for half in halfs for strategy in after]
-    resumed(folder, world_size, pairs, "--dropout=0")
-    twin = folder / f"{world_size}-half-ddp-file-ddp"
+    resumed(halves, world_size, pairs, "--dropout=0")
+    twin = halves / f"{world_size}-half-ddp-file-ddp"
     assert tensors(twin)["wte.weight"].isfinite().all()
     for half, strategy in pairs:
-        assert largest_difference(twin, folder / f"{world_size}-{half}-{strategy}") < 1e-5, (half, strategy)
-    names = [json.loads((folder / half / "config.json").read_text(encoding="utf-8")) for half in halfs]
+        assert largest_difference(twin, halves / f"{world_size}-{half}-{strategy}") < 1e-5, (half, strategy)
+    names = [json.loads((halves / half / "config.json").read_text(encoding="utf-8")) for half in halfs]
     assert {settings["global_batch_size"] for settings in names} == {WINDOWS}
 
 
@@ -429,10 +417,11 @@ def test_training_goes_on_while_shards_are_written(train, tmp_path, monkeypatch,
 def test_compiled_with_every_strategy(folder):
     """zero1 computes losses as ddp does."""
     short = f"{MODEL} --dataset=plain --batch_size=24 --max_iters=5 --eval_interval=5"
-    runs = [f"compiled-{strategy} {short} --strategy={strategy} --compile" for strategy in ("ddp", "fsdp")]
+    strategies = ("ddp", "fsdp")
+    runs = [f"compiled-{strategy} {short} --strategy={strategy} --compile" for strategy in strategies]
     text = run_all(folder, 2, [f"eager {short}", *runs])
     assert "going on without it" not in text
-    for strategy in ("ddp", "fsdp"):
+    for strategy in strategies:
         compiled = losses(folder / f"compiled-{strategy}")
         torch.testing.assert_close(compiled, losses(folder / "eager"), rtol=1e-4, atol=1e-5)
 
