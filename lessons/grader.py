@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lessons.course import load
-from lessons.observe import SEEDS, TOL, apart, last_line, observations
+from lessons.observe import SEEDS, TOL, alike, apart, last_line, observations
 
 WIDTH = 160  # characters of a verdict, which is one line
 RIGHT, MISSING, FAILED, WRONG = "right", "not written", "failed", "wrong"
@@ -168,18 +168,18 @@ def judge(exercise: dict, function: Callable, seeds=SEEDS, known: dict | None = 
         first = exercise["inputs"](seeds[0])[0]
         return verdict(RIGHT, "right", picture=draw(exercise, [exercise["reference"]], first))
     for name, (answer, remark) in exercise.get("also", {}).items():
-        if apart(mine, seen(name, answer), tol)[0] <= 1:
+        if alike(mine, seen(name, answer), tol):
             return verdict(RIGHT, "right", mistake=name, remark=remark)
     failed = next((one for one in mine if "raises" in one), None)
     if failed and text.startswith(failed["raises"]):
         where = f"line {failed['line']}: " if failed["line"] else ""
         text = where + in_words(failed["raises"], failed["message"])
     status = FAILED if failed else WRONG
-    place = next(i for i in range(len(mine)) if apart(mine[i : i + 1], ours[i : i + 1], tol)[0] > 1)
+    place = next(i for i in range(len(mine)) if not alike(mine[i : i + 1], ours[i : i + 1], tol))
     args = [args for seed in seeds for args in exercise["inputs"](seed)][place]  # the first that tells
     pictures = draw(exercise, [function, exercise["reference"]], args)
     for name, (answer, hint) in exercise["wrong"].items():
-        if apart(mine, seen(name, answer), tol)[0] <= 1:
+        if alike(mine, seen(name, answer), tol):
             hint = fill(exercise, hint, mine[place], args)
             line = f"{text}. {hint}" if other_kind and len(text) + len(hint) < WIDTH - 2 else hint
             return verdict(status, line, name, pictures)
@@ -207,7 +207,7 @@ def beside(mine: list[dict], known: list[dict], ours: list[dict], tol: float) ->
         rest = [{**one, part: right[part]} for one, right in zip(known, ours, strict=True)]
         alone = [{**right, part: one[part]} for one, right in zip(mine, ours, strict=True)]
         distance, _, text = apart(alone, ours, tol)
-        if distance > 1 and re.match("the caller|no gradient", text) and apart(as_ours, rest, tol)[0] <= 1:
+        if distance > 1 and re.match("the caller|no gradient", text) and alike(as_ours, rest, tol):
             return text
     found = {
         apart([one], [other], tol)[2].partition(": yours is ")[2]

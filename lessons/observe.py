@@ -157,9 +157,8 @@ def difference(mine, ours, tol: float, where: str = "") -> tuple[float, bool, st
         return kind("None is returned: is a `return` missing?")
     if isinstance(ours, (list, tuple)) and type(mine) is type(ours) and len(mine) == len(ours) > 0:
         if all(type(x) is int for x in (*mine, *ours)) and max(map(abs, (*mine, *ours))) < 2**53:
-            return numbers_apart(
-                np.array(mine), np.array(ours), 0.0, where
-            )  # ids: the list is long, so name the index
+            # ids: the list is long, so name the index
+            return numbers_apart(np.array(mine), np.array(ours), 0.0, where)
     if isinstance(ours, (dict, list, tuple)):
         if not isinstance(mine, type(ours)):
             return kind(f"{type(mine).__name__} found, {type(ours).__name__} expected")
@@ -294,3 +293,8 @@ def apart(mine: list[dict], ours: list[dict], tol: float) -> tuple[float, bool, 
             elif g is not None and g.any():
                 found.append((math.inf, False, f"a gradient reaches `{name}`, and none should"))
     return worst(found)
+
+
+def alike(mine: list[dict], ours: list[dict], tol: float) -> bool:
+    """Whether two lists of observations are equal. The first pair that is not decides."""
+    return all(apart([one], [other], tol)[0] <= 1 for one, other in zip(mine, ours, strict=True))

@@ -42,6 +42,14 @@ from lessons.predict import asked_first, tell_predictions  # noqa: E402
 from lessons.progress import free_name, load_state, record, save_state, table  # noqa: E402
 from lessons.worker import ENVIRONMENT, Worker  # noqa: E402
 
+# Runs a lesson. Not `python path`, which would put its folder on the path, where a random.py may lie.
+SHOW = """
+import pathlib, sys
+from lessons import course
+print("text:", course.name_of_text())
+course.load(pathlib.Path(sys.argv[1]), "__main__")
+"""
+
 
 # ---- lessons and exercises
 def parse(number: str) -> tuple[int, str]:
@@ -113,13 +121,8 @@ def show(args) -> int:
     lesson, _ = parse(args.number)
     path = yours(lesson) if yours(lesson).exists() else course.lessons()[lesson]
     print(f"{path} (about {course.header(course.lessons()[lesson])['seconds']} s)", flush=True)
-    # Not `python path`, which would put its folder on the path, where a random.py may lie.
-    run = (
-        "import pathlib, sys; from lessons import course; print('text:', course.name_of_text()); "
-        "course.load(pathlib.Path(sys.argv[1]), '__main__')"
-    )
     environment = {**os.environ, **ENVIRONMENT}
-    done = subprocess.run([sys.executable, "-c", run, str(path)], cwd=course.ROOT, env=environment)
+    done = subprocess.run([sys.executable, "-c", SHOW, str(path)], cwd=course.ROOT, env=environment)
     return 1 if done.returncode else 0
 
 

@@ -9,13 +9,14 @@ import json
 import os
 import runpy
 import select
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 
 class Forks:
-    """run(words, cwd, env) runs `python words`, one after the other; close() ends the process that forks."""
+    """run(words, cwd, env) runs `python words`; ranks(words, n, cwd, env) does as torchrun does."""
 
     def __init__(self, folder: Path):
         self.folder = folder  # for what the commands print
@@ -24,36 +25,61 @@ class Forks:
         self.server = subprocess.Popen([sys.executable, __file__], env=environment, **pipes)
 
     def run(self, words, cwd: Path, env: dict, timeout=200.0, both=False) -> subprocess.CompletedProcess:
-        """words: a script or -m and a module, and its arguments. both: stderr goes to stdout.
+        """words: a script, -m and a module, or -c and a program, then arguments. both: stderr goes to stdout.
 
-        TimeoutExpired if it takes longer than timeout, in seconds.
+        The result has `seconds` of a core, too. TimeoutExpired if it takes longer than timeout, in seconds.
         """
-        names = [self.folder / name for name in ("out.txt", "out.txt" if both else "err.txt")]
-        for name in names:
-            name.write_text("", encoding="utf-8")
-        words = [*map(str, words)]
-        request = dict(words=words, cwd=str(cwd), env=env, files=[os.devnull, *map(str, names)])
-        self.server.stdin.write(json.dumps(request) + "\n")
+        return self.together(words, cwd, [env], timeout, both)[0]
+
+    def ranks(self, words, n: int, cwd: Path, env: dict, timeout=400.0) -> list[subprocess.CompletedProcess]:
+        """The same command in n processes that find each other, as torchrun starts them."""
+        place = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()), WORLD_SIZE=str(n))
+        each = [{**env, **place, "RANK": str(i), "LOCAL_RANK": str(i)} for i in range(n)]
+        return self.together(words, cwd, each, timeout)
+
+    def together(self, words, cwd: Path, environments: list[dict], timeout: float, both=False) -> list:
+        """A process for each environment, all at once."""
+        words, requests = [*map(str, words)], []
+        for i, env in enumerate(environments):
+            files = [str(self.folder / f"{stream}-{i}.txt") for stream in ("out", "out" if both else "err")]
+            for name in files:
+                Path(name).write_text("", encoding="utf-8")
+            requests.append(dict(words=words, cwd=str(cwd), env=env, files=[os.devnull, *files]))
+        self.server.stdin.write(json.dumps(requests) + "\n")
         self.server.stdin.flush()
         if not select.select([self.server.stdout], [], [], timeout)[0]:
             raise subprocess.TimeoutExpired(words, timeout)
-        code = int(self.server.stdout.readline())
-        out, err = (name.read_text(encoding="utf-8", errors="replace") for name in names)
-        return subprocess.CompletedProcess(words, code, out, "" if both else err)
+        done = []
+        for request, ended in zip(requests, json.loads(self.server.stdout.readline()), strict=True):
+            _, out, err = (Path(name).read_text("utf-8", "replace") for name in request["files"])
+            done.append(subprocess.CompletedProcess(words, ended["code"], out, "" if both else err))
+            done[-1].seconds = ended["seconds"]
+        return done
 
     def close(self) -> None:
         self.server.kill()
         self.server.communicate()
 
 
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
 def serve() -> dict:
-    """In the process that forks: answer each request with an exit code. In a fork: return its request."""
+    """In the process that forks: answer each line of requests with how they ended. In a fork: return it."""
     while line := sys.stdin.readline():
-        request = json.loads(line)
-        child = os.fork()
-        if not child:
-            return request
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        children, ended = [], []
+        for request in json.loads(line):
+            children.append(os.fork())
+            if not children[-1]:
+                return request
+        for child in children:
+            _, status, used = os.wait4(child, 0)
+            seconds = used.ru_utime + used.ru_stime
+            ended.append(dict(code=os.waitstatus_to_exitcode(status), seconds=seconds))
+        print(json.dumps(ended), flush=True)
     sys.exit()
 
 
@@ -69,10 +95,13 @@ if __name__ == "__main__":
         opened = os.open(path, os.O_RDWR | os.O_APPEND)
         os.dup2(opened, number)
         os.close(opened)
-    sys.argv = asked["words"][asked["words"][0] == "-m" :]
-    if asked["words"][0] == "-m":
-        sys.path[0] = os.getcwd()
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    how, *rest = asked["words"]
+    sys.argv = rest if how == "-m" else ["-c", *rest[1:]] if how == "-c" else asked["words"]
+    sys.path[0] = os.getcwd() if how in ("-m", "-c") else os.path.dirname(os.path.abspath(how))
+    sys.path[1:1] = os.environ["PYTHONPATH"].split(os.pathsep) if "PYTHONPATH" in os.environ else []
+    if how == "-m":
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif how == "-c":
+        exec(rest[0], {"__name__": "__main__"})
     else:
-        sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        runpy.run_path(how, run_name="__main__")

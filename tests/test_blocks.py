@@ -428,7 +428,7 @@ def test_micro_steps_and_recomputation_make_the_same_update(name, train):
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_losses_of_one(datasets, tmp_path):
+def test_two_processes_have_the_losses_of_one(forks, datasets, tmp_path):
     (tmp_path / "datasets").symlink_to(datasets, target_is_directory=True)
     common = (
         f"--dataset=small {MODEL} --max_iters=4 --eval_interval=4 --latent_rope=8 --latent_rank=6".split()
@@ -442,8 +442,8 @@ def test_two_processes_have_the_losses_of_one(datasets, tmp_path):
             for strategy in strategies
         ]
 
-    run_all(tmp_path, 1, [line.replace("-ddp", "-one") for line in lines("ddp")])
-    run_all(tmp_path, 2, lines("ddp", "fsdp"))
+    run_all(forks, tmp_path, 1, [line.replace("-ddp", "-one") for line in lines("ddp")])
+    run_all(forks, tmp_path, 2, lines("ddp", "fsdp"))
     for name in BLOCKS:
         for strategy in ("ddp", "fsdp"):
             found, expected = (losses(tmp_path / f"{name}-{how}") for how in (strategy, "one"))

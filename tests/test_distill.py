@@ -383,7 +383,7 @@ def test_micro_steps_and_precision(learn, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_losses_of_one(tmp_path):
+def test_two_processes_give_the_losses_of_one(forks, tmp_path):
     """With each strategy, and with a cache that one process writes and two read, or the other way round."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "DATASETS", tmp_path / "datasets")
@@ -396,7 +396,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     same = f"{MODEL} --dataset=plain --batch_size=4 --eval_interval=20 --max_iters=20"
     same += f" --optimizer=adamw --distill_teacher={tmp_path / 'big'}"
     for n, order in ((1, (0, 1, 2, 3)), (2, (0, 1, 2, 3, 4)), (1, (4,))):
-        run_all(tmp_path, n, [f"{n}-{i} {same} {kinds[i]}" for i in order])
+        run_all(forks, tmp_path, n, [f"{n}-{i} {same} {kinds[i]}" for i in order])
     for i, kind in enumerate(kinds):
         one, two = (losses(tmp_path / f"{n}-{i}") for n in (1, 2))
         assert one[0, 0] - one[-1, 0] > 0.01, kind

@@ -172,13 +172,13 @@ def test_a_resumed_run_ends_with_the_same_bits(train, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_losses_of_one(tmp_path):
+def test_two_processes_give_the_losses_of_one(forks, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "DATASETS", tmp_path / "datasets")
         make_few(tmp_path)
     same = f"{MODEL} --dataset=few --global_batch_size=8 --block_size=160 --max_iters=4 --technique=dpo"
-    run_all(tmp_path, 1, [f"one {same}"])
-    run_all(tmp_path, 2, [f"ddp {same}", f"fsdp {same} --strategy=fsdp"])
+    run_all(forks, tmp_path, 1, [f"one {same}"])
+    run_all(forks, tmp_path, 2, [f"ddp {same}", f"fsdp {same} --strategy=fsdp"])
     for name in ("ddp", "fsdp"):
         torch.testing.assert_close(losses(tmp_path / name), losses(tmp_path / "one"), rtol=1e-4, atol=1e-5)
         one, other = ([row["margin"] for row in rows_of(tmp_path / n / "dpo.jsonl")] for n in ("one", name))

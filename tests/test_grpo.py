@@ -169,13 +169,13 @@ def test_a_resumed_run_ends_with_the_same_bits(train, tmp_path, kl):
 
 
 @pytest.mark.slow
-def test_two_processes_draw_the_replies_of_one(tmp_path):
+def test_two_processes_draw_the_replies_of_one(forks, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "DATASETS", tmp_path / "datasets")
         make_bandit(tmp_path)
     same = f"{MODEL} --dataset=bandit --global_batch_size=8 --max_iters=8 --technique=grpo --grpo_kl=0.1"
-    run_all(tmp_path, 1, [f"one {same}"])
-    run_all(tmp_path, 2, [f"two {same}"])
+    run_all(forks, tmp_path, 1, [f"one {same}"])
+    run_all(forks, tmp_path, 2, [f"two {same}"])
     torch.testing.assert_close(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-3, atol=1e-4)
     one, two = (rows_of(tmp_path / name / "grpo.jsonl") for name in ("one", "two"))
     assert [(r["reward"], r["tokens"]) for r in one] == [(r["reward"], r["tokens"]) for r in two]

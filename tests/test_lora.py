@@ -625,7 +625,7 @@ STRATEGIES = {
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_losses_of_one(tmp_path):
+def test_two_processes_give_the_losses_of_one(forks, tmp_path):
     """With each strategy; and what they save is what one process saves."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "DATASETS", tmp_path / "datasets")
@@ -641,8 +641,8 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
         ]
         for n in (1, 2)
     }
-    run_all(tmp_path, 1, [f"base {same}", *runs[1]])
-    run_all(tmp_path, 2, runs[2])
+    run_all(forks, tmp_path, 1, [f"base {same}", *runs[1]])
+    run_all(forks, tmp_path, 2, runs[2])
     for i, what in enumerate(STRATEGIES):
         one, two = (tmp_path / f"{n}-{i}" for n in (1, 2))
         assert losses(two) == pytest.approx(losses(one), abs=1e-5), what

@@ -310,7 +310,7 @@ def test_a_base_without_zeros_is_refused():
 
 # ---- several processes
 @pytest.mark.slow
-def test_two_processes_keep_the_zeros_of_one(tmp_path):
+def test_two_processes_keep_the_zeros_of_one(forks, tmp_path):
     """With each strategy; with fsdp, a run that prunes, is saved in shards and resumed has the same bits."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "DATASETS", tmp_path / "datasets")
@@ -321,10 +321,10 @@ def test_two_processes_keep_the_zeros_of_one(tmp_path):
     prunes = f"{same} --prune_sparsity=0.6 --prune_iters=15"
     keeps = f"{same} --init_from={tmp_path / 'base'} --technique=prune --max_iters=20"
     shards = f"shards {prunes} --strategy=fsdp --checkpoint_format=sharded"
-    run_all(tmp_path, 1, [f"base {prunes} --max_iters=20", f"one {keeps}"])
+    run_all(forks, tmp_path, 1, [f"base {prunes} --max_iters=20", f"one {keeps}"])
     runs = [f"{strategy} {keeps} --strategy={strategy}" for strategy in ("ddp", "zero1", "fsdp")]
     runs += [f"whole {prunes} --max_iters=20 --strategy=fsdp", f"{shards} --max_iters=10 --lr_decay_iters=20"]
-    run_all(tmp_path, 2, [*runs, f"{shards} --max_iters=20 --lr_decay_iters=20 --init_from=resume"])
+    run_all(forks, tmp_path, 2, [*runs, f"{shards} --max_iters=20 --lr_decay_iters=20 --init_from=resume"])
     found = {
         what: checkpoint.load(tmp_path / what / "ckpt.pt")["model"]
         for what in ("base", "one", "ddp", "zero1", "fsdp", "whole", "shards")

@@ -5,8 +5,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,8 +18,7 @@ from techniques.offload import to_disk
 from text import prepare
 
 STRATEGIES = ("ddp", "zero1", "fsdp")
-# Started by torchrun in place of train.py: makes one run after the other in the same processes, because to
-# start a process takes longer than such a run.
+# Started in place of train.py: makes one run after the other in the same processes.
 DRIVER = """
 import collections, json, os, runpy, sys
 from pathlib import Path
@@ -66,23 +63,20 @@ MODEL = (
 )
 
 
-def run_all(folder: Path, world_size: int, runs: list[str]) -> str:
+def run_all(forks, folder: Path, world_size: int, runs: list[str]) -> str:
     """Make the runs ("out_dir --flag --flag", ...) on so many processes; returns what was printed."""
     (folder / "driver.py").write_text(DRIVER, encoding="utf-8")
     todo = folder / f"runs-{world_size}.txt"
     todo.write_text("\n".join(runs), encoding="utf-8")
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world_size}"]
-    done = subprocess.run(
-        [sys.executable, *(launcher if world_size > 1 else ()), folder / "driver.py", folder, todo],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        timeout=400,
-        text=True,
-        encoding="utf-8",
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [folder / "driver.py", folder, todo]
+    if world_size > 1:
+        done = forks.ranks(words, world_size, ROOT, env)
+    else:
+        done = [forks.run(words, ROOT, env, timeout=400)]
+    for one in done:
+        assert one.returncode == 0, one.stdout[-2000:] + one.stderr[-4000:]
+    return "".join(one.stdout for one in done)
 
 
 def losses(out: Path) -> torch.Tensor:
@@ -128,7 +122,7 @@ SOME = HALF[-1:]  # what is hardest to keep equal
 
 
 @pytest.fixture(scope="module")
-def curves(folder):
+def curves(folder, forks):
     """curves(n, combinations) makes thirty updates on n processes with each strategy, once."""
 
     def make(world_size: int, combinations: tuple, strategies=STRATEGIES) -> Path:
@@ -146,7 +140,7 @@ def curves(folder):
                 )
                 divided += micro_steps == 4
         if runs:
-            text = run_all(folder, world_size, runs)
+            text = run_all(forks, folder, world_size, runs)
             assert text.count(f"x 4 micro-steps x {world_size} process") == divided
         return folder
 
@@ -195,7 +189,7 @@ SWITCHES = {
 
 
 @pytest.mark.slow
-def test_fsdp_with_every_switch_is_near_ddp(folder):
+def test_fsdp_with_every_switch_is_near_ddp(folder, forks):
     """In 16 bits the weights of norms are rounded, too, so the losses are only near."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "DATASETS", folder / "datasets")
@@ -206,7 +200,7 @@ def test_fsdp_with_every_switch_is_near_ddp(folder):
         for strategy in ("ddp", "fsdp")
         for i, flags in enumerate(SWITCHES.values())
     ]
-    run_all(folder, 2, runs)
+    run_all(forks, folder, 2, runs)
     for i, what in enumerate(SWITCHES):
         ddp, fsdp = (losses(folder / f"switch-{strategy}-{i}") for strategy in ("ddp", "fsdp"))
         rtol = 1e-2 if "float16" in what else 1e-5
@@ -276,7 +270,7 @@ SHORT = f"{MODEL} --dataset=plain --dropout=0.1 --batch_size=8 --lr_decay_iters=
 
 
 @pytest.fixture(scope="module")
-def halves(folder) -> Path:
+def halves(folder, forks) -> Path:
     """The folder, with eight updates of two processes by each strategy; in both formats, the first four."""
     runs = []
     for strategy in STRATEGIES:
@@ -285,13 +279,13 @@ def halves(folder) -> Path:
         runs += [
             f"half-{strategy}-{kind} {flags} --max_iters=4 --checkpoint_format={kind}" for kind in FORMATS
         ]
-    text = run_all(folder, 2, runs)
+    text = run_all(forks, folder, 2, runs)
     stood_still = text.count("in the background; training stood still for 0.")
     assert stood_still == len(STRATEGIES) * 4  # best, ckpt; at 0 and at 4
     return folder
 
 
-def resumed(folder: Path, world_size: int, pairs: list[tuple[str, str]], *flags: str) -> None:
+def resumed(forks, folder: Path, world_size: int, pairs: list[tuple[str, str]], *flags: str) -> None:
     """Go on to update 8 with copies of halves, with these strategies: 3-half-fsdp-file-ddp."""
     runs = []
     for half, strategy in pairs:
@@ -299,13 +293,13 @@ def resumed(folder: Path, world_size: int, pairs: list[tuple[str, str]], *flags:
         shutil.copytree(folder / half, folder / copy, copy_function=shutil.copy2)
         more = " ".join(("--init_from=resume", "--max_iters=8", f"--strategy={strategy}", *flags))
         runs.append(f"{copy} {more}")
-    run_all(folder, world_size, runs)
+    run_all(forks, folder, world_size, runs)
 
 
 @pytest.mark.slow
-def test_resumed_on_as_many_processes_is_bit_equal(halves):
+def test_resumed_on_as_many_processes_is_bit_equal(halves, forks):
     both = list(itertools.product(STRATEGIES, FORMATS))
-    resumed(halves, 2, [(f"half-{strategy}-{kind}", strategy) for strategy, kind in both])
+    resumed(forks, halves, 2, [(f"half-{strategy}-{kind}", strategy) for strategy, kind in both])
     for strategy, kind in both:
         whole, again = halves / f"whole-{strategy}", halves / f"2-half-{strategy}-{kind}-{strategy}"
         assert largest_difference(whole, again) == 0.0, (strategy, kind)
@@ -314,12 +308,12 @@ def test_resumed_on_as_many_processes_is_bit_equal(halves):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [1, 3])
-def test_any_strategy_and_number_of_processes_resumes_any_other(halves, world_size):
+def test_any_strategy_and_number_of_processes_resumes_any_other(halves, forks, world_size):
     """Dropout is drawn by rank, so it is off from update 4 on; the twin is ddp from an ordinary file."""
     halfs = [f"half-{strategy}-{kind}" for strategy in STRATEGIES for kind in FORMATS]
     after = STRATEGIES if world_size > 1 else ("ddp",)
     pairs = [(half, strategy) for half in halfs for strategy in after]
-    resumed(halves, world_size, pairs, "--dropout=0")
+    resumed(forks, halves, world_size, pairs, "--dropout=0")
     twin = halves / f"{world_size}-half-ddp-file-ddp"
     assert tensors(twin)["wte.weight"].isfinite().all()
     for half, strategy in pairs:
@@ -414,12 +408,12 @@ def test_training_goes_on_while_shards_are_written(train, tmp_path, monkeypatch,
 
 # ---- what takes longer, and what needs a GPU
 @pytest.mark.slow
-def test_compiled_with_every_strategy(folder):
+def test_compiled_with_every_strategy(folder, forks):
     """zero1 computes losses as ddp does."""
     short = f"{MODEL} --dataset=plain --batch_size=24 --max_iters=5 --eval_interval=5"
     strategies = ("ddp", "fsdp")
     runs = [f"compiled-{strategy} {short} --strategy={strategy} --compile" for strategy in strategies]
-    text = run_all(folder, 2, [f"eager {short}", *runs])
+    text = run_all(forks, folder, 2, [f"eager {short}", *runs])
     assert "going on without it" not in text
     for strategy in strategies:
         compiled = losses(folder / f"compiled-{strategy}")
@@ -428,13 +422,13 @@ def test_compiled_with_every_strategy(folder):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_nccl_with_one_rank(folder, strategy):
+def test_nccl_with_one_rank(folder, forks, strategy):
     """Under torchrun, in three precisions, compiled, and with fsdp with everything offloaded."""
     ways = ["--dtype=float32", "--dtype=bfloat16", "--dtype=float16", "--dtype=bfloat16 --compile"]
     ways += ["--dtype=float32 --offload=cpu", "--dtype=float32 --offload=disk"] if strategy == "fsdp" else []
     flags = f"{MODEL} --dataset=plain --max_iters=10 --eval_interval=10 --strategy={strategy}"
     runs = [f"cuda-{strategy}-{i} {flags} --device=cuda --backend=nccl {how}" for i, how in enumerate(ways)]
-    run_all(folder, 1, [f"cpu-{strategy} {flags}", *runs])
+    run_all(forks, folder, 1, [f"cpu-{strategy} {flags}", *runs])
     for i, how in enumerate(ways):
         rtol = 1e-3 if "float32" in how else 2e-2
         on_gpu = losses(folder / f"cuda-{strategy}-{i}")
