@@ -7,6 +7,7 @@ sys.excepthook, signal handlers or the number of threads, is put back when the s
 import atexit
 import contextlib
 import errno
+import gc
 import io
 import os
 import sys
@@ -180,6 +181,7 @@ def started(main) -> bool:
     return bool(file) and Path(file).resolve().is_relative_to(ROOT)
 
 
+atexit.register(gc.freeze)  # called last: else Python looks through all that torch has made, for a second
 atexit.register(end_script)
 if started(sys.modules["__main__"]):  # now, because the next import may be torch: Ctrl-C is one line there
     set_excepthook(one_line_errors)

@@ -5,6 +5,7 @@ forked command has its own process, folder, environment, standard streams and ex
 So it is for tests of what commands do, not of how they start or how much memory they hold.
 """
 
+import gc
 import json
 import os
 import runpy
@@ -87,6 +88,8 @@ if __name__ == "__main__":
     import matplotlib.figure  # noqa: F401 (what scripts import)
     import torch._dynamo  # noqa: F401
 
+    gc.collect()
+    gc.freeze()  # else each fork looks through all that torch made when it ends: 1.5 s
     asked = serve()
     os.chdir(asked["cwd"])
     os.environ.clear()

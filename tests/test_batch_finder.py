@@ -79,7 +79,6 @@ def test_on_a_cpu_the_peak_of_a_process_decides(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_what_fits_into_a_real_limit(shell, figure):
     """A model with large activations: the process that trains with the found size is below the limit."""
     settings = settings_of(n_layer=2, n_head=2, n_embd=64, block_size=256, batch_size=1, dtype="float32")

@@ -351,3 +351,9 @@ def test_sizes_differ_in_the_config_name_only():
         assert f"python train.py config/{name}.py" in Path(ROOT / f"config/{name}.py").read_text(
             encoding="utf-8"
         )
+
+
+def test_python_ends_a_script_without_a_search_for_garbage(shell):
+    """In all that torch has made, that takes a second."""
+    program = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 1000)); import config"
+    assert shell("-c", program).stdout == "True\n"

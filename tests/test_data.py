@@ -1099,7 +1099,6 @@ print(json.dumps([time.time() - start, memory("VmHWM") - idle]))
 
 @on_linux
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.parametrize(
     ("megabytes", "limit", "settings"),
     [

@@ -7,7 +7,6 @@ import ast
 import os
 import runpy
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -49,19 +48,15 @@ def test_help_is_the_docstring(name, flag, monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.slow
-def test_help_in_processes_of_their_own(shell, tmp_path):
-    """As people start them: lessons/run.py by its path, the others as modules; every fifth is tried."""
-    commands = {name: ["-m", name.removesuffix(".py").replace("/", ".")] for name in [*STARTED][::5]}
-    commands["lessons/run.py"] = [str(ROOT / "lessons/run.py")]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with ThreadPoolExecutor(2) as pool:
-        jobs = {
-            name: pool.submit(shell, *command, "-h", cwd=tmp_path, env=env)
-            for name, command in commands.items()
-        }
-    for name, job in jobs.items():
-        assert (job.result().returncode, job.result().stderr) == (0, ""), name
-        assert docstring_of(name) in job.result().stdout
+def test_help_in_processes_of_their_own(forks, tmp_path):
+    """As people start them: lessons/run.py by its path, the others as modules."""
+    commands = {name: ["-m", name.removesuffix(".py").replace("/", ".")] for name in STARTED}
+    commands["lessons/run.py"] = [ROOT / "lessons/run.py"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for name, command in commands.items():
+        done = forks.run([*command, "-h"], tmp_path, env)
+        assert (done.returncode, done.stderr) == (0, ""), name
+        assert docstring_of(name) in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 

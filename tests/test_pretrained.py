@@ -434,7 +434,6 @@ def test_a_folder_in_16_bits_becomes_float32(dtype, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_a_folder_in_bf16_is_not_twice_in_memory(tmp_path, shell, figure):
     """Weights of 96 MB in bf16 become 192 MB in float32; the largest tensor has 32 MB, and 64 in float32."""
     shape = GPTConfig(16384, 64, 4, 8, 1024, arch="llama", n_ff=1024, tie_weights=0)

@@ -133,7 +133,6 @@ def test_result_json_says_what_metrics_say(train, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_memory_grows_with_the_batch(datasets, tmp_path):
     """In a process of its own, in which nothing else has needed memory before."""
     flags = ["train.py", "--dataset=small", *TINY, "--n_embd=128", "--max_iters=1", "--log_interval=1"]

@@ -545,7 +545,6 @@ def test_transformers_opens_what_we_write(name, tmp_path, monkeypatch):
 @pytest.mark.needs("transformers")
 @pytest.mark.needs("gguf")
 @pytest.mark.slow
-@pytest.mark.alone
 def test_the_vocabulary_of_smollm2(tmp_path, monkeypatch):
     """Ids of 2,000 strings and 1 MB of code. transformers 5.24 does not read "pre" in a GGUF file: it cuts by
     GPT-2's pattern alone, and " 2" is one word. SmolLM2's own tokenizer, and llama.cpp, make a word of each
@@ -599,7 +598,6 @@ def test_the_vocabulary_of_smollm2(tmp_path, monkeypatch):
 
 @pytest.mark.needs("llama_cpp")
 @pytest.mark.slow
-@pytest.mark.alone
 def test_llama_cpp_cuts_out_each_digit_too():
     """The judge between us and transformers, see above: llama.cpp reads "pre" from the same file."""
     import llama_cpp
@@ -616,7 +614,6 @@ def test_llama_cpp_cuts_out_each_digit_too():
 
 @pytest.mark.needs("llama_cpp")
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.parametrize("name", ["gpt-2", "smollm", "llama-bpe", "qwen2", "always", ""])
 def test_llama_cpp_opens_what_we_write(name, tmp_path):
     """A GGUF file with a vocabulary alone: byte-level and SentencePiece's, with and without prefix."""
