@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 from lessons import course
-from lessons.worker import OURS, Worker
+from lessons.worker import BROKEN, EMPTY, Worker
 
 MOST = 50 * 2**20  # bytes of a zip, unpacked
 
@@ -88,6 +88,12 @@ def find(folder: Path, name: str) -> Path:
     return found[0] if found else folder / name
 
 
+def not_handed_in(folder: Path, name: str) -> str:
+    """Say that a lesson's file is missing, and which one may be it under another name."""
+    alike = sorted(path.name for path in folder.rglob(f"*{name[:2]}*.py"))
+    return f"{name} was not handed in" + (f"; is it {alike[0]}?" if alike else "")
+
+
 def one_student(worker: Worker, name: str, folder: Path, wanted: list, terms: dict) -> list[dict]:
     """Grade one student: a row per exercise. terms: the seeds and the limit, the same for all students.
     ValueError if a check file has no inputs for these seeds."""
@@ -98,8 +104,11 @@ def one_student(worker: Worker, name: str, folder: Path, wanted: list, terms: di
     rows = []
     for number, exercise in wanted:
         file = find(folder, course.lessons()[number].name)
-        found = worker.check(dict(lesson=number, exercise=exercise, file=str(file), **terms))
-        if found["mistake"] == OURS:
+        if file.is_file():
+            found = worker.check(dict(lesson=number, exercise=exercise, file=str(file), **terms))
+        else:
+            found = dict(EMPTY, status="not written", line=not_handed_in(folder, file.name))
+        if found["status"] == BROKEN:
             raise ValueError(f"{exercise}: {found['line']}; mend the check file, or choose another --seed")
         right = found["status"] == "right"
         mine = state.get(exercise, {}) if isinstance(state, dict) else {}
@@ -175,14 +184,15 @@ def report(rows: list[dict]) -> str:
         mine = [row for row in rows if row["exercise"] == exercise and row["verdict"] != "not written"]
         right = sum(row["verdict"] == "right" for row in mine)
         mistakes = Counter(row["mistake"] for row in mine if row["mistake"])
-        nameless = [row for row in mine if row["verdict"] != "right" and not row["mistake"]]
+        failed = [row for row in mine if row["verdict"] == "failed" and not row["mistake"]]
+        nameless = [row for row in mine if row["verdict"] == "wrong" and not row["mistake"]]
         parts = [
             f"{len(mine)} handed in",
             f"{right} right",
             *(f"{n} {name}" for name, n in mistakes.most_common()),
         ]
-        if nameless:
-            parts.append(f"{len(nameless)} unrecognised")
+        parts += [f"{len(failed)} failed"] if failed else []
+        parts += [f"{len(nameless)} unrecognised"] if nameless else []
         lines.append(f"{exercise}: " + ", ".join(parts))
         unknown += [f"  {exercise} {row['student']}: {row['line']}" for row in nameless]
     return "\n".join([*lines, *(["unrecognised:", *unknown] if unknown else [])])
@@ -209,14 +219,17 @@ def write_all(args, rows: list[dict], names: list[str]) -> None:
     if args.junit:
         suites = ElementTree.Element("testsuites")
         for student, mine in by_student.items():
-            bad = [row for row in mine if row["verdict"] != "right"]
+            bad = [row for row in mine if row["verdict"] in ("wrong", "failed")]
+            stubs = [row for row in mine if row["verdict"] == "not written"]
             suite = ElementTree.SubElement(suites, "testsuite", name=student, tests=f"{len(mine)}",
-                                           failures=f"{len(bad)}")  # fmt: skip
+                                           failures=f"{len(bad)}", skipped=f"{len(stubs)}")  # fmt: skip
             for row in mine:
                 attributes = dict(classname=student, name=row["exercise"], time=f"{row['seconds']}")
                 case = ElementTree.SubElement(suite, "testcase", attributes)
                 if row in bad:
                     ElementTree.SubElement(case, "failure", message=row["line"], type=row["verdict"])
+                if row in stubs:
+                    ElementTree.SubElement(case, "skipped", message=row["line"])
         ElementTree.ElementTree(suites).write(args.junit, encoding="utf-8", xml_declaration=True)
     if args.gradescope:
         tests = [{"name": row["exercise"], "score": int(row["verdict"] == "right"), "max_score": 1,

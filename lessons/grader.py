@@ -122,7 +122,7 @@ def find(path: Path, exercises: dict, number: str):
         return None, verdict(FAILED, what_failed(error, path))
     function = getattr(module, name, None)
     if function is None:
-        return None, stub
+        return None, verdict(MISSING, f"`{name}` is not in your file: was it renamed or deleted?")
     if not callable(function):
         return None, verdict(FAILED, f"`{name}` is {type(function).__name__}, not a function")
     if node is None:

@@ -26,7 +26,7 @@ from pathlib import Path
 from config import ROOT, start_script
 
 SECONDS, GIBIBYTES, LINES = 20, 2, 20  # default limits of an exercise; lines of output that are kept
-OURS = "none: the check is broken"  # in the place of a mistake
+BROKEN = "broken check"  # a status: there is no verdict
 ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
     "PYTHONIOENCODING": "utf-8",
@@ -89,7 +89,7 @@ def answer(job: dict) -> dict:
     try:
         known = {"": grader.observations(exercise, exercise["reference"], seeds)}
     except Exception as error:  # of `inputs`: what the reference raises is observed
-        return grader.verdict(grader.FAILED, f"no inputs for the seeds {seeds}: {error}", OURS)
+        return grader.verdict(BROKEN, f"no inputs for the seeds {seeds}: {error}")
     function, found = grader.find(Path(job["file"]), exercises, job["exercise"])
     return found or grader.judge(exercise, function, seeds, known)
 
@@ -226,7 +226,7 @@ def main() -> None:
                 sys.stdout = stdout
                 note.seek(0)
                 found = read_note(note.read().decode("utf-8", "replace"), job, seconds, gibibytes, [], 0)
-        assert found["status"] in (grader.RIGHT, grader.MISSING, grader.FAILED, grader.WRONG)
+        assert found["status"] in (grader.RIGHT, grader.MISSING, grader.FAILED, grader.WRONG, BROKEN)
         print(json.dumps({**found, "seconds": round(time.monotonic() - start, 2)}), flush=True)
 
 

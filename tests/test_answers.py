@@ -58,6 +58,7 @@ def test_what_is_not_written_is_told_so(lesson, name, change, tmp_path):
     if function:  # (a class whose methods raise)
         found = grader.judge(exercises[name], function)
     assert found["status"] == grader.MISSING
+    assert ("renamed or deleted?" in found["line"]) == (change in ("commented out", "gone"))
 
 
 # ---- 4. and 5. every wrong answer gets its own hint

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import ROOT
-from lessons import course, grader, notebook, progress, run, worker
+from lessons import classroom, course, grader, notebook, progress, run, worker
 from solved import solved
 
 RUN = str(ROOT / "lessons/run.py")
@@ -498,7 +498,7 @@ def test_a_class_is_graded(command, work, tmp_path):
         archive.writestr("../out.py", "")
     points = {"anna": "111", "boris": "000", "clara": "101", "dora": "111", "edith": "000", "hugo": "000"}
     tables = []
-    for seed in ("5", "6", "5"):
+    for seed in ("5", "6"):
         done = command("grade", "class", "--lessons=9", "--csv=out.csv", "--details=rows.csv",
                        "--junit=out.xml", f"--seed={seed}")  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -508,16 +508,29 @@ def test_a_class_is_graded(command, work, tmp_path):
         tables.append([{key: row[key] for key in row if key != "seconds"} for row in rows])
         hers = next(row for row in rows if row["student"] == "clara")
         assert [hers[key] for key in ("points", "hints", "mistakes")] == ["3", "2", "9b: mask after softmax"]
-    assert tables[0] == tables[1] == tables[2]
-    assert "9b: 5 handed in, 2 right, 1 mask after softmax, 2 unrecognised" in done.stdout
+    assert tables[0] == tables[1]
+    assert "9b: 5 handed in, 2 right, 1 mask after softmax, 2 failed" in done.stdout
     assert not (tmp_path / "out.py").exists()
-    assert 'failures="4"' in (tmp_path / "out.xml").read_text(encoding="utf-8")
+    suites = (tmp_path / "out.xml").read_text(encoding="utf-8")
+    assert 'name="boris" tests="4" failures="4" skipped="0"' in suites
+    assert 'name="edith" tests="4" failures="0" skipped="4"' in suites
     (folder / "hugo.zip").unlink()
     for name in ("boris", "clara", "edith"):
         (folder / name).rename(tmp_path / name)
     (folder / "dora.zip").unlink()
     done = command("grade", "class", "--lessons=9", "--gradescope=results.json")
     assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["score"] == 4
+
+
+@pytest.mark.parametrize("other", ["", "work/09_attention (1).py", "lesson_09.py"])
+def test_a_file_of_another_name_is_named(tmp_path, other):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/10_heads.py").touch()
+    if other:
+        (tmp_path / other).touch()
+    said = classroom.not_handed_in(tmp_path, "09_attention.py")
+    name = other.removeprefix("work/")
+    assert said == "09_attention.py was not handed in" + (f"; is it {name}?" if other else "")
 
 
 @pytest.mark.slow
@@ -552,5 +565,6 @@ def test_an_exam_that_would_be_unfair_is_refused(command, work, tmp_path, name, 
     (tmp_path / "exam").mkdir()
     (tmp_path / "exam" / name).write_text(text, encoding="utf-8")
     (tmp_path / "class/anna").mkdir(parents=True)
+    (tmp_path / "class/anna/09_attention.py").write_text(lesson_9({}), encoding="utf-8")
     done = command("grade", "class", "--lessons=9a", "--checks=exam", f"--seed={2**31 - 2}")
     assert (done.returncode, error in done.stderr) == (2, True), done.stderr

@@ -41,7 +41,7 @@ FOUND_SINCE = {  # answers of then with a mistake: 0 * log 0, a shorter name fir
     "6a": "One name begins another here",
     "9b": "numbers are not finite",
     "13b": "What is subtracted first?",
-    "9d": "`look_back` is not written yet",  # there was none
+    "9d": "`look_back` is not in your file",  # there was none
 }
 SOLVED = (9, 15)  # lessons whose files are in the fixture
 SMALL = (
