@@ -177,25 +177,23 @@ def grade(args) -> int:
 
 
 def report(rows: list[dict]) -> str:
-    """Count right answers and mistakes by exercise, and list the answers that nothing recognised: these are
-    next year's entries in a check file."""
-    lines, unknown = [], []
+    """Count right answers and mistakes by exercise. List the answers that failed, and those that nothing
+    recognised: these are next year's entries in a check file."""
+    lines, listed = [], {"failed": [], "unrecognised": []}
     for exercise in dict.fromkeys(row["exercise"] for row in rows):
         mine = [row for row in rows if row["exercise"] == exercise and row["verdict"] != "not written"]
         right = sum(row["verdict"] == "right" for row in mine)
         mistakes = Counter(row["mistake"] for row in mine if row["mistake"])
-        failed = [row for row in mine if row["verdict"] == "failed" and not row["mistake"]]
-        nameless = [row for row in mine if row["verdict"] == "wrong" and not row["mistake"]]
-        parts = [
-            f"{len(mine)} handed in",
-            f"{right} right",
-            *(f"{n} {name}" for name, n in mistakes.most_common()),
-        ]
-        parts += [f"{len(failed)} failed"] if failed else []
-        parts += [f"{len(nameless)} unrecognised"] if nameless else []
+        parts = [f"{len(mine)} handed in", f"{right} right"]
+        parts += [f"{n} {name}" for name, n in mistakes.most_common()]
+        for what, verdict in (("failed", "failed"), ("unrecognised", "wrong")):
+            nameless = [row for row in mine if row["verdict"] == verdict and not row["mistake"]]
+            parts += [f"{len(nameless)} {what}"] if nameless else []
+            listed[what] += [f"  {exercise} {row['student']}: {row['line']}" for row in nameless]
         lines.append(f"{exercise}: " + ", ".join(parts))
-        unknown += [f"  {exercise} {row['student']}: {row['line']}" for row in nameless]
-    return "\n".join([*lines, *(["unrecognised:", *unknown] if unknown else [])])
+    for what, found in listed.items():
+        lines += [f"{what}:", *found] if found else []
+    return "\n".join(lines)
 
 
 def write_all(args, rows: list[dict], names: list[str]) -> None:

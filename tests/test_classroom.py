@@ -510,6 +510,7 @@ def test_a_class_is_graded(command, work, tmp_path):
         assert [hers[key] for key in ("points", "hints", "mistakes")] == ["3", "2", "9b: mask after softmax"]
     assert tables[0] == tables[1]
     assert "9b: 5 handed in, 2 right, 1 mask after softmax, 2 failed" in done.stdout
+    assert "failed:\n  9a boris: line 1: ModuleNotFoundError" in done.stdout
     assert not (tmp_path / "out.py").exists()
     suites = (tmp_path / "out.xml").read_text(encoding="utf-8")
     assert 'name="boris" tests="4" failures="4" skipped="0"' in suites
