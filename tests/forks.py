@@ -25,12 +25,13 @@ class Forks:
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
         self.server = subprocess.Popen([sys.executable, __file__], env=environment, **pipes)
 
-    def run(self, words, cwd: Path, env: dict, timeout=200.0, both=False) -> subprocess.CompletedProcess:
+    def run(self, words, cwd: Path, env=None, timeout=200.0, both=False) -> subprocess.CompletedProcess:
         """words: a script, -m and a module, or -c and a program, then arguments. both: stderr goes to stdout.
 
-        The result has `seconds` of a core, too. TimeoutExpired if it takes longer than timeout, in seconds.
+        env: if None, that of this process. The result has `seconds` of a core, too. TimeoutExpired if it
+        takes longer than timeout, in seconds.
         """
-        return self.together(words, cwd, [env], timeout, both)[0]
+        return self.together(words, cwd, [env or {**os.environ}], timeout, both)[0]
 
     def ranks(self, words, n: int, cwd: Path, env: dict, timeout=400.0) -> list[subprocess.CompletedProcess]:
         """The same command in n processes that find each other, as torchrun starts them."""

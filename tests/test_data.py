@@ -1102,9 +1102,9 @@ print(json.dumps([time.time() - start, memory("VmHWM") - idle]))
 @pytest.mark.parametrize(
     ("megabytes", "limit", "settings"),
     [
-        (150, 50, {}),
-        (40, 40, {"tokenizer": "bpe"}),
-        (30, 30, {"format": "lines", "dedup": True, "clean": True}),
+        (75, 50, {}),
+        (30, 30, {"tokenizer": "bpe"}),
+        (25, 25, {"format": "lines", "dedup": True, "clean": True}),
     ],
     ids=["char", "bpe", "lines"],
 )

@@ -242,8 +242,7 @@ def test_a_rank_that_raises_ends_the_whole_run(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("to", ["torchrun", "rank 1"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "to"), [(signal.SIGINT, "torchrun"), (signal.SIGTERM, "rank 1")])
 def test_a_signal_stops_all_ranks_at_the_same_step(tmp_path, number, to):
     """torchrun hands it on, and ends with a code of its own; if it heard nothing, with that of the ranks."""
     out = tmp_path / "run/out-0"

@@ -13,7 +13,6 @@ import sys
 import tempfile
 import threading
 import traceback
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -356,19 +355,16 @@ def test_bad_input(here, monkeypatch, capsys, case, figure):
 
 
 @pytest.mark.slow
-def test_bad_input_in_processes_of_their_own(made, tmp_path_factory, shell):
-    def start(name: str) -> tuple:
-        (case,) = (case for case in CASES if case[0] == name)
-        here = tmp_path_factory.mktemp("process") / "copy"
-        shutil.copytree(made, here)
-        change_files(here, *case[3:] or [{}])
-        before = snapshot(here)
-        script, arguments = command_of(case, here)
-        return case, here, before, shell(str(ROOT / script), *arguments, cwd=here)
-
-    with ThreadPoolExecutor() as pool:
-        for case, here, before, done in pool.map(start, AS_A_PROCESS):
-            check(case, here, before, done.returncode, done.stdout, done.stderr)
+@pytest.mark.parametrize("name", AS_A_PROCESS)
+def test_bad_input_in_a_process_of_its_own(made, tmp_path, forks, name):
+    (case,) = (case for case in CASES if case[0] == name)
+    here = tmp_path / "copy"
+    shutil.copytree(made, here)
+    change_files(here, *case[3:] or [{}])
+    before = snapshot(here)
+    script, arguments = command_of(case, here)
+    done = forks.run([ROOT / script, *arguments], here)
+    check(case, here, before, done.returncode, done.stdout, done.stderr)
 
 
 def test_forty_kinds_are_listed_each_with_a_name_of_its_own():

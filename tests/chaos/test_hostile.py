@@ -7,7 +7,6 @@ import os
 import pickle
 import shutil
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -234,23 +233,20 @@ def test_a_hostile_file(here, monkeypatch, capsys, case, figure):
     figure("a hostile checkpoint, dataset or tokenizer: refused in one line, nothing run, nothing changed")
 
 
-def test_hostile_files_in_processes_of_their_own(made, tmp_path, shell):
-    def start(name: str) -> tuple:
-        (case,) = (case for case in CASES if case[0] == name)
-        here = tmp_path / name.replace(" ", "_")
-        for path in [path for path in made.rglob("*") if path.is_file()]:
-            copy = here / path.relative_to(made)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(path.read_bytes())
-        spoil(here, case[3])
-        before = snapshot(here)
-        script, arguments = command_of(case, here)
-        arguments += [f"--dataset={here / 'datasets/small'}"] * (script == "train.py")
-        return case, here, before, shell(str(ROOT / script), *arguments, cwd=here)
-
-    with ThreadPoolExecutor(2) as pool:
-        for case, here, before, done in pool.map(start, AS_A_PROCESS):
-            check(case, here, before, done.returncode, done.stdout, done.stderr)
+@pytest.mark.parametrize("name", AS_A_PROCESS)
+def test_a_hostile_file_in_a_process_of_its_own(made, tmp_path, forks, name):
+    (case,) = (case for case in CASES if case[0] == name)
+    here = tmp_path / "copy"
+    for path in [path for path in made.rglob("*") if path.is_file()]:
+        copy = here / path.relative_to(made)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    spoil(here, case[3])
+    before = snapshot(here)
+    script, arguments = command_of(case, here)
+    arguments += [f"--dataset={here / 'datasets/small'}"] * (script == "train.py")
+    done = forks.run([ROOT / script, *arguments], here)
+    check(case, here, before, done.returncode, done.stdout, done.stderr)
 
 
 def test_every_type_in_every_place_of_a_checkpoint(here, figure):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 import data
 import optim
-from conftest import TINY
+from conftest import ROOT, TINY
 from machine import distributed
 
 pytestmark = pytest.mark.slow
@@ -192,10 +192,11 @@ def test_a_learning_rate_of_a_million_is_named(train, tmp_path, arch, flags, fig
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_a_process_ends_in_one_line_and_code_2(shell, datasets, tmp_path, optimizer):
+def test_a_process_ends_in_one_line_and_code_2(forks, datasets, tmp_path, optimizer):
     out = tmp_path / "out"
     command = [*TINY, f"--dataset={datasets / 'small'}", f"--out_dir={out}", f"--optimizer={optimizer}"]
-    done = shell("train.py", *command, "--learning_rate=1e6", "--max_iters=200", "--eval_interval=100")
+    command += ["--learning_rate=1e6", "--max_iters=200", "--eval_interval=100"]
+    done = forks.run(["train.py", *command], ROOT)
     assert done.returncode == 2, done.stdout
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: update ")
