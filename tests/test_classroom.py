@@ -175,9 +175,9 @@ def test_a_loss_made_a_float_is_right_without_a_warning(warm, work):
 
 
 @pytest.mark.slow
-def test_whatever_a_file_does_in_three_lessons(command, work, tmp_path):
+def test_whatever_a_file_does_in_two_lessons(command, work, tmp_path):
     """A class in which each student has one accident, in the first exercise of a lesson, all else right."""
-    lessons = (1, 5, 9)
+    lessons = (1, 9)
     for what, top, body, *_ in ROWS:
         folder = tmp_path / "class" / what
         folder.mkdir(parents=True)
@@ -410,9 +410,9 @@ def test_a_notebook_is_valid_and_each_cell_compiles(lesson):
 
 @pytest.mark.slow
 @pytest.mark.needs("nbclient")
-@pytest.mark.parametrize("lesson", [1, 9, *range(36, len(course.lessons()) + 1)])
+@pytest.mark.parametrize("lesson", [9, 36, 39])
 def test_a_notebook_runs_in_its_own_folder(lesson, quick, work):
-    """In Jupyter's kernel, started in work/, as the student would; 36 to 39 start processes. The code of the
+    """In Jupyter's kernel, started in work/, as the student would; 36 and 39 start processes. The code of the
     others runs in `show` (test_lessons.py)."""
     import nbclient
     import nbformat

@@ -40,8 +40,6 @@ FAMILIES = {
     "gpt2": dict(arch="gpt2", bias=True),
     "llama 2": dict(arch="llama"),
     "llama 3": dict(arch="llama", n_kv_head=2, rope_scaling="llama3 8 1 4 16"),
-    "mistral": dict(arch="llama", window=20),
-    "qwen2": dict(arch="llama", qkv_bias=1, tie_weights=1),
     "qwen3": dict(arch="llama", qk_norm=2, head_size=12),
 }
 
@@ -98,7 +96,7 @@ def make_base(folder, family: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["gpt2", "llama 3", "qwen3"])
 def test_simple_foundation(copy, family):
     """Rows, QLoRA on one process, LoRA with fsdp on four (for one family), and merging."""
     make_base(copy.folder / "models/base", family)
