@@ -43,12 +43,10 @@ from lessons.progress import free_name, load_state, record, save_state, table  #
 from lessons.worker import ENVIRONMENT, Worker  # noqa: E402
 
 # Runs a lesson. Not `python path`, which would put its folder on the path, where a random.py may lie.
-SHOW = """
-import pathlib, sys
-from lessons import course
-print("text:", course.name_of_text())
-course.load(pathlib.Path(sys.argv[1]), "__main__")
-"""
+SHOW = (
+    "import pathlib, sys; from lessons import course; print('text:', course.name_of_text()); "
+    "course.load(pathlib.Path(sys.argv[1]), '__main__')"
+)
 
 
 # ---- lessons and exercises
@@ -86,8 +84,7 @@ def write(path: Path, text: str, again: bool) -> bool:
         if not again:
             print(f"{path} is there already and stays as it is; --again begins anew and keeps the old one")
             return False
-        kept = free_name(path)
-        path.rename(kept)
+        kept = path.rename(free_name(path))
         print(f"the old one is kept as {kept.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

@@ -9,7 +9,17 @@ import pytest
 import torch
 
 import model
-from exercises import EXERCISES, LESSONS, each_exercise, each_judged, exercise_of, family, source_of, stub_of
+from exercises import (
+    EXERCISES,
+    LESSONS,
+    QUICK,
+    each_exercise,
+    each_judged,
+    exercise_of,
+    family,
+    source_of,
+    stub_of,
+)
 from lessons import course, grader, solutions
 from lessons.observe import SEEDS, alike, difference, observations, observe
 from mutants import mutants
@@ -73,26 +83,38 @@ def check_hints(lesson: int, name: str, seeds) -> None:
         assert len(found["line"]) <= grader.WIDTH
 
 
+@pytest.fixture
+def observed_once(monkeypatch):
+    """observed_once(lesson, name, seeds): the grader takes what answers do from their family.
+
+    That they do the same again, the lessons of QUICK show.
+    """
+
+    def use(lesson: int, name: str, seeds) -> None:
+        exercise, known = exercise_of(lesson, name), family(lesson, name, seeds)
+        names = {exercise["reference"]: ""}
+        for part in ("wrong", "also"):
+            names |= {function: other for other, (function, _) in exercise.get(part, {}).items()}
+        monkeypatch.setattr(grader, "observations", lambda exercise, answer, seeds: known[names[answer]])
+
+    return use
+
+
 @each_judged
-def test_wrong_answers_get_their_hints(lesson, name):
+def test_wrong_answers_get_their_hints(lesson, name, observed_once):
+    if lesson not in QUICK:
+        observed_once(lesson, name, SEEDS)
     check_hints(lesson, name, SEEDS)
 
 
 @pytest.mark.slow
 @each_exercise
-def test_wrong_answers_get_their_hints_with_other_seeds(lesson, name, monkeypatch, pytestconfig):
-    """What each answer does is observed once: that it does the same again, the test above shows."""
+def test_wrong_answers_get_their_hints_with_other_seeds(lesson, name, observed_once, pytestconfig):
     if name[-1] != "b" and not pytestconfig.getoption("--long"):
         pytest.skip("one exercise of a lesson; all with --long")
-    exercise, names = exercise_of(lesson, name), {}
-    for part in ("wrong", "also"):
-        names |= {function: mistake for mistake, (function, _) in exercise.get(part, {}).items()}
     for seeds in OTHER_SEEDS if pytestconfig.getoption("--long") else OTHER_SEEDS[:1]:
-        known = family(lesson, name, seeds)
-        with monkeypatch.context() as patch:
-            patch.setattr(grader, "observations", lambda exercise, f, seeds, known=known: known[names[f]])
-            check_hints(lesson, name, seeds)
-        family.cache_clear()
+        observed_once(lesson, name, seeds)
+        check_hints(lesson, name, seeds)
 
 
 @pytest.mark.slow

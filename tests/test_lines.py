@@ -121,7 +121,7 @@ def test_simple_foundation_with_a_real_model(copy, file):  # noqa: F811
     copy("python -m techniques.pretrained export --out_dir=out-smollm2 --to=models/base")
     prepare, qlora, _, merge = SIMPLE_FOUNDATION.strip().splitlines()
     copy(prepare)
-    printed = copy(qlora, "--max_new_tokens=5", "--max_iters=2", "--epochs=0")  # minutes without these
+    printed = copy(qlora, "--max_new_tokens=5", "--max_iters=1", "--epochs=0")  # minutes without these
     assert "1,843,200 of them trained" in printed
     assert "merged 120 layers" in copy(merge)
 

@@ -804,7 +804,7 @@ def test_to_watch_a_run_costs_it_nothing(datasets, tmp_path, figure):
     start = functools.partial(subprocess.Popen, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     with start([sys.executable, "-m", "play", f"--out_dir={folder}", "--port=0", "--browser=False"]) as page:
         address = [page.stdout.readline() for _ in range(2)][-1].split()[0]
-        flags = [f"--dataset={datasets / 'small'}", f"--out_dir={folder}", "--max_iters=200", "--threads=1"]
+        flags = [f"--dataset={datasets / 'small'}", f"--out_dir={folder}", "--max_iters=120", "--threads=1"]
         with (
             start([sys.executable, "train.py", "config/tiny.py", *flags, "--log_interval=5"]) as training,
             urllib.request.urlopen(f"{address}api/follow?run=out-live", timeout=60) as stream,
