@@ -53,7 +53,8 @@ class Forks:
             raise subprocess.TimeoutExpired(words, timeout)
         done = []
         for request, ended in zip(requests, json.loads(self.server.stdout.readline()), strict=True):
-            _, out, err = (Path(name).read_text("utf-8", "replace") for name in request["files"])
+            _, *files = map(Path, request["files"])
+            out, err = (path.read_text(encoding="utf-8", errors="replace") for path in files)
             done.append(subprocess.CompletedProcess(words, ended["code"], out, "" if both else err))
             done[-1].seconds = ended["seconds"]
         return done
