@@ -48,8 +48,8 @@ predict_1 = None  # cosine from 1e-3 to 1e-4: the learning rate half way
 #     share = (step - warmup) / (end - warmup)                        from 0 to 1
 #     floor + (peak - floor) * (1 + cos(pi * share)) / 2              from peak to floor
 #
-# By hand, half way: cos(pi / 2) is 0, so the rate is (peak + floor) / 2. A warm-up may be 0 updates long, or
-# as long as the whole run; then there is no fall, and from `end` on the floor.
+# By hand, half way: cos(pi / 2) is 0, so the rate is (peak + floor) / 2. A warm-up may be 0 updates long. Or
+# it is as long as the whole run: then nothing falls, and from `end` on the rate is the floor.
 
 
 # %%
@@ -75,7 +75,7 @@ if __name__ == "__main__":
 # %% [markdown]
 # ## 18b. The other four
 #
-# Here steps are counted from the end of the warm-up, so there is none to think of.
+# Here `step` and `end` are both counted from the end of the warm-up, so there is none to think of.
 #
 # - **constant**: stays at the peak. Good while you do not know how long the run will be.
 # - **linear**: falls along a straight line, and is at the floor at update `end` and after it.
@@ -117,8 +117,8 @@ if __name__ == "__main__":
 #
 # A schedule counts **updates**. Often an update reads several small batches, called micro-batches, one after
 # another, because they do not fit into memory together: `backward` adds to the gradients, and only then comes
-# the step. A schedule that counts micro-batches is through too early; one that counts epochs, passes over
-# the whole text, hardly moves, for there may be only one.
+# the step. A schedule that counts micro-batches is through too early. One that counts epochs (passes over
+# the whole text) hardly moves, for there may be only one.
 #
 # By hand: with 3 updates of 2 micro-batches, the micro-batches 0 and 1 make update 0 with the rate
 # schedule(0); 2 and 3 make update 1, with schedule(1); 4 and 5 make update 2, with schedule(2).

@@ -139,9 +139,9 @@ if __name__ == "__main__":
 # below 2.2 is the one.
 #
 # A curve may also say nothing: all rates were too low, or the text cannot be learned. Then it goes up and
-# down by chance, and any choice is wrong. How large is chance? The losses of the first tenth of the updates,
-# at least 2, were made while nothing was learned. Their standard deviation (`statistics.stdev`) is the noise.
-# A fall of at most twice the noise is no fall: return None.
+# down by chance, and any choice is wrong. How large is chance? The losses of the first tenth of the updates
+# (rounded down, but at least 2) were made while nothing was learned. Their standard deviation
+# (`statistics.stdev`) is the noise. A fall of at most twice the noise is no fall: return None.
 #
 # The last average may be nan, if the loss was. Nothing compares with nan: `min` of a list passes over it if
 # it is not the first, the minimum of a tensor or an array is nan.
@@ -162,9 +162,9 @@ def choose(rates, losses, averages):
 #
 # A rule is tested by training. Here the same model makes 100 updates at four rates: a thirtieth of the chosen
 # one, the chosen one, that of the lowest average, and that of the explosion. Each run begins with the same
-# loss, near 4.17, as the sweep has left no trace. The chosen rate ends lowest, at 2.43. A thirtieth of it
-# ends at 2.90: nothing is wrong there, it is only slow. The rate of the lowest average ends at 2.98, worse
-# than the slow one: its steps are too long to get any lower. And the rate of the explosion learns nothing.
+# loss, near 4.17: each makes its model anew, from one seed. The chosen rate ends lowest, at 2.43. A
+# thirtieth of it ends at 2.90: nothing is wrong there, it is only slow. The rate of the lowest average ends
+# at 2.98, worse than the slow one: its steps are too long. And the rate of the explosion learns nothing.
 #
 # So the finder does not tell the second digit. It tells the power of ten, for the price of one short run.
 

@@ -30,7 +30,7 @@ predict_2 = None  # dropout with p = 0.2: in training each number that is kept i
 #        `.            .-'  val: what is learned now holds for the training text alone
 #          `-.____.--'
 #             `.    |
-#               `-._|____   train: always lower
+#               `-._|____   train: goes on falling
 #                   ^ here val turns: the best weights
 # ```
 #
@@ -150,8 +150,8 @@ if __name__ == "__main__":
 #
 # The plot has a small model that learns 6,000 letters, once without dropout, once with
 # p = 0.4. At which update does val turn? That is the step with the lowest val loss; of equal ones the first.
-# The lowest training loss does not tell: it is at the end. Where the curves cross does not tell either: with
-# dropout on, the training loss begins above val. And the first rise of val may be a bump.
+# The lowest training loss does not tell: it is at the end. Where the curves cross does not tell either:
+# before anything is learned they may cross by chance. And the first rise of val may be a bump.
 
 
 # %%

@@ -99,8 +99,8 @@ if __name__ == "__main__":
 #
 # - Better than what? Than the best, not than the one before: on a slow rise with small dips each dip would
 #   count as better, and it would never stop.
-# - By how much? By more than `min_delta`, below the last loss that counted as better. Not below the lowest:
-#   then a run that falls slowly but steadily would be stopped.
+# - By how much? It has to be more than `min_delta` below the last loss that counted as better. Not below
+#   the lowest: then a run that falls slowly but steadily would be stopped.
 # - Which weights? Those of the lowest loss, whether it was better by `min_delta` or not. As a copy: the
 #   living tensors go on learning (lesson 15).
 

@@ -21,7 +21,7 @@ from lessons.course import claim, encoded, save_plot, yours_or_ours
 from techniques.significance import t_quantile
 
 predict_1 = None  # share of 300 windows never seen, if 300 are drawn one by one and put back each time
-predict_2 = None  # the lowest loss possible in nats, if one target of 65 letters in 20 is drawn at random
+predict_2 = None  # lowest loss in nats per target, if 1 target in 20 is one of 65 letters, drawn at random
 
 # %% [markdown]
 # ## A small text, read often
@@ -39,9 +39,9 @@ predict_2 = None  # the lowest loss possible in nats, if one target of 65 letter
 # came two or three times. So draw an order instead: a permutation.
 #
 # Token 0 follows nothing, so a text of n tokens has n - 1 targets, places 1 to n - 1. With T targets in each
-# window they fill W windows, where W is (n - 1) / T rounded up. There is room for W T targets, so W T - (n -
-# 1) places are to spare, and by so many all cuts can move to the left: by 0, by all of them, or by anything
-# between. Here are the targets b to k in windows of 4, with 2 to spare:
+# window they fill W windows, where W is (n - 1) / T rounded up. There is room for W T targets, so
+# W T - (n - 1) places are to spare, and by so many all cuts can move to the left: by 0, by all of them, or by
+# anything between. Here are the targets b to k in windows of 4, with 2 to spare:
 #
 #     offset 0    [b c d e][f g h i][j k . .]
 #     offset 1    [. b c d][e f g h][i j k .]
@@ -89,7 +89,7 @@ if __name__ == "__main__":
 # would pay for it: with these letters and a rate of 0.05 at least 0.401 nats per target. And what is
 # validated stays as it is: a val loss that changes with the noise is no measure. The noise is a function of
 # seed and step. It has a generator of its own, since dropout draws from the global one. Any other generator
-# will do, seeded with both numbers in a way that keeps them apart.
+# will do, seeded with both numbers, and best with `[seed, step]`, which keeps them apart.
 
 
 # %%

@@ -25,11 +25,13 @@ predict_2 = None  # 1 + 0.001, added in bfloat16
 #
 # Numbers of 16 bits take half the memory of float32, and processors that are made for them multiply matrices
 # several times as fast. There are two kinds, and each gives up something else. A number is stored as sign,
-# power of two, and digits. **float16** keeps 11 binary digits, the first of which is always a one, and few
-# powers: it ends at 65,504. **bfloat16** keeps 8 digits, and all the powers of float32, to 3e38.
+# power of two, and digits. **float16** keeps 11 binary digits and few powers: it ends
+# at 65,504. **bfloat16** keeps 8 digits, and all the powers of float32, to 3e38.
 #
 #     float16     s ppppp dddddddddd      largest 65,504     after 1 comes 1.00098
 #     bfloat16    s pppppppp ddddddd      largest 3e38       after 1 comes 1.0078
+#
+# The first digit is not among the d: it is always a one, and not stored.
 
 # %% [markdown]
 # ## 23a. Which numbers there are
@@ -89,8 +91,8 @@ if __name__ == "__main__":
 # ## 23b. A scaled loss
 #
 # Gradients are small numbers, and in float16 many of them are stored as 0. Take 8,192 tokens and 65 letters:
-# the gradient of a logit is its probability over 8,192. In the run below 44 % of these gradients become 0 in
-# float16. Nothing warns: the loss is right, and the model learns from half of it.
+# the gradient of a wrong letter's logit is its probability over 8,192. With random logits, below, 44 % of
+# these gradients become 0 in float16. Nothing warns: the loss is right, and the model learns from half of it.
 #
 # The remedy (Micikevicius et al., 2018): multiply the loss by a large **scale**, 65,536, say. By the chain
 # rule all gradients are as many times larger, and float16 can hold them. Before they are used, divide by the
@@ -109,8 +111,8 @@ if __name__ == "__main__":
 def scaled_step(loss, parameters, optimizer, limit, scale, good, every):
     """One update from a loss whose gradients pass through float16; none if one of them is not finite.
 
-    loss: () float32 with its graph; parameters: list of float32 tensors, .grad may hold the last gradients;
-    optimizer: of these; limit: float, longest gradient of all parameters together, as in lesson 15;
+    loss: () float32 with its graph, which does the rounding; parameters: list of float32 tensors, .grad may
+    hold the last gradients; optimizer: of these; limit: float, longest gradient of all together (lesson 15);
     scale: float; good: int, updates since one was lost or the scale grew; every: int, so many double it
     -> (scale, good) for the next update, a float and an int; the weights are changed in place.
     """

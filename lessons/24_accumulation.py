@@ -129,6 +129,8 @@ if __name__ == "__main__":
 def add_gradients(model, batches):
     """Add to .grad the gradient of the mean over all scored targets of the micro-batches; returns that mean.
 
+    There may be gradients already, and they stay in the sum.
+
     model: (B, T) int64 -> (B, T, V) float32 logits; batches: list of (x, y), each (B, T) int64, of any
     shapes; y is -1 where nothing is scored, perhaps in all of a batch
     -> a Python float: nats per scored target, 0.0 if there is none; one micro-batch is in memory at a time,

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from lessons.course import claim, encoded, save_plot, update, windows, yours_or_ours
 from model import GPT, GPTConfig
 
-predict_1 = None  # standard error of a mean over 100 windows whose losses have a spread of 0.1
+predict_1 = None  # standard error of a mean over 100 windows whose losses have a standard deviation of 0.1
 
 # %% [markdown]
 # ## What can go wrong with a mean

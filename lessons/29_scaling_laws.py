@@ -48,8 +48,8 @@ def runs_of(widest):
 # %% [markdown]
 # ## 29a. Size and price
 #
-# The size N of a model is the number of its weights, without the table of embeddings: of that a letter uses
-# one row, and multiplies nothing. With it, a small model of a large vocabulary would look large.
+# The size N of a model is the number of its weights without the table of embeddings, of which a letter looks
+# up one row (by custom also if the head is that matrix). With it, a large vocabulary would look like size.
 #
 # The price is counted in **operations** (FLOPs, floating-point operations). In the forward pass each weight
 # is multiplied with one number, and the product is added to a sum: 2 operations for each weight and letter.
@@ -102,7 +102,7 @@ if __name__ == "__main__":
 #
 # By hand: losses 3, 2 and 1.5, N doubled each time. Above E = 1 the losses are halved each time: so a = 1.
 #
-# Compared is only what was trained alike. Runs that saw less text lie on another curve.
+# Only compare what was trained alike. Runs that saw less text lie on another curve.
 
 
 # %%
@@ -136,7 +136,7 @@ if __name__ == "__main__":
 
 # %% [markdown]
 # With much text E is 0.546. Without a floor the line foretells 0.467 for the widest model, with much text.
-# But the play itself costs 0.488 nats a letter, as its grammar knows: no model can do that.
+# But such a play costs 0.488 nats a letter on average, as its grammar knows: no model can do that.
 #
 # ## 29c. A forecast, with an interval
 #
@@ -236,7 +236,7 @@ if __name__ == "__main__":
     save_plot("29_scaling_laws", draw)
 
 # %% [markdown]
-# With much text 0.538 to 0.552 would do for E. The entropy of that val text is 0.489: so E is not the
+# With much text 0.538 to 0.552 would do for E. The entropy of this val text is 0.489: so E is not the
 # entropy. It is what any size keeps if trained like these: on little text, in windows shorter than a scene.
 # With little text E's interval is ten times as wide. The entropy is in it, and that proves nothing.
 #

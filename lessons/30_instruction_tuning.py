@@ -106,7 +106,7 @@ if __name__ == "__main__":
 def masked_mean(logits, y):
     """The mean surprise at the targets, in nats; 0 if there is none.
 
-    logits: (B, T, V) float32, also large ones; y: (B, T) int64, -1 where nothing is learned
+    logits: (B, T, V) float32, also large ones and -inf; y: (B, T) int64, -1 where nothing is learned
     -> () float32, with a gradient to the logits.
     """
     raise NotImplementedError("lesson 30b")
@@ -144,10 +144,10 @@ def prompt_of(messages, encode, end, size, room):
     """The ids that a model reads before it replies.
 
     messages: list of pairs (role, text) of strings: perhaps one "system", then "user" and "assistant" by
-    turns, "user" at the end; each is a line "role: text"; end closes the assistant's text, and if another
-    line follows a new line stands between; all other lines end with a new line; encode: text -> list of
-    ints; end: int; size: int, the window; room: int, tokens to be kept free in it. The system's line and
-    the last question fit -> list of ints, with as many of the newest turns as fit.
+    turns, "user" at the end; each is a line "role: text"; end closes the assistant's text, then comes a new
+    line; all other lines end with a new line; at last "assistant: " is opened; encode: text -> list of ints;
+    end: int; size: int, the window; room: int, tokens to be kept free in it. The system's line and the last
+    question fit -> list of ints, with as many of the newest turns as fit.
     """
     raise NotImplementedError("lesson 30c")
 

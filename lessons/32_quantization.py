@@ -47,7 +47,7 @@ predict_2 = None  # how far a weight is from its code's value at most, in steps,
 #
 # How many weights share a scale? The rows of a matrix are its outputs, and often of unequal size. If all rows
 # share a scale, the largest row sets it, and the small ones are lost. Below are 64 rows of 128 weights, with
-# sizes from 0.01 to 1. The mean error of a row, as a share of its length, is 0.0066 with a scale for each
+# sizes from 0.01 to 1. The mean error of a row, as a share of its norm, is 0.0066 with a scale for each
 # row, 0.076 with one for each column, 0.121 with one for all.
 #
 # The project rounds each scale to what bfloat16 (lesson 23) can hold: then a model in bfloat16 has the same
@@ -81,7 +81,7 @@ if __name__ == "__main__":
     w = torch.logspace(-2, 0, 64)[:, None] * torch.randn(64, 128, generator=torch.Generator().manual_seed(0))
 
     def error(w, v):
-        """Mean over rows of how far v is from w, as a share of the row's length."""
+        """Mean over rows of how far v is from w, as a share of the row's norm."""
         return ((w - v).norm(dim=1) / w.norm(dim=1)).mean().item()
 
     def restored(w):
@@ -147,9 +147,9 @@ if __name__ == "__main__":
 #
 # ## 32c. A whole model
 #
-# The matrices go: linear layers, embedding, head. What is left are vectors, the gains of norms and the
-# biases. There are few of them, and each is used for every token: they stay float32. If embedding and head
-# are tied (lesson 13), they are one matrix, stored once.
+# The matrices are rounded: linear layers, embedding, head. What is left are vectors, the gains of norms and
+# the biases. There are few of them, and each is used for every token: they stay float32. If embedding and
+# head are tied (lesson 13), they are one matrix, stored once.
 #
 # Here the weights are put back as floats, as their codes stand for them: then the loss tells what rounding
 # costs. The bytes are counted as they would be stored. Predict, then measure: a model of 106,944 numbers

@@ -29,7 +29,7 @@ predict_2 = None  # half of the weights are pruned, then one AdamW update withou
 # many can go before the loss rises? And can the others learn to do without them?
 #
 # First a disappointment. A zero is a float32 like any other, 4 bytes, and is multiplied like any other. So a
-# file with 90 % zeros is as large as before, 100 %, and a model with them as slow. Smaller it becomes only in
+# file with 90 % zeros is as large as before, 100 %, and a model with them as slow. It becomes smaller only in
 # a format that leaves zeros out and notes where the others are, faster only with a kernel that skips zeros.
 #
 # ## 33a. The mask
@@ -43,7 +43,7 @@ predict_2 = None  # half of the weights are pruned, then one AdamW update withou
 #     down  0.2    -0.1                          .      .                           0.2     .
 #
 # Compared all together, both come from `down`: it has little to say. Compared in each matrix, -0.5 goes, and
-# the smaller 0.2 stays. You write the first kind. Which one does less harm, a run has to tell. Only matrices
+# the smaller 0.2 stays. You write the first kind. A run has to tell which one does less harm. Only matrices
 # are pruned; norms and biases have one axis, and stay.
 
 
@@ -115,11 +115,11 @@ if __name__ == "__main__":
 #
 # Trained on, the weights that are left take over. But the others come back: a zero has a gradient like any
 # other weight. If half of the weights were pruned, 0 % of them are still zero after one update with AdamW:
-# all came back. Of 90 % some do not: a neuron that no weight reads any more gets no gradient.
+# all came back. Of 90 % some do not: a neuron whose outputs are all pruned passes no gradient on.
 #
-# Masking the gradients looks like the remedy, and is not enough. An optimizer with a memory (lesson 16) still
-# moves a weight whose gradient is 0, as long as its running mean is not. What is sure is the simplest: after
-# each update put the zeros back, whatever the optimizer did.
+# Masking the gradients looks like the remedy, and is not enough. An optimizer with a memory (lesson 16)
+# still moves a weight whose gradient is 0, as long as its running mean is not. The simplest way is the sure
+# one: after each update put the zeros back, whatever the optimizer did.
 #
 # The mask is made once, before training. Do not make it anew from what is zero now: some weights are zero by
 # chance, and may learn. Nor from what is smallest now: then other weights go each time, and nothing that was

@@ -34,10 +34,10 @@ predict_2 = None  # windows read in three stages (a third, two thirds, all of n)
 # ## 35a. Score and pace
 #
 # The score: how many nats does a simple model pay for each target of a window? The simplest is the bigram of
-# lesson 2, counts + 1. Of three letters, behind t came h 6 times, o 2 times, and t never. Then P(h | t) is 7
-# / 11 and costs 0.452 nats, o costs 1.299. The score of a window is the mean over its targets. The table is
-# counted on the training text alone. If it knew val, val would decide what is read, and could not judge what
-# came of it.
+# lesson 2, counts + 1. In a text of three letters, t was followed by h 6 times, by o 2 times, by t never.
+# Then P(h | t) is 7/11 and costs 0.452 nats, o costs 1.299. The score of a window is the mean over its
+# targets. The table is counted on the training text alone. If it knew val, val would decide what is read, and
+# could not judge what came of it.
 #
 # The pace: in stages. Sort the windows by their score. Stage 1 of S reads the easiest n / S of them, stage 2
 # the easiest 2 n / S, each rounded up, and so on; the last stage reads all. Within a stage the order is
@@ -58,8 +58,8 @@ def easy_first(ids, cut, T, V, stages, seed):
 
     ids: (n,) int64, 0 to V - 1; cut: int, the first cut ids are trained on, the rest is val; T: int, targets
     of a window: window 0 has the targets 1 to T of the training text, and the last one may have fewer;
-    stages: int; seed: int; np.random.default_rng(seed) draws, stage by stage, a permutation of the stage's
-    windows, given from easy to hard; no two windows are equally hard
+    stages: int; seed: int, of one rng = np.random.default_rng(seed) for all stages; a stage reads
+    rng.permutation(its windows, listed from easy to hard); no two windows are equally hard
     -> (list of W floats: mean nats of each window, in the order of the text; list of ints: windows to read).
     """
     raise NotImplementedError("lesson 35a")
@@ -103,7 +103,7 @@ if __name__ == "__main__":
 # - **The same seeds**, in pairs, as in lesson 22: the gain of a seed is plain minus other.
 #
 # With gains of 0.01, 0.03 and 0.05 the mean is 0.03, and s, their standard deviation (n - 1), 0.02. The
-# **standard error** is s / sqrt(n), 0.0115: by so much a mean of n gains is usually off. The mean is 2.6
+# **standard error** is s / sqrt(n), 0.0115: a mean of n gains is usually off by about that. The mean is 2.6
 # standard errors from 0. Is that enough? With many seeds 2 would be, with three it takes 4.303, Student's t
 # of lesson 22. So: undecided.
 
@@ -116,7 +116,7 @@ def fair(plain, other, budget, t):
     lacks are left out; budget: int; each run's loss is that of its last look at budget tokens or fewer; t:
     float, Student's
     -> {"gain": float, mean over seeds of plain minus other; "errors": float, gain in standard errors;
-        "better": "plain" or "other" if errors is beyond t or -t, else "undecided"}.
+        "better": "other" if errors is above t, "plain" if it is below -t, else "undecided"}.
     """
     raise NotImplementedError("lesson 35b")
 

@@ -53,8 +53,9 @@ predict_2 = None  # 4 ranks each add the bias before the sum: the output is off 
 #     backward   gradient of x = sum over ranks
 #
 # How does a sum get into the backward pass? By a **hook**: after `x.register_hook(f)` the gradient g that
-# arrives at x is replaced by f(g). Hang it on a view of x (`x.view_as(x)`), not on x: what else uses x, such
-# as the residual stream, has its gradient complete already.
+# arrives at x is replaced by f(g); f leaves g as it is, and sums a clone. Hang it on a view of x
+# (`x.view_as(x)`), not on x: what else uses x, such as the residual stream, has its gradient complete
+# already.
 #
 # A matrix often holds several, one below the other: those of queries, keys and values. If rank 0 took the
 # first rows of such a stack, it would have queries and no keys. So each of the `parts` is cut by itself, and
@@ -67,8 +68,8 @@ def column(x, weight, bias, parts, dist):
 
     x: (B, T, D) float32, the same on all ranks, with a gradient: that of the whole layer on each rank;
     weight: (parts * N, D), bias: (parts * N,) float32, whole, so many matrices one below the other;
-    dist: the group, of W ranks; N is divisible by W
-    -> (B, T, parts * N / W) float32: of each part, in order, the rank's stretch of its outputs.
+    dist: the group, of R ranks; N is divisible by R
+    -> (B, T, parts * N / R) float32: of each part, in order, the rank's stretch of its outputs.
     """
     raise NotImplementedError("lesson 38a")
 
@@ -83,8 +84,8 @@ def column(x, weight, bias, parts, dist):
 #   younger relatives have had this (nano-vllm#99). Divided by the number of ranks before the sum, the output
 #   is right, but each rank's bias gets only a part of its gradient (torchtitan#4332).
 # - An activation of the sum has to wait for the sum.
-# - `dist.all_reduce` works in place and returns None. And it knows nothing of gradients: what it writes has
-#   no graph. Hand it a copy without one, `terms.detach().clone()`; torch warns of others.
+# - `dist.all_reduce` works in place and returns None. And it knows nothing of gradients: a tensor that it
+#   writes into keeps its old graph, and torch warns. Hand it a copy without one, `terms.detach().clone()`.
 #
 # What is the gradient of a rank's terms? The output is their sum with others', so theirs is that of the
 # output, unchanged, and each rank has it. A number with the value of one thing and the gradient of another
@@ -97,8 +98,8 @@ def column(x, weight, bias, parts, dist):
 def row(x, weight, bias, activation, dist):
     """activation(x @ weight.T + bias), of an x that is spread over the ranks.
 
-    x: (B, T, N / W) float32, this rank's stretch of the N inputs; weight: (D, N), bias: (D,) float32, whole;
-    activation: a function of tensors; dist: the group, of W ranks
+    x: (B, T, N / R) float32, this rank's stretch of the N inputs; weight: (D, N), bias: (D,) float32, whole;
+    activation: a function of tensors; dist: the group, of R ranks
     -> (B, T, D) float32, the same on all ranks, with a graph to x, weight and bias.
     """
     raise NotImplementedError("lesson 38b")

@@ -14,6 +14,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import Tensor
+
 from lessons.course import load
 from lessons.observe import SEEDS, TOL, alike, apart, last_line, observations
 
@@ -174,6 +176,8 @@ def judge(exercise: dict, function: Callable, seeds=SEEDS, known: dict | None = 
     if failed and text.startswith(failed["raises"]):
         where = f"line {failed['line']}: " if failed["line"] else ""
         text = where + in_words(failed["raises"], failed["message"])
+    if any("value" in one and one["value"] is None for one in ours):  # None may be an answer here
+        text = text.replace(": is a `return` missing?", ", where a value is right")
     status = FAILED if failed else WRONG
     place = next(i for i in range(len(mine)) if not alike(mine[i : i + 1], ours[i : i + 1], tol))
     args = [args for seed in seeds for args in exercise["inputs"](seed)][place]  # the first that tells
@@ -181,7 +185,7 @@ def judge(exercise: dict, function: Callable, seeds=SEEDS, known: dict | None = 
     for name, (answer, hint) in exercise["wrong"].items():
         if alike(mine, seen(name, answer), tol):
             hint = fill(exercise, hint, mine[place], args)
-            line = f"{text}. {hint}" if other_kind and len(text) + len(hint) < WIDTH - 2 else hint
+            line = f"{text}; {hint}" if other_kind and len(text) + len(hint) < WIDTH - 2 else hint
             return verdict(status, line, name, pictures)
     for name, (answer, hint) in exercise["wrong"].items():  # two mistakes at once
         if second := beside(mine, seen(name, answer), ours, tol):
@@ -198,7 +202,8 @@ def judge(exercise: dict, function: Callable, seeds=SEEDS, known: dict | None = 
 def beside(mine: list[dict], known: list[dict], ours: list[dict], tol: float) -> str:
     """What is wrong beside a known mistake, in words; "" if it is not that mistake and one more.
 
-    The other one is an argument that was changed, a gradient that is lost, or all numbers times or plus one.
+    The other one is an argument that was changed, a gradient that is lost, or, if the value is a tensor or a
+    float, all numbers times or plus one.
     """
     if any("raises" in one for one in (*mine, *known, *ours)):
         return ""
@@ -209,6 +214,8 @@ def beside(mine: list[dict], known: list[dict], ours: list[dict], tol: float) ->
         distance, _, text = apart(alone, ours, tol)
         if distance > 1 and re.match("the caller|no gradient", text) and alike(as_ours, rest, tol):
             return text
+    if not all(isinstance(one["value"], (Tensor, float)) for one in known):
+        return ""  # of several parts only the first to differ is told
     found = {
         apart([one], [other], tol)[2].partition(": yours is ")[2]
         for one, other in zip(mine, known, strict=True)

@@ -26,7 +26,7 @@ TOL = 1e-4  # relative to the largest number of a tensor
 RATIOS = {
     "1/ln 2 (log base 2?)": 1 / math.log(2),
     "ln 2 (nats for bits?)": math.log(2),
-    "-1 (the sign?)": -1.0,
+    "the other sign": -1.0,
 }
 
 
@@ -243,17 +243,16 @@ def index(place: tuple) -> str:
 
 
 def pattern(a: np.ndarray, b: np.ndarray) -> str:
-    """Is it a constant factor or a constant difference?"""
+    """Is it a constant factor or a constant difference? Where ours is 0, a factor leaves 0."""
     finite = np.isfinite(a) & np.isfinite(b)
     a, b = a[finite], b[finite]
     used = np.abs(b) > 1e-6
-    if used.any():
+    if used.any() and not a[~used].any():
         ratios = a[used] / b[used]
-        if np.ptp(ratios) <= 1e-3 * abs(ratios.mean()) and (used.sum() > 1 or nearest(ratios.mean(), RATIOS)):
-            name = nearest(ratios.mean(), RATIOS)
-            return f": yours is {ratios.mean():.5g} times ours everywhere" + (
-                f", that is {name}" if name else ""
-            )
+        ratio, name = f"{ratios.mean():.5g}", nearest(ratios.mean(), RATIOS)
+        same = np.ptp(ratios) <= 1e-3 * abs(ratios.mean()) and ratio not in ("0", "1")
+        if same and (used.sum() > 1 or name):
+            return f": yours is {ratio} times ours everywhere" + (f", that is {name}" if name else "")
     offsets = a - b
     if len(offsets) > 1 and np.ptp(offsets) <= 1e-3 * abs(offsets.mean()):
         return f": yours is ours plus {offsets.mean():.5g} everywhere"

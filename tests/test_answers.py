@@ -1,6 +1,7 @@
 """The grader of the course: what is right passes, typical mistakes are named, nothing wrong gets through."""
 
 import itertools
+import math
 import re
 import signal
 
@@ -317,6 +318,23 @@ def test_two_mistakes_are_told_as_two(answer, text):
     assert ("A square?" in found["line"]) == text.startswith("A square?")
 
 
+def test_of_an_answer_in_parts_no_second_mistake_is_made_up():
+    """Right scores in another order were told to be bits, and 0.69315 times that."""
+    scores = [(torch.tensor([1.0, 3.0, 2.0]),), (torch.tensor([5.0, 3.0, 2.0]),)]
+    wrong = {"bits": (lambda x: (x / math.log(2), x.argsort().tolist()), "Those are bits")}
+    exercise = dict(name="rank", reference=lambda x: (x, x.argsort().tolist()), inputs=lambda seed: scores)
+    found = grader.judge({**exercise, "wrong": wrong}, lambda x: (x, [2, 0, 1]))
+    assert found["line"].startswith("[1] ")
+
+
+def test_where_none_may_be_right_no_return_is_missing():
+    exercise = dict(
+        name="above", reference=lambda x: x if x > 0 else None, inputs=lambda seed: [(2.5,), (-1.5,)]
+    )
+    found = grader.judge({**exercise, "wrong": {}}, lambda x: None)
+    assert found["line"] == "None is returned, where a value is right"
+
+
 def test_a_picture_is_of_the_first_input_that_tells():
     inputs = [(torch.full((2, 3), value), 2.5) for value in (1.0, 4.0)]
     shown = dict(picture=lambda function, x, rate: [f"{function(x, rate).max():.1f}"], wrong={})
@@ -343,6 +361,10 @@ def test_a_picture_is_of_the_first_input_that_tells():
         (torch.zeros(3), torch.zeros(3) + 1e-8, ""),
         (torch.ones(3), torch.ones(3) + 1e-6, ""),
         (1.0, np.float64(1.0), ""),
+        (torch.tensor([0.0, 1.0]), torch.tensor([1.0, 1.0]), "1 at [0], where 0 is right"),
+        (torch.tensor([2.0, 0.0]), torch.tensor([4.0, 1.0]), "4 at [0], where 2 is right"),
+        (torch.tensor([2.0, 0.0]), torch.tensor([4.0, 0.0]), "2 times ours everywhere"),
+        (torch.tensor([2.0, 1.0]), torch.tensor([0.0, 0.0]), "0 at [0], where 2 is right"),
         (model.GPTConfig, model.GPTConfig, ""),
         ([object()], [object()], ""),
     ],
@@ -352,6 +374,7 @@ def test_differences(right, wrong, text):
     assert difference(right, right, 1e-4)[0] == 0
     assert (distance > 1) == bool(text)
     assert text in found
+    assert ("everywhere" in text) == ("everywhere" in found)
 
 
 def test_the_cost_counts_where_it_is_asked_for():

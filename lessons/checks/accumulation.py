@@ -44,6 +44,20 @@ def gradients_of(model):
     return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
 
 
+def watched(model):
+    """What the model reads, and how many graphs are alive, filled as it runs: (sizes, [now, at most])."""
+    read, alive = [], [0, 0]
+
+    def passed(module, args, out):
+        read.append(args[0].numel())
+        if out.requires_grad:
+            alive[:] = alive[0] + 1, max(alive[1], alive[0] + 1)
+            out.register_hook(lambda gradient: alive.__setitem__(0, alive[0] - 1))
+
+    model.register_forward_hook(passed)
+    return read, alive
+
+
 def seen_of_updates(accumulate, k, n, seed):
     """Gradients that the optimizer gets (SGD: Adam would hide a factor), what is held, and the losses."""
     g = generator(seed)
@@ -51,16 +65,9 @@ def seen_of_updates(accumulate, k, n, seed):
     model = Small()
     ids = torch.randint(V, (n, 4, 6), generator=g)
     batches = [(part[:, :-1], part[:, 1:]) for part in ids]
-    optimizer, got, read = torch.optim.SGD(model.parameters(), lr=0.4, momentum=0.5), [], []
+    optimizer, got = torch.optim.SGD(model.parameters(), lr=0.4, momentum=0.5), []
     optimizer.register_step_pre_hook(lambda *_: got.append(gradients_of(model)))
-    alive = [0, 0]  # graphs now, and at most
-
-    def passed(module, args, out):
-        read.append(args[0].numel())
-        alive[:] = alive[0] + 1, max(alive[1], alive[0] + 1)
-        out.register_hook(lambda gradient: alive.__setitem__(0, alive[0] - 1))
-
-    model.register_forward_hook(passed)
+    read, alive = watched(model)
     for p in model.parameters():
         p.grad = torch.ones_like(p)  # as an update before may leave it
     losses = accumulate(model, optimizer, batches, k)
@@ -151,13 +158,16 @@ def ragged(shapes, seed, kind):
 
 def seen_of_gradients(gradients, shapes, seed, kind):
     torch.manual_seed(seed)
-    model, read = Small(), []
-    model.register_forward_hook(lambda module, args, out: read.append(tuple(args[0].shape)))
+    model = Small()
+    read, alive = watched(model)
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 0.05) if kind == 1 else None  # of another call, say
     mean = gradients(model, ragged(shapes, seed, kind))
     held = bool(getattr(mean, "requires_grad", False))
     (told,) = floats([mean])
-    return {"mean": told, "gradients": gradients_of(model), "read at once": " ".join(map(str, read)),
-            "graph held": held}  # fmt: skip
+    joined = max(read, default=0) > max(B * T for B, T in shapes)
+    return {"mean": told, "gradients": gradients_of(model), "batches joined": joined,
+            "several graphs at once": alive[1] > 1, "graph held": held}  # fmt: skip
 
 
 def the_split_is_no_matter(gradients, shapes, seed, kind):
@@ -200,6 +210,9 @@ NOT_GRADIENTS = mistakes(twin_gradients, {
     "-1 taken for a letter": ("scored = y != -1", "scored = y >= -1; y = y % V"),
     "in one batch": (LOOP + "        scored", "for x, y in padded(batches):\n        scored"),
     "no backward": (GRADIENT, "pass"),
+    "gradients cleared first": ("targets = 0\n", "targets = model.zero_grad() or 0\n"),
+    "losses summed first": ("mean = 0.0", "mean = total = 0.0", GRADIENT,
+        "total = total + nats / max(1, targets)", "return mean", "total.backward()\n    return mean"),
     "a tensor told": (MEAN, "mean = mean + nats / max(1, targets)"),
 })  # fmt: skip
 

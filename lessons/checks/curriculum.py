@@ -84,6 +84,7 @@ NOT_ORDERS = mistakes(twin_order, {
         "ids = train\n    costs = -"),
     "val read, too": (TRAIN, ""),
     "not shuffled": (ADD, "order += pool"),
+    "permuted from text order": (ADD, "order += rng.permutation(sorted(pool)).tolist()"),
     "all shuffled": (POOL, "rng.permutation(easiest)[: -(-len(nats) * stage // stages)]"),
     "only the new ones": (ADD, "order += rng.permutation([i for i in pool if i not in order]).tolist()"),
     "all windows never reached": (STAGES, "for stage in range(stages):"),
@@ -190,6 +191,9 @@ NOT_FAIR = mistakes(twin_fair, {
     "not in pairs": (ERRORS, "one, two = (torch.tensor([at(arm[s], budget) for s in plain if s in other])"
         ".double().var() for arm in (plain, other))\n    errors = gain / ((one + two).item() / n) ** 0.5"),
     "sign of the gain": (GAINS, f"[{OTHER} - {PLAIN} for seed in plain if seed in other]"),
+    "labels exchanged": (WINNER, "better = 'plain' if gain > 0 else 'other'"),
+    "size of errors": ("errors=errors", "errors=abs(errors)"),
+    "look at the budget left out": ("tokens <= budget][-1]", "tokens < budget][-1]"),
     "divided by n": (SPREAD, "/ n) ** 0.5"),
     "deviation, not error": (ERRORS, "errors = gain / spread"),
     "2 for t": ("abs(errors) > t", "abs(errors) > 2"),

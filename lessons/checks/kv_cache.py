@@ -170,8 +170,8 @@ def inputs_costs(seed):
 def one_new_token_reads_the_prompt(costs, config, prompt, n, width):
     found = costs(config, prompt, 1, width)
     return (
-        f"for one new token {found['plain']} and {found['cached']} tokens are read; the prompt has {prompt}"
-        * (not found["plain"] == found["cached"] == prompt)
+        f"for one new token you say plain {found['plain']}, cached {found['cached']}; both read the prompt "
+        f"alone, {prompt}" * (not found["plain"] == found["cached"] == prompt)
     )
 
 

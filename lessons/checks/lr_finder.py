@@ -167,7 +167,7 @@ def inputs_choose(seed):
     grow = lambda n: rates_between(1e-3, 30.0, n)  # noqa: E731
     ramp = lambda begin, end, n: torch.linspace(begin, end, n).tolist()  # noqa: E731
     few = [4.0, 4.02, 2.5, *ramp(3.9, 3.2, 10), 3.9, 90.0]
-    chance = [4.0, 4.3, 3.8, 4.1, *ramp(4, 3.7, 45)]  # their deviation is 0.208
+    chance = [4.0, 4.3, 3.8, 4.1, 5.0, *ramp(4, 3.7, 44)]  # a deviation of 0.208: a tenth of 49 is four
     exactly = [10.0, 9.5, 9.0, 4.0, 1.0, 0.5, 0.25, 0.0, 0.25, 3.0, 9.0]  # 10 - 9 / 10 of 10 is 1
     twice = [1.0, 2.0, 3.0, *ramp(2, 1, 28)]  # a deviation of exactly 1
     return [
@@ -209,6 +209,7 @@ NOT_CHOICES = mistakes(twin_choose, {
     "noise once": ("2 * noise", "noise"),
     "noise of all losses": (NOISE, "[x for x in losses if x == x]"),
     "first two always": (NOISE, "losses[:2]"),
+    "a tenth rounded up": (NOISE, "losses[: max(2, -(-len(losses) // 10))]"),
     "divided by n": ("(len(first) - 1)", "len(first)"),
     "an index": ("return rate\n", "return rates.index(rate)\n"),
 })  # fmt: skip

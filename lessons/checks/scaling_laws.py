@@ -191,9 +191,8 @@ def inputs_forecast(seed):
 
 def in_the_middle(forecast, N, L, E, new, t):
     found = forecast(N, L, E, new, t)
-    return "low, middle, high are {:.3f}, {:.3f}, {:.3f}".format(*found) * (
-        not E < found[0] < found[1] < found[2]
-    )
+    said = "low, middle, high are {:.3f}, {:.3f}, {:.3f}; they rise, above the floor of {:.3f}"
+    return said.format(*found, E) * (not E < found[0] < found[1] < found[2])
 
 
 ROOM, S2, BACK = "1 + 1 / len(N) + away**2 / dx.square().sum()", "(len(N) - 2)", "float(E + v.exp())"

@@ -58,6 +58,9 @@ exercises = {
             "in one batch":
                 "The gradient is right, and all is in memory at once, padded. What are micro-batches for?",
             "no backward": "The mean is right, and no gradient is left behind.",
+            "gradients cleared first": "What was in .grad before is gone. What does adding leave there?",
+            "losses summed first":
+                "Right, with all graphs in memory until the end. When can a micro-batch's be let go?",
             "a tensor told": "What you return keeps the graphs of all batches alive. A number is enough.",
         },
     ),

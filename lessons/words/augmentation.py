@@ -122,10 +122,10 @@ predictions = {
         },
     ),
     "22.2": dict(
-        ask="the lowest loss possible in nats, if one target of 65 letters in 20 is drawn at random",
+        ask="lowest loss in nats per target, if 1 target in 20 is one of 65 letters, drawn at random",
         wrong={
             0.0: "Nobody can know a drawn letter; that costs 0.401 on average.",
-            0.209: "0.05 x ln 65 knows which are drawn; not to know that costs, too: 0.401.",
+            0.209: "0.05 x ln 65 is right if you know which are drawn; not to know costs, too: 0.401.",
             4.174: "ln 65 is the price if all are drawn; one in 20 costs 0.401.",
         },
     ),

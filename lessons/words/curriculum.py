@@ -15,6 +15,8 @@ exercises = {
             "val alone counted": "The table has counted val, and only that. Which text may it know?",
             "val read, too": "Windows of val are trained on. Where does the training text end?",
             "not shuffled": "Within a stage the order is always the same, by difficulty. Shuffle it.",
+            "permuted from text order":
+                "rng.permutation gets a stage's windows from easy to hard. In which order did yours come?",
             "all shuffled": "You shuffle before you cut: no stage is easier than another.",
             "only the new ones": "A stage reads only its new windows; the easier ones belong to it, too.",
             "all windows never reached":
@@ -57,6 +59,10 @@ exercises = {
             "seeds without a partner": "Seeds that only one arm has are in your mean. They are no pair.",
             "not in pairs": "What the seeds share stays in your error. Take differences first.",
             "sign of the gain": "The gain is positive where the other arm's loss is lower.",
+            "labels exchanged":
+                "Your numbers are right. A gain above 0: whose loss is higher, and who is better?",
+            "size of errors": "`errors` has a sign, that of the gain.",
+            "look at the budget left out": "A look at just the budget counts, too: budget tokens or fewer.",
             "divided by n": "The deviation of a few numbers from their own mean is too small: n - 1.",
             "deviation, not error": "That is how single gains spread. The mean of n spreads less.",
             "2 for t": "With so few seeds 2 errors are not enough: t says how many are.",

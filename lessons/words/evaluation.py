@@ -104,7 +104,7 @@ exercises = {
 
 predictions = {
     "28.1": dict(
-        ask="standard error of a mean over 100 windows whose losses have a spread of 0.1",
+        ask="standard error of a mean over 100 windows whose losses have a standard deviation of 0.1",
         wrong={
             0.1: "0.1 is the spread of one window. A mean of 100 is less noisy: divide by the root of 100.",
             0.001: "0.1/100: you divided by n. The noise of a mean falls with the root of n: 0.01.",

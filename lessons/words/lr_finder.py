@@ -94,6 +94,7 @@ exercises = {
                 "Most of your noise is the fall itself, and the explosion. Which losses were made before "
                 "anything moved?",
             "first two always": "Two losses are little to judge noise by. How many are a tenth?",
+            "a tenth rounded up": "A tenth of 49 updates, rounded down, is 4. How many losses do you take?",
             "divided by n": "Which deviation is it: divided by n, or by n - 1?",
             "an index": "That is the place in the list. Which rate stands there?",
         },

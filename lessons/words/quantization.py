@@ -57,7 +57,8 @@ exercises = {
                 "You pair a code with one half a row away. The layout here pairs neighbours.",
             "last one lost": "Of an odd number of codes, the last one has no partner, and still counts.",
             "filler comes back": "One code more comes back than was given. How many were there?",
-            "filler is a code 0": "What fills the last byte is 0, before 8 is added to anything.",
+            "filler is a code 0":
+                "You fill with a code 0, which becomes 8. The empty half is level 0: fill after 8 was added.",
             "one code in a byte": "Half of each byte is empty.",
             "shifted by 3": "Half a byte is 4 bits: how many numbers are that?",
             "decimal digits": "Ten is too few: half a byte holds 16 numbers, and a pair more than 100.",
