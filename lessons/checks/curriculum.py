@@ -191,9 +191,9 @@ NOT_FAIR = mistakes(twin_fair, {
     "not in pairs": (ERRORS, "one, two = (torch.tensor([at(arm[s], budget) for s in plain if s in other])"
         ".double().var() for arm in (plain, other))\n    errors = gain / ((one + two).item() / n) ** 0.5"),
     "sign of the gain": (GAINS, f"[{OTHER} - {PLAIN} for seed in plain if seed in other]"),
-    "labels exchanged": (WINNER, "better = 'plain' if gain > 0 else 'other'"),
+    "labels exchanged": ('"other" if gain > 0', '"other" if gain < 0'),
     "size of errors": ("errors=errors", "errors=abs(errors)"),
-    "look at the budget left out": ("tokens <= budget][-1]", "tokens < budget][-1]"),
+    "look at budget left out": ("tokens <= budget][-1]", "tokens < budget][-1]"),
     "divided by n": (SPREAD, "/ n) ** 0.5"),
     "deviation, not error": (ERRORS, "errors = gain / spread"),
     "2 for t": ("abs(errors) > t", "abs(errors) > 2"),

@@ -62,7 +62,7 @@ exercises = {
             "labels exchanged":
                 "Your numbers are right. A gain above 0: whose loss is higher, and who is better?",
             "size of errors": "`errors` has a sign, that of the gain.",
-            "look at the budget left out": "A look at just the budget counts, too: budget tokens or fewer.",
+            "look at budget left out": "A look at just the budget counts, too: budget tokens or fewer.",
             "divided by n": "The deviation of a few numbers from their own mean is too small: n - 1.",
             "deviation, not error": "That is how single gains spread. The mean of n spreads less.",
             "2 for t": "With so few seeds 2 errors are not enough: t says how many are.",
