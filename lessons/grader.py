@@ -58,6 +58,8 @@ def in_words(kind: str, message: str) -> str:
         return f"asked for {int(asked[1]) / 2**30:.3g} GiB" if asked else "ran out of memory"
     if re.search(r"modified (by an )?inplace", message):
         return "a tensor was overwritten, and the gradient needs what was in it: write into a new one"
+    if "no attribute 'numerator'" in message:
+        return "statistics.stdev, or a mean, was given a nan"
     if unknown := re.search(r"not implemented for '(\w+)'", message):
         return f"torch cannot do this with numbers of the type {unknown[1]}"
     return OTHERS.get(kind) or (f"{kind}: {message}" if message else kind)

@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 import signal
+import statistics
 
 import numpy as np
 import pytest
@@ -273,6 +274,7 @@ VERDICTS = [
     (lambda x, rate: 1 / 0, "failed", "ZeroDivisionError: division by zero"),
     (lambda x, rate: (x * rate).exp().add_(1), "failed", "a tensor was overwritten"),
     (lambda x, rate: x.chunk(2)[0].mul_(rate), "failed", "a tensor was overwritten"),
+    (lambda x, rate: statistics.stdev([1.0, math.nan]), "failed", "was given a nan"),
     (lambda x, rate: torch.bincount(x[0]), "failed", "torch cannot do this with numbers of the type Float"),
     (lambda x, rate: torch.softmax(x.long(), -1), "failed", "numbers of the type Long"),
     (lambda x, rate: [x for _ in range(10**12)], "failed", "stopped by the test"),

@@ -83,6 +83,7 @@ NOT_SLIDING = mistakes(twin_sliding, {
     "first letters never scored": (STEPS, "range(0, len(ids) - 1, size)", NEW, "losses if begin",
         *ADD_COUNT, *COUNTED),
     "overlap counted twice": (NEW, "losses if begin", *ADD_COUNT, *COUNTED),
+    "a target lost each window": (NEW, "losses[half:] if begin", *ADD_COUNT, *COUNTED),
     "overlap in the sum alone": (NEW, "losses if begin"),
     "mean of window means": (ADD, "nats += new.mean().nan_to_num().item(); count += len(new) > 0", *COUNTED),
     "short last one dropped": (STEPS, "range(0, max(1, len(ids) - size + 1), size - half)", *ADD_COUNT,

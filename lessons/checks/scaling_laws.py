@@ -157,6 +157,7 @@ NOT_FIT = mistakes(twin_fit, {
     "logarithm of A": (HIGH, "y.mean() + a * x.mean()", ERROR,
         "(L.log() - (E + A.exp() * N**-a).log()).square().sum()"),
     "sign of a": (TOLD, "best = E, A, -a, error"),
+    "ends at a high floor": ("if E < L.min():", "if not E < L.min(): break\n        if True:"),
     "highest floor": (BETTER, "E > best[0]"),
     "worst floor": (BETTER, "error > best[3]"),
     "n against the loss": (SLOPE, "-((y - y.mean()) ** 2).sum() / (dx * y).sum()"),

@@ -14,6 +14,8 @@ exercises = {
                 "The first id of each window is predicted by nobody: some targets are missing in your mean.",
             "overlap counted twice":
                 "What two windows share is scored twice, the first time with too little before it.",
+            "a target lost each window":
+                "One target is lost at each seam. `size` ids have size - 1 targets: how many were scored?",
             "overlap in the sum alone":
                 "The nats of the overlap are added twice, and the targets counted once: too large.",
             "mean of window means":

@@ -43,6 +43,8 @@ exercises = {
             "base ten": "You take logarithms of base 10. Which base belongs to exp?",
             "logarithm of A": "Your second number is ln A. Asked is A.",
             "sign of a": "The sign of a: loss falls as N^-a, with a above 0.",
+            "ends at a high floor":
+                "A floor that is too high ends your search. They come in any order: pass over it.",
             "highest floor": "You keep the highest floor. Asked is the one with the least error.",
             "worst floor": "You keep the floor with the largest error.",
             "n against the loss":
