@@ -187,7 +187,8 @@ def judge(exercise: dict, function: Callable, seeds=SEEDS, known: dict | None = 
     for name, (answer, hint) in exercise["wrong"].items():
         if alike(mine, seen(name, answer), tol):
             hint = fill(exercise, hint, mine[place], args)
-            line = f"{text}; {hint}" if other_kind and len(text) + len(hint) < WIDTH - 2 else hint
+            both = f"{text} {hint}" if text.endswith("?") else f"{text}. {hint}"
+            line = both if other_kind and len(both) <= WIDTH else hint
             return verdict(status, line, name, pictures)
     for name, (answer, hint) in exercise["wrong"].items():  # two mistakes at once
         if second := beside(mine, seen(name, answer), ours, tol):

@@ -9,13 +9,13 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 
 import pytest
 
 from conftest import ROOT
+from forks import free_port
 from model import GPTConfig
 from techniques.exchange import vocabulary
 from test_pretrained import random_model, write_folder
@@ -75,12 +75,6 @@ def copy(tmp_path_factory, forks):
 
     run.start, run.folder = start, folder
     return run
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def make_base(folder, family: str) -> None:
