@@ -25,8 +25,8 @@ predict_2 = None  # 1 + 0.001, added in bfloat16
 #
 # Numbers of 16 bits take half the memory of float32, and processors that are made for them multiply matrices
 # several times as fast. There are two kinds, and each gives up something else. A number is stored as sign,
-# power of two, and digits. **float16** keeps 11 binary digits and few powers: it ends
-# at 65,504. **bfloat16** keeps 8 digits, and all the powers of float32, to 3e38.
+# power of two, and digits. **float16** keeps 11 binary digits and few powers: it ends at 65,504. **bfloat16**
+# keeps 8 digits, and all the powers of float32, to 3e38.
 #
 #     float16     s ppppp dddddddddd      largest 65,504     after 1 comes 1.00098
 #     bfloat16    s pppppppp ddddddd      largest 3e38       after 1 comes 1.0078

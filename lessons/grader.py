@@ -108,7 +108,6 @@ def find(path: Path, exercises: dict, number: str):
     """Load the student's function. Returns (function, None), or (None, the verdict on why there is none)."""
     exercise = exercises[number]
     name = exercise["name"]
-    stub = verdict(MISSING, f"`{name}` is not written yet")
     if not path.is_file():
         return None, verdict(MISSING, f"not started yet: python lessons/run.py start {number}")
     try:
@@ -117,7 +116,7 @@ def find(path: Path, exercises: dict, number: str):
         return None, verdict(FAILED, what_failed(error, path))
     node = node_of(tree, name)
     if node is not None and is_stub(node):
-        return None, stub
+        return None, verdict(MISSING, f"`{name}` is not written yet")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -192,7 +192,7 @@ def inputs_forecast(seed):
 
 def in_the_middle(forecast, N, L, E, new, t):
     found = forecast(N, L, E, new, t)
-    said = "low, middle, high are {:.3f}, {:.3f}, {:.3f}; they rise, above the floor of {:.3f}"
+    said = "low, middle, high are {:.3f}, {:.3f}, {:.3f}; they have to rise, above the floor of {:.3f}"
     return said.format(*found, E) * (not E < found[0] < found[1] < found[2])
 
 
